@@ -1,0 +1,87 @@
+//! The bus: how messages get from producers to gateways.
+//!
+//! One trait, two twins: [`memory`] inside one process, [`redis`] between processes. Both deliver at
+//! most once, in order per publisher, to every subscriber of [`CHANNEL_PATTERN`](crate::bar::CHANNEL_PATTERN).
+
+pub mod backoff;
+pub mod memory;
+pub mod redis;
+
+use std::future::Future;
+
+use tokio_util::sync::CancellationToken;
+
+pub use memory::MemoryBus;
+pub use redis::RedisBus;
+
+/// One message on its way out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outgoing {
+    pub channel: String,
+    pub payload: Vec<u8>,
+}
+
+/// Why something was not published.
+#[derive(Debug, thiserror::Error)]
+pub enum BusError {
+    /// The address cannot be used at all.
+    #[error("{0}")]
+    Address(String),
+    /// There is no connection just now; it is being made in the background.
+    #[error("not connected: {0}")]
+    NotConnected(String),
+    /// The write or its confirmation failed: some of the messages may have gone out.
+    #[error("publish failed: {0}")]
+    Publish(String),
+}
+
+/// Where a subscriber's messages go. Called on the subscriber's own thread, never concurrently.
+///
+/// `message` may block: the bus then stops reading, so that backpressure reaches the publisher's
+/// side instead of a queue that grows.
+pub trait Sink: Send + 'static {
+    /// The subscription stands (again). Messages may have come just before this call.
+    fn connected(&mut self);
+    /// The subscription is gone; whatever is published now is missed.
+    fn lost(&mut self, why: &str);
+    /// One message.
+    fn message(&mut self, channel: &str, payload: &[u8]);
+    /// Nothing more is waiting to be read just now.
+    fn flush(&mut self);
+}
+
+/// Puts messages on the bus.
+pub trait Publisher: Send + 'static {
+    /// Publishes all messages, in order, with as few writes as there can be, and waits until the bus
+    /// has them.
+    ///
+    /// Never waits for a lost connection to come back: that is [`ready`](Self::ready)'s.
+    fn publish(
+        &mut self,
+        messages: &[Outgoing],
+    ) -> impl Future<Output = Result<(), BusError>> + Send;
+
+    /// Waits until there is a connection.
+    fn ready(&mut self) -> impl Future<Output = ()> + Send;
+
+    /// Whether the last that was heard of the connection was good.
+    fn is_connected(&self) -> bool;
+}
+
+/// A bus that one can subscribe to and publish on.
+pub trait Bus: Clone + Send + Sync + 'static {
+    type Publisher: Publisher;
+
+    /// A new publisher with a connection of its own.
+    fn publisher(&self) -> Self::Publisher;
+
+    /// Feeds `sink` until `stop` is cancelled, reconnecting and resubscribing by itself.
+    fn subscribe<S: Sink>(
+        self,
+        sink: S,
+        stop: CancellationToken,
+    ) -> impl Future<Output = ()> + Send;
+
+    /// Where the bus is, for logs: never holds a secret.
+    fn address(&self) -> String;
+}

@@ -1,0 +1,310 @@
+//! The bus between processes: Redis Pub/Sub.
+//!
+//! Subscribing uses a RESP3 connection whose pushes go to a closure that runs inside the driver. It
+//! is the only way of the redis crate whose memory is bounded: while the closure blocks nothing is
+//! read, the socket fills, and Redis feels it. The other ways (`get_async_pubsub`,
+//! `ConnectionManager`, a channel as the push sender) queue without limit. Such a connection dies
+//! with its socket, so reconnecting and resubscribing are done here.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
+use redis::{
+    AsyncConnectionConfig, Client, ConnectionInfo, IntoConnectionInfo, ProtocolVersion, PushInfo,
+    PushKind, RedisError, Value,
+};
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::backoff::Backoff;
+use super::{Bus, BusError, Outgoing, Publisher, Sink};
+use crate::bar::CHANNEL_PATTERN;
+
+/// Longest wait for TCP, TLS and the login.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest wait for a reply. A pipeline of 10,000 publishes takes some 50 ms.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// A subscriber that hears nothing asks this often whether the other side still lives.
+const PING_INTERVAL: Duration = Duration::from_secs(5);
+/// Idle time before TCP asks by itself; the ping is faster while this process runs well.
+const TCP_KEEPALIVE: Duration = Duration::from_secs(15);
+/// Commands in one pipelined write: bounds the memory for replies and the time that Redis spends on
+/// one client.
+const PIPELINE_COMMANDS: usize = 2_000;
+
+/// A Redis server by its URL. Clones share the address, not a connection.
+#[derive(Debug, Clone)]
+pub struct RedisBus {
+    client: Client,
+}
+
+impl RedisBus {
+    /// Takes `redis://`, `rediss://` (TLS) and `unix:` URLs with user, password and database number.
+    ///
+    /// # Errors
+    /// [`BusError::Address`] when the URL cannot be used. The message never holds the URL, which may
+    /// hold a password.
+    pub fn new(url: &str) -> Result<Self, BusError> {
+        let address = |why: RedisError| BusError::Address(why.to_string());
+        let info: ConnectionInfo = url.into_connection_info().map_err(address)?;
+        let resp3 = info
+            .redis_settings()
+            .clone()
+            .set_protocol(ProtocolVersion::RESP3);
+        let tcp = TcpSettings::default()
+            .set_nodelay(true)
+            .set_keepalive(TcpKeepalive::new().with_time(TCP_KEEPALIVE));
+        let info = info.set_redis_settings(resp3).set_tcp_settings(tcp);
+        if matches!(info.addr(), redis::ConnectionAddr::TcpTls { .. }) {
+            // Ours is the only TLS of the process; a second call finds the first one's provider.
+            let _ = rustls::crypto::ring::default_provider().install_default();
+        }
+        let client = Client::open(info).map_err(address)?;
+        Ok(Self { client })
+    }
+
+    async fn connect(
+        &self,
+        config: AsyncConnectionConfig,
+    ) -> Result<MultiplexedConnection, RedisError> {
+        let config = config
+            .set_connection_timeout(Some(CONNECT_TIMEOUT))
+            .set_response_timeout(Some(RESPONSE_TIMEOUT));
+        self.client
+            .get_multiplexed_async_connection_with_config(&config)
+            .await
+    }
+
+    /// One connection's life: connects, subscribes, and returns why it ended.
+    async fn feed<S: Sink>(
+        &self,
+        sink: &Arc<Mutex<S>>,
+        stop: &CancellationToken,
+        backoff: &mut Backoff,
+    ) -> Result<(), RedisError> {
+        let signals = Arc::new(Signals::default());
+        let config = AsyncConnectionConfig::new().set_push_sender({
+            let (sink, signals) = (Arc::clone(sink), Arc::clone(&signals));
+            move |push| {
+                on_push(&sink, &signals, push);
+                Ok::<(), redis::aio::SendError>(())
+            }
+        });
+        let mut connection = self.connect(config).await?;
+        connection.psubscribe(CHANNEL_PATTERN).await?;
+        lock(sink).connected();
+        backoff.reset();
+        let mut ping = interval(PING_INTERVAL);
+        ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                () = signals.arrived.notified() => lock(sink).flush(),
+                () = signals.ended.notified() => return Err(ended()),
+                _ = ping.tick() => {
+                    // Its own response time-out bounds it; pushes go on meanwhile, and `flush`
+                    // must too, so it does not run in this task.
+                    let mut connection = connection.clone();
+                    let signals = Arc::clone(&signals);
+                    tokio::spawn(async move {
+                        if let Err(why) = redis::cmd("PING").query_async::<Value>(&mut connection).await {
+                            tracing::debug!(%why, "ping to Redis failed");
+                            signals.ended.notify_one();
+                        }
+                    });
+                }
+            }
+        }
+    }
+}
+
+fn ended() -> RedisError {
+    std::io::Error::new(
+        std::io::ErrorKind::ConnectionReset,
+        "connection ended or stopped answering",
+    )
+    .into()
+}
+
+#[derive(Default)]
+struct Signals {
+    arrived: Notify,
+    ended: Notify,
+}
+
+fn lock<S>(sink: &Mutex<S>) -> std::sync::MutexGuard<'_, S> {
+    // A sink whose call panicked is still the only one there is; its next call may do better.
+    sink.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Runs in the driver, once per push.
+fn on_push<S: Sink>(sink: &Mutex<S>, signals: &Signals, push: PushInfo) {
+    match push.kind {
+        PushKind::PMessage => {
+            if let [_, Value::BulkString(channel), Value::BulkString(payload)] =
+                push.data.as_slice()
+            {
+                lock(sink).message(&String::from_utf8_lossy(channel), payload);
+                signals.arrived.notify_one();
+            }
+        }
+        PushKind::Disconnection => signals.ended.notify_one(),
+        _ => {}
+    }
+}
+
+impl Bus for RedisBus {
+    type Publisher = RedisPublisher;
+
+    fn publisher(&self) -> RedisPublisher {
+        RedisPublisher {
+            bus: self.clone(),
+            link: Link::Down,
+            last_error: "never tried".to_owned(),
+        }
+    }
+
+    async fn subscribe<S: Sink>(self, sink: S, stop: CancellationToken) {
+        let sink = Arc::new(Mutex::new(sink));
+        let mut backoff = Backoff::default();
+        loop {
+            let why = match self.feed(&sink, &stop, &mut backoff).await {
+                Ok(()) => return,
+                Err(why) => why.to_string(),
+            };
+            lock(&sink).lost(&why);
+            let wait = backoff.wait();
+            tracing::debug!(?wait, "next attempt to subscribe");
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+    }
+
+    fn address(&self) -> String {
+        let info = self.client.get_connection_info();
+        match info.redis_settings().db() {
+            0 => info.addr().to_string(),
+            database => format!("{} database {database}", info.addr()),
+        }
+    }
+}
+
+enum Link {
+    Down,
+    Connecting(JoinHandle<MultiplexedConnection>),
+    Up(MultiplexedConnection),
+}
+
+/// Publishes over a connection of its own, which it makes again in the background when it is lost.
+pub struct RedisPublisher {
+    bus: RedisBus,
+    link: Link,
+    last_error: String,
+}
+
+impl RedisPublisher {
+    /// Starts or takes over a connection attempt; `true` when the link is up.
+    async fn advance(&mut self, wait: bool) -> bool {
+        loop {
+            match &mut self.link {
+                Link::Up(_) => return true,
+                Link::Down => {
+                    let connect = connect_until_it_stands(self.bus.clone());
+                    self.link = Link::Connecting(tokio::spawn(connect));
+                    if !wait {
+                        return false;
+                    }
+                }
+                Link::Connecting(attempt) if wait || attempt.is_finished() => {
+                    self.link = match attempt.await {
+                        Ok(connection) => Link::Up(connection),
+                        Err(why) => {
+                            self.last_error = why.to_string();
+                            Link::Down
+                        }
+                    };
+                }
+                Link::Connecting(_) => return false,
+            }
+        }
+    }
+}
+
+async fn connect_until_it_stands(bus: RedisBus) -> MultiplexedConnection {
+    let mut backoff = Backoff::default();
+    loop {
+        match bus.connect(AsyncConnectionConfig::new()).await {
+            Ok(connection) => {
+                tracing::info!(redis = bus.address(), "publisher connected");
+                return connection;
+            }
+            Err(why) => {
+                let wait = backoff.wait();
+                tracing::warn!(redis = bus.address(), %why, ?wait, "publisher cannot connect");
+                tokio::time::sleep(wait).await;
+            }
+        }
+    }
+}
+
+impl Publisher for RedisPublisher {
+    async fn publish(&mut self, messages: &[Outgoing]) -> Result<(), BusError> {
+        if !self.advance(false).await {
+            return Err(BusError::NotConnected(self.last_error.clone()));
+        }
+        for chunk in messages.chunks(PIPELINE_COMMANDS) {
+            let Link::Up(connection) = &mut self.link else {
+                return Err(BusError::NotConnected(self.last_error.clone()));
+            };
+            let mut pipeline = redis::Pipeline::with_capacity(chunk.len());
+            for message in chunk {
+                pipeline
+                    .cmd("PUBLISH")
+                    .arg(&message.channel)
+                    .arg(message.payload.as_slice())
+                    .ignore();
+            }
+            let sent = timeout(RESPONSE_TIMEOUT, pipeline.query_async::<()>(connection)).await;
+            let why = match sent {
+                Ok(Ok(())) => continue,
+                Ok(Err(why)) => {
+                    if why.is_io_error() || why.is_timeout() || why.is_unrecoverable_error() {
+                        self.link = Link::Down;
+                    }
+                    why.to_string()
+                }
+                Err(_) => {
+                    self.link = Link::Down;
+                    format!("no reply within {RESPONSE_TIMEOUT:?}")
+                }
+            };
+            self.last_error.clone_from(&why);
+            // Start reconnecting now, not at the next publish.
+            self.advance(false).await;
+            return Err(BusError::Publish(why));
+        }
+        Ok(())
+    }
+
+    async fn ready(&mut self) {
+        self.advance(true).await;
+    }
+
+    fn is_connected(&self) -> bool {
+        matches!(self.link, Link::Up(_))
+    }
+}
+
+impl Drop for RedisPublisher {
+    fn drop(&mut self) {
+        if let Link::Connecting(attempt) = &self.link {
+            attempt.abort();
+        }
+    }
+}

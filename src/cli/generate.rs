@@ -1,0 +1,5 @@
+use clap::Args;
+
+/// `barcast generate`.
+#[derive(Debug, Clone, Args)]
+pub struct GenerateArgs {}

@@ -1,0 +1,112 @@
+//! Flags and variables: what can be set, what is allowed, and how a bad value is told.
+//!
+//! Everything is validated here, before anything binds or connects; the flag wins over the variable.
+
+mod dev;
+mod generate;
+mod logs;
+mod replay;
+mod serve;
+pub mod values;
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{CommandFactory, Parser, Subcommand};
+
+pub use dev::DevArgs;
+pub use generate::GenerateArgs;
+pub use logs::LogArgs;
+pub use replay::ReplayArgs;
+pub use serve::{GatewayArgs, ServeArgs};
+
+/// Streams OHLCV bars from any number of producers, through Redis Pub/Sub, to very many WebSocket
+/// clients.
+///
+/// Without a command, and as `dev`: generator, gateway and chart page in one process, no Redis.
+#[derive(Debug, Parser)]
+#[command(version, args_conflicts_with_subcommands = true, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    dev: DevArgs,
+    #[command(flatten)]
+    pub logs: LogArgs,
+}
+
+/// What to run, with its settings.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Generator, gateway and chart page in one process, on the in-process bus
+    Dev(DevArgs),
+    /// Gateway: Redis in, WebSockets out
+    Serve(ServeArgs),
+    /// Generator: synthetic bars out to Redis
+    Generate(GenerateArgs),
+    /// Historical bars from files out to Redis, at any speed
+    Replay(ReplayArgs),
+}
+
+impl Cli {
+    /// The command, `dev` when none was given.
+    pub fn command(self) -> Command {
+        self.command.unwrap_or(Command::Dev(self.dev))
+    }
+}
+
+/// Parses the process's arguments. `--help` and `--version` print and end with code 0; a bad value is
+/// one line on stderr and ends with code 2.
+pub fn parse() -> Cli {
+    Cli::try_parse().unwrap_or_else(|error| match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => error.exit(),
+        _ => fail(&one_line(&error)),
+    })
+}
+
+/// Says what is wrong with the configuration, in one line, and ends with code 2.
+pub fn fail(message: &str) -> ! {
+    eprintln!("error: {message}");
+    std::process::exit(2)
+}
+
+/// clap's error as one line that names the flag, its variable, the value and what is allowed.
+fn one_line(error: &clap::Error) -> String {
+    let text = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.clone()),
+        Some(ContextValue::Strings(texts)) => Some(texts.join(", ")),
+        _ => None,
+    };
+    let (Some(flag), Some(value)) = (
+        text(ContextKind::InvalidArg),
+        text(ContextKind::InvalidValue),
+    ) else {
+        // Unknown flags and the like: clap's first line says it; its usage lines are in --help.
+        let rendered = error.render().to_string();
+        let line = rendered.lines().next().unwrap_or_default();
+        return format!(
+            "{} (see --help)",
+            line.strip_prefix("error: ").unwrap_or(line)
+        );
+    };
+    let name = flag.split_whitespace().next().unwrap_or(&flag).to_owned();
+    let variable = variable_of(&name).map_or_else(String::new, |v| format!(" ({v})"));
+    let allowed = text(ContextKind::ValidValue)
+        .filter(|values| !values.is_empty())
+        .map(|values| format!("allowed: {values}"))
+        .or_else(|| std::error::Error::source(error).map(ToString::to_string))
+        .unwrap_or_else(|| "a value is needed".to_owned());
+    format!("{name}{variable} = {value:?}: {allowed}")
+}
+
+/// The environment variable that sets `flag` (`--listen`), in whichever command has it.
+fn variable_of(flag: &str) -> Option<String> {
+    let root = <Cli as CommandFactory>::command();
+    std::iter::once(&root)
+        .chain(root.get_subcommands())
+        .flat_map(clap::Command::get_arguments)
+        .find(|arg| {
+            arg.get_long()
+                .is_some_and(|long| flag == format!("--{long}"))
+        })
+        .and_then(|arg| arg.get_env())
+        .map(|name| name.to_string_lossy().into_owned())
+}

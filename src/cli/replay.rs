@@ -1,0 +1,5 @@
+use clap::Args;
+
+/// `barcast replay`.
+#[derive(Debug, Clone, Args)]
+pub struct ReplayArgs {}

@@ -1,0 +1,4 @@
+pub mod bar;
+pub mod bus;
+pub mod cli;
+pub mod metrics;
