@@ -106,8 +106,10 @@ impl RedisBus {
                 () = signals.arrived.notified() => lock(sink).flush(),
                 () = signals.ended.notified() => return Err(ended()),
                 _ = ping.tick() => {
-                    // Its own response time-out bounds it; pushes go on meanwhile, and `flush`
-                    // must too, so it does not run in this task.
+                    // Also when nothing comes: the sink may have something that is due.
+                    lock(sink).flush();
+                    // Bounded by the response time-out, and apart from this task, which must go on
+                    // flushing meanwhile.
                     let mut connection = connection.clone();
                     let signals = Arc::clone(&signals);
                     tokio::spawn(async move {
