@@ -25,7 +25,7 @@ pub struct GeneratorMetrics {
     pub unpublished: Counter,
     pub ticks: Counter,
     pub ticks_late: Counter,
-    pub redis_connected: Gauge,
+    pub bus_connected: Gauge,
     pub publish_seconds: Gauge<f64, AtomicU64>,
 }
 
@@ -39,7 +39,7 @@ impl GeneratorMetrics {
         );
         registry.register(
             "barcast_unpublished_bars",
-            "Bars that could not be published because the bus was lost",
+            "Bars whose publish was not confirmed, mostly because the bus was lost",
             self.unpublished.clone(),
         );
         registry.register("barcast_ticks", "Ticks generated", self.ticks.clone());
@@ -51,7 +51,7 @@ impl GeneratorMetrics {
         registry.register(
             "barcast_bus_connected",
             "1 while the publisher's connection stands",
-            self.redis_connected.clone(),
+            self.bus_connected.clone(),
         );
         registry.register(
             "barcast_publish_seconds",

@@ -1,5 +1,6 @@
 //! Parsers of values, each of which says what is allowed.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::bar::{Resolution, Symbol};
@@ -60,4 +61,13 @@ pub fn positive(text: &str) -> Result<usize, String> {
         .ok()
         .filter(|n| *n >= 1)
         .ok_or_else(|| "allowed: a whole number from 1".to_owned())
+}
+
+/// An address to listen on.
+///
+/// # Errors
+/// What is allowed.
+pub fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse()
+        .map_err(|_| "allowed: IP:PORT, as 127.0.0.1:9100 or [::1]:9100".to_owned())
 }
