@@ -12,7 +12,6 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-
 /// What `/metrics` answers with: OpenMetrics text, which Prometheus reads.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -31,7 +30,7 @@ pub struct GeneratorMetrics {
     pub unpublished: Counter,
     pub ticks: Counter,
     pub ticks_late: Counter,
-    pub redis_connected: Gauge,
+    pub bus_connected: Gauge,
     pub publish_seconds: Gauge<f64, AtomicU64>,
 }
 
@@ -45,7 +44,7 @@ impl GeneratorMetrics {
         );
         registry.register(
             "barcast_unpublished_bars",
-            "Bars that could not be published because the bus was lost",
+            "Bars whose publish was not confirmed, mostly because the bus was lost",
             self.unpublished.clone(),
         );
         registry.register("barcast_ticks", "Ticks generated", self.ticks.clone());
@@ -57,7 +56,7 @@ impl GeneratorMetrics {
         registry.register(
             "barcast_bus_connected",
             "1 while the publisher's connection stands",
-            self.redis_connected.clone(),
+            self.bus_connected.clone(),
         );
         registry.register(
             "barcast_publish_seconds",
@@ -204,8 +203,13 @@ impl GatewayMetrics {
 
     /// Registers all under their names.
     pub fn register(&self, registry: &mut Registry) {
-        let mut counter = |name, help, metric: &Counter| registry.register(name, help, metric.clone());
-        counter("barcast_received_bars", "Valid bars from the bus", &self.received);
+        let mut counter =
+            |name, help, metric: &Counter| registry.register(name, help, metric.clone());
+        counter(
+            "barcast_received_bars",
+            "Valid bars from the bus",
+            &self.received,
+        );
         counter(
             "barcast_broadcast_bars",
             "Bars encoded because somebody watches their topic",
@@ -231,13 +235,21 @@ impl GatewayMetrics {
             "Holes found in what came from the bus",
             &self.gaps_upstream,
         );
-        counter("barcast_accepted_clients", "WebSocket clients let in", &self.accepted);
+        counter(
+            "barcast_accepted_clients",
+            "WebSocket clients let in",
+            &self.accepted,
+        );
         counter(
             "barcast_bus_reconnects",
             "Times the bus was connected again",
             &self.bus_reconnects,
         );
-        counter("barcast_sent_bytes", "Bytes that client sockets took", &self.sent_bytes);
+        counter(
+            "barcast_sent_bytes",
+            "Bytes that client sockets took",
+            &self.sent_bytes,
+        );
         counter("barcast_writes", "Writes to client sockets", &self.writes);
         counter(
             "barcast_full_sockets",
@@ -271,7 +283,11 @@ impl GatewayMetrics {
             "Connections this gateway closed, by close code",
             &self.closed,
         );
-        registry.register("barcast_clients", "WebSocket clients now", self.clients.clone());
+        registry.register(
+            "barcast_clients",
+            "WebSocket clients now",
+            self.clients.clone(),
+        );
         registry.register(
             "barcast_bus_connected",
             "1 while the subscription to the bus stands",

@@ -166,7 +166,7 @@ impl Bus for RedisBus {
         RedisPublisher {
             bus: self.clone(),
             link: Link::Down,
-            last_error: "never tried".to_owned(),
+            last_error: "no connection yet".to_owned(),
         }
     }
 

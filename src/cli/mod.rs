@@ -5,6 +5,7 @@
 mod dev;
 mod generate;
 mod logs;
+mod market;
 mod replay;
 mod serve;
 pub mod values;
@@ -15,6 +16,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 pub use dev::DevArgs;
 pub use generate::GenerateArgs;
 pub use logs::LogArgs;
+pub use market::MarketArgs;
 pub use replay::ReplayArgs;
 pub use serve::{GatewayArgs, ServeArgs};
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::values;
+use crate::bus::RedisBus;
 use crate::gateway::{Config, Limits};
 
 /// Settings of a gateway, wherever its bars come from.
@@ -81,7 +82,7 @@ impl GatewayArgs {
 #[derive(Debug, Clone, Args)]
 pub struct ServeArgs {
     #[command(flatten)]
-    pub gateway: GatewayArgs,
+    gateway: GatewayArgs,
     /// Where the bars come from: redis://, rediss:// or unix: with user, password and database
     #[arg(
         long,
@@ -89,5 +90,15 @@ pub struct ServeArgs {
         default_value = "redis://127.0.0.1:6379",
         hide_env_values = true
     )]
-    pub redis_url: String,
+    redis_url: String,
+}
+
+impl ServeArgs {
+    /// What to run.
+    ///
+    /// # Errors
+    /// One line that names the flag and what is allowed.
+    pub fn validate(self) -> Result<(Config, RedisBus), String> {
+        Ok((self.gateway.config(), values::redis_url(&self.redis_url)?))
+    }
 }

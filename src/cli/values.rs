@@ -103,8 +103,9 @@ pub fn workers(text: &str) -> Result<usize, String> {
 /// # Errors
 /// What is allowed.
 pub fn address(text: &str) -> Result<SocketAddr, String> {
-    text.parse()
-        .map_err(|_| "allowed: an IP address and a port, as 127.0.0.1:8000 or [::1]:8000".to_owned())
+    text.parse().map_err(|_| {
+        "allowed: an IP address and a port, as 127.0.0.1:8000 or [::1]:8000".to_owned()
+    })
 }
 
 /// A time in seconds, fractions allowed.

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use super::batch::{Batch, Frame, Kind};
 use super::mailbox::Mailbox;
@@ -14,6 +14,7 @@ use super::registry::{Entry, Hole, Registry};
 use super::ws::FrameBuilder;
 use crate::bar::{Decoder, Malformed, Message, write_update};
 use crate::bus::Sink;
+use crate::clock::now_ms;
 use crate::limited::Limited;
 use crate::metrics::GatewayMetrics;
 
@@ -87,8 +88,12 @@ impl Ingest {
     }
 
     fn hand_over(&mut self) {
-        self.metrics.received.inc_by(std::mem::take(&mut self.frames.received));
-        self.metrics.broadcast.inc_by(std::mem::take(&mut self.frames.encoded));
+        self.metrics
+            .received
+            .inc_by(std::mem::take(&mut self.frames.received));
+        self.metrics
+            .broadcast
+            .inc_by(std::mem::take(&mut self.frames.encoded));
         if self.frames.batch.is_empty() {
             return;
         }
@@ -200,9 +205,17 @@ impl Sink for Ingest {
         self.metrics.bus_connected.set(0);
         if self.bus.connected.swap(false, Ordering::Relaxed) {
             self.bus.losses.fetch_add(1, Ordering::Relaxed);
-            tracing::warn!(bus = self.address, why, "bus lost, clients stay, reconnecting");
+            tracing::warn!(
+                bus = self.address,
+                why,
+                "bus lost, clients stay, reconnecting"
+            );
         } else {
-            tracing::warn!(bus = self.address, why, "bus cannot be reached, trying again");
+            tracing::warn!(
+                bus = self.address,
+                why,
+                "bus cannot be reached, trying again"
+            );
         }
     }
 
@@ -267,12 +280,4 @@ fn report(
             "malformed message dropped"
         );
     });
-}
-
-fn now_ms() -> i64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .ok()
-        .and_then(|since| i64::try_from(since.as_millis()).ok())
-        .unwrap_or(0)
 }

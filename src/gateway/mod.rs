@@ -117,7 +117,12 @@ impl Gateway {
         );
         let mut ends = Vec::new();
         for (at, (listener, mailbox)) in self.listeners.into_iter().zip(&mailboxes).enumerate() {
-            let worker = (Arc::clone(&node), listener, Arc::clone(mailbox), stop.clone());
+            let worker = (
+                Arc::clone(&node),
+                listener,
+                Arc::clone(mailbox),
+                stop.clone(),
+            );
             ends.push(spawn_thread(format!("worker-{at}"), move || {
                 let (node, listener, mailbox, stop) = worker;
                 run_worker(node, listener, mailbox, stop)

@@ -208,7 +208,10 @@ pub fn write_answer(out: &mut Vec<u8>, answer: Answer, which: &Selection, id: Op
         patterns => {
             let count = patterns.len();
             let noun = if count == 1 { "topic" } else { "topics" };
-            write(out, &format!(",\"message\":\"{done} {count} {noun}\",\"topics\":["));
+            write(
+                out,
+                &format!(",\"message\":\"{done} {count} {noun}\",\"topics\":["),
+            );
             for (at, pattern) in patterns.iter().enumerate() {
                 write(out, if at == 0 { "\"" } else { ",\"" });
                 write(out, &pattern.to_string());
@@ -266,8 +269,7 @@ pub fn write_gap(out: &mut Vec<u8>, topic: &Topic, from: i64, to: i64, reason: &
 /// The gap before a kept history that starts later than `since`, if there is one.
 pub fn gap_before(resolution: Resolution, since: i64, first: Option<&Bar>) -> Option<(i64, i64)> {
     let first = first?.time();
-    (resolution.floor(since) < first)
-        .then(|| (resolution.floor(since), resolution.previous(first)))
+    (resolution.floor(since) < first).then(|| (resolution.floor(since), resolution.previous(first)))
 }
 
 #[cfg(test)]
@@ -311,9 +313,18 @@ mod tests {
             (r"nonsense", "not a message"),
             (r#"{"type":"dance","id":"x"}"#, "dance"),
             (r#"{"type":"bars.subscribe","id":"x"}"#, "symbol"),
-            (r#"{"type":"bars.subscribe","id":"x","payload":{"topics":[]}}"#, "topics"),
-            (r#"{"type":"bars.subscribe","id":"x","payload":{"topics":["AAPL"]}}"#, "AAPL"),
-            (r#"{"type":"bars.subscribe","id":"x","payload":{"symbol":"A B"}}"#, "' '"),
+            (
+                r#"{"type":"bars.subscribe","id":"x","payload":{"topics":[]}}"#,
+                "topics",
+            ),
+            (
+                r#"{"type":"bars.subscribe","id":"x","payload":{"topics":["AAPL"]}}"#,
+                "AAPL",
+            ),
+            (
+                r#"{"type":"bars.subscribe","id":"x","payload":{"symbol":"A B"}}"#,
+                "' '",
+            ),
             (
                 r#"{"type":"bars.subscribe","id":"x","payload":{"symbol":"A","resolution":"7"}}"#,
                 "\"7\"",

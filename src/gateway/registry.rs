@@ -188,7 +188,11 @@ impl Registry {
     ///
     /// # Errors
     /// [`TopicLimit`]
-    pub fn of_bar<T>(&self, topic: &Topic, view: impl FnOnce(&Entry) -> T) -> Result<T, TopicLimit> {
+    pub fn of_bar<T>(
+        &self,
+        topic: &Topic,
+        view: impl FnOnce(&Entry) -> T,
+    ) -> Result<T, TopicLimit> {
         if let Some(entry) = self.topics.get(topic) {
             return Ok(view(&entry));
         }

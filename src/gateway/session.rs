@@ -135,7 +135,8 @@ impl Session {
         if let Event::Close(close) = event {
             // Answers the client's close, or ends a handshake that we began.
             let reason = if close.code.is_some() { "goodbye" } else { "" };
-            self.worker.close(self.id, &self.connection, CloseCode::Normal, reason);
+            self.worker
+                .close(self.id, &self.connection, CloseCode::Normal, reason);
             self.worker.finish(self.id, &self.connection);
             return ControlFlow::Break(());
         }
@@ -163,8 +164,7 @@ impl Session {
     }
 
     fn close(&self, code: CloseCode, reason: &str) {
-        self.worker
-            .close(self.id, &self.connection, code, reason);
+        self.worker.close(self.id, &self.connection, code, reason);
     }
 
     /// A bucket that fills with each second's allowance.
@@ -189,7 +189,8 @@ impl Session {
     fn text(&self, text: &str) {
         let done = protocol::parse(text).and_then(|Request { id, command }| match command {
             Command::Ping => {
-                self.worker.answer(self.id, |out| write_pong(out, id.as_deref()));
+                self.worker
+                    .answer(self.id, |out| write_pong(out, id.as_deref()));
                 Ok(())
             }
             Command::Subscribe(which, wishes) => {

@@ -128,7 +128,10 @@ impl Worker {
         if held + new > limit {
             return Err((
                 Limit::TopicsPerClient,
-                format!("{new} more topics would make {}, {limit} are allowed", held + new),
+                format!(
+                    "{new} more topics would make {}, {limit} are allowed",
+                    held + new
+                ),
             ));
         }
         let most = wishes
@@ -140,7 +143,9 @@ impl Worker {
             let count = topics.len();
             return Err((
                 Limit::SnapshotBars,
-                format!("{count} topics with {most} bars each: {MAX_SNAPSHOT_BARS} bars in all are allowed in one request"),
+                format!(
+                    "{count} topics with {most} bars each: {MAX_SNAPSHOT_BARS} bars in all are allowed in one request"
+                ),
             ));
         }
         let mut watched = Vec::with_capacity(topics.len());

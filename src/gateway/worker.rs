@@ -4,7 +4,7 @@ use std::cell::{RefCell, RefMut};
 use std::net::Shutdown;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::task::spawn_local;
@@ -18,6 +18,7 @@ use super::registry::Entry;
 use super::session::{self, CLOSE_TIMEOUT, Connection};
 use super::ws::{CloseCode, FrameBuilder, close_frame, ping_frame};
 use crate::bar::Pattern;
+use crate::clock::now_us;
 
 /// One read's size. Shared by all clients of the worker, so it can be generous; a client's message
 /// is at most 4 KiB by default.
@@ -78,7 +79,9 @@ impl Worker {
         if held.is_empty() {
             return;
         }
-        self.patterns.borrow_mut().retain(|(_, holder)| *holder != id);
+        self.patterns
+            .borrow_mut()
+            .retain(|(_, holder)| *holder != id);
         for pattern in held {
             self.node.registry.remove_pattern(pattern);
         }
@@ -97,7 +100,10 @@ impl Worker {
 
     /// Bytes of answers that the client has not taken yet.
     pub fn answer_backlog(&self, id: SessionId) -> usize {
-        self.hub.borrow().lag(id).map_or(0, |lag| lag.answer_bytes())
+        self.hub
+            .borrow()
+            .lag(id)
+            .map_or(0, |lag| lag.answer_bytes())
     }
 
     /// Starts the closing handshake: no bar after this, one close frame, and a time by which the
@@ -113,7 +119,9 @@ impl Worker {
             return;
         }
         let timeout = u32::try_from(CLOSE_TIMEOUT.as_secs()).unwrap_or(u32::MAX);
-        connection.closing.set(Some(self.seconds().saturating_add(timeout)));
+        connection
+            .closing
+            .set(Some(self.seconds().saturating_add(timeout)));
         self.node.metrics.closed(code.code()).inc();
         if code != CloseCode::Normal {
             tracing::debug!(session = id, code = code.code(), reason, "closing");
@@ -207,7 +215,10 @@ impl Worker {
             return;
         }
         if hub.count_of(id) >= self.node.config.limits.max_topics_per_client {
-            self.node.metrics.limited(Limit::TopicsPerClient.label()).inc();
+            self.node
+                .metrics
+                .limited(Limit::TopicsPerClient.label())
+                .inc();
             tracing::debug!(session = id, topic = %entry.topic, "pattern at the topic limit");
             return;
         }
@@ -269,7 +280,12 @@ impl Worker {
             .map(|(id, connection)| (id, Rc::clone(connection)))
             .collect();
         for (id, connection) in all {
-            self.close(id, &connection, CloseCode::GoingAway, "gateway is going away");
+            self.close(
+                id,
+                &connection,
+                CloseCode::GoingAway,
+                "gateway is going away",
+            );
         }
         self.see_to_todo();
     }
@@ -301,12 +317,4 @@ pub async fn sweep(worker: Rc<Worker>) {
         tick.tick().await;
         worker.sweep();
     }
-}
-
-fn now_us() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .ok()
-        .and_then(|since| u64::try_from(since.as_micros()).ok())
-        .unwrap_or(0)
 }

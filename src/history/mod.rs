@@ -109,6 +109,10 @@ mod tests {
             .collect();
         assert_eq!(closes, [1.0, 3.0, 4.0, 2.0]);
         history.apply(bar(0, 1.0));
-        assert_eq!(seconds(history.newest(9)), [1, 2, 3, 4], "full: too old to keep");
+        assert_eq!(
+            seconds(history.newest(9)),
+            [1, 2, 3, 4],
+            "full: too old to keep"
+        );
     }
 }
