@@ -6,6 +6,7 @@
 //! `ConnectionManager`, a channel as the push sender) queue without limit. Such a connection dies
 //! with its socket, so reconnecting and resubscribing are done here.
 
+use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -83,9 +84,8 @@ impl RedisBus {
     async fn feed<S: Sink>(
         &self,
         sink: &Arc<Mutex<S>>,
-        stop: &CancellationToken,
         backoff: &mut Backoff,
-    ) -> Result<(), RedisError> {
+    ) -> Result<Infallible, RedisError> {
         let signals = Arc::new(Signals::default());
         let config = AsyncConnectionConfig::new().set_push_sender({
             let (sink, signals) = (Arc::clone(sink), Arc::clone(&signals));
@@ -102,7 +102,6 @@ impl RedisBus {
         ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                () = stop.cancelled() => return Ok(()),
                 () = signals.arrived.notified() => lock(sink).flush(),
                 () = signals.ended.notified() => return Err(ended()),
                 _ = ping.tick() => {
@@ -174,10 +173,10 @@ impl Bus for RedisBus {
         let sink = Arc::new(Mutex::new(sink));
         let mut backoff = Backoff::default();
         loop {
-            let why = match self.feed(&sink, &stop, &mut backoff).await {
-                Ok(()) => return,
-                Err(why) => why.to_string(),
-            };
+            // Around all of it: connecting to a server that stays silent must end with `stop` too.
+            let fed = stop.run_until_cancelled(self.feed(&sink, &mut backoff));
+            let Some(Err(why)) = fed.await else { return };
+            let why = why.to_string();
             lock(&sink).lost(&why);
             let wait = backoff.wait();
             tracing::debug!(?wait, "next attempt to subscribe");

@@ -139,15 +139,19 @@ pub async fn run<P: Publisher>(
     let mut pace = Pace::new(config.speed);
     let mut published = 0;
     let mut stopped = !outlet.ready(&stop).await;
+    let mut unread = None;
     while !stopped {
         let mut report = |row: BadRow| progress.bad_row(&row);
-        let chunk = due(&mut merge, &mut pace, &mut report).map_err(ReplayError::Read)?;
-        match chunk {
-            Chunk::End => break,
-            Chunk::Later(at) => {
+        match due(&mut merge, &mut pace, &mut report) {
+            Ok(Chunk::End) => break,
+            Err(why) => {
+                unread = Some(ReplayError::Read(why));
+                break;
+            }
+            Ok(Chunk::Later(at)) => {
                 stopped = stop.run_until_cancelled(sleep_until(at)).await.is_none();
             }
-            Chunk::Bars(bars) => {
+            Ok(Chunk::Bars(bars)) => {
                 let mut messages: Vec<Message> =
                     bars.iter().map(|bar| numbering.message(*bar)).collect();
                 stopped = !outlet.deliver(&mut messages, &stop).await;
@@ -165,7 +169,7 @@ pub async fn run<P: Publisher>(
     };
     let ended = if stopped { "stopped" } else { "ended" };
     tracing::info!(published, bad_rows = totals.bad_rows, elapsed = ?totals.elapsed, "replay {ended}");
-    Ok(totals)
+    unread.map_or(Ok(totals), Err)
 }
 
 fn open(config: &Config) -> Result<Vec<BarFile>, ReplayError> {
