@@ -103,6 +103,8 @@ const BACKOFF_MAX_MS = 15_000;
 const STABLE_AFTER_MS = 5_000;
 /** The server takes messages up to 4 KiB; the rest of this is room for the envelope. */
 const TOPICS_BYTES_MAX = 3_500;
+/** Requests within so much time go out together: scrolling a watchlist must not run into the server's message rate. */
+const FLUSH_EVERY_MS = 100;
 /** Requests kept to tell which topics an error is about. */
 const REQUESTS_KEPT = 256;
 
@@ -174,6 +176,8 @@ export function covers(pattern, topic) {
 export class Track {
   /** @type {number|null} time of the newest bar seen, ms since the epoch */
   last = null;
+  /** @type {Bar|null} the newest bar itself */
+  bar = null;
   /** True from a lost connection until the server has shown where it goes on. */
   resuming = false;
 
@@ -190,6 +194,7 @@ export class Track {
     const gap = this.#resumedAt(bar.time);
     if (this.last !== null && bar.time < this.last) return { kind: "revision", gap };
     this.last = bar.time;
+    this.bar = bar;
     return { kind: "bar", gap };
   }
 
@@ -200,7 +205,11 @@ export class Track {
   snapshot(bars) {
     if (bars.length === 0) return { gap: null };
     const gap = this.#resumedAt(bars[0].time);
-    this.last = Math.max(this.last ?? -Infinity, bars[bars.length - 1].time);
+    const newest = bars[bars.length - 1];
+    if (this.last === null || newest.time >= this.last) {
+      this.last = newest.time;
+      this.bar = newest;
+    }
     return { gap };
   }
 
@@ -323,6 +332,7 @@ class Client {
   #patterns = new Set();
   #dirty = new Set();
   #flushing = false;
+  #flushedAt = -Infinity;
   #attempt = 0;
   #requestId = 0;
   #requests = new Map();
@@ -341,7 +351,7 @@ class Client {
 
   /**
    * Subscribe to a topic (`bars:AAPL:1`), or to a pattern with `*` for the symbol or the resolution.
-   * Subscriptions of one topic share what is sent over the wire.
+   * Subscriptions of one topic share what is sent over the wire; each gets the current bar at once if there is one.
    *
    * @param {string} topic
    * @param {SubscribeOptions} [options]
@@ -358,8 +368,16 @@ class Client {
     }
     entry.subscriptions.add(subscription);
     this.touch(subscription);
+    queueMicrotask(() => this.#current(entry, subscription));
     handlers.state?.(this.state);
     return subscription;
+  }
+
+  /** The server sends the current bar to the first subscription of a topic; to later ones it is known here. */
+  #current(entry, subscription) {
+    for (const [topic, { bar }] of entry.tracks) {
+      if (bar !== null && entry.subscriptions.has(subscription)) subscription.handlers.bar?.(bar, { topic });
+    }
   }
 
   /** @param {Subscription} subscription */
@@ -368,8 +386,7 @@ class Client {
   }
 
   /**
-   * What a subscription needs has changed: tell the server at the end of this turn of the event loop, in one
-   * message with all others that changed in it.
+   * What a subscription needs has changed: tell the server soon, together with all others that changed.
    *
    * @param {Subscription} subscription
    */
@@ -377,10 +394,13 @@ class Client {
     this.#dirty.add(topic);
     if (this.#flushing) return;
     this.#flushing = true;
-    queueMicrotask(() => {
+    const flush = () => {
       this.#flushing = false;
       this.#flush();
-    });
+    };
+    const wait = this.#flushedAt + FLUSH_EVERY_MS - performance.now();
+    if (wait <= 0) queueMicrotask(flush);
+    else setTimeout(flush, wait);
   }
 
   /** Try now instead of waiting for the next attempt. */
@@ -468,6 +488,7 @@ class Client {
 
   #flush() {
     const connected = this.state.name === "open";
+    this.#flushedAt = performance.now();
     const wanted = [];
     const unwanted = [];
     for (const topic of this.#dirty) {

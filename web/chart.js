@@ -21,7 +21,7 @@ export class PriceChart {
   #volume;
   #colours = {};
   #resolution = "1";
-  #decimals = 2;
+  #decimals = null;
 
   /**
    * @param {HTMLElement} element
@@ -53,6 +53,7 @@ export class PriceChart {
     this.#chart.timeScale().subscribeVisibleLogicalRangeChange((range) => {
       away(range !== null && range.to < this.bars.length - 1);
     });
+    this.decimals = 2;
     this.theme();
   }
 

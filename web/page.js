@@ -29,8 +29,8 @@ const view = {
   resolution: null,
   /** subscription of the live bars */
   live: null,
-  /** counts selections, so that late history of an earlier one is recognised */
-  turn: 0,
+  /** ends the loading of an earlier selection's history */
+  loader: null,
   hovered: null,
   failure: "",
   loading: false,
@@ -38,7 +38,7 @@ const view = {
 };
 
 function freshFlow() {
-  return { gaps: 0, arrived: null, interval: null, latencies: [], arrivals: [], counted: false, refreshed: -Infinity };
+  return { from: Date.now(), gaps: 0, arrived: null, interval: null, latencies: [], arrivals: [], counted: false, refreshed: -Infinity };
 }
 
 const chart = new PriceChart($("chart"), {
@@ -50,14 +50,13 @@ const chart = new PriceChart($("chart"), {
 });
 
 const client = connect(undefined, {
-  state: (state) => {
-    if (state.name === "open") {
-      // What is sent on a resume was published long ago: no latency.
-      view.counted = false;
-      loadTopics();
-    }
+  state: ({ name }) => {
     // The first state is told while the client is still being made.
-    queueMicrotask(connection);
+    queueMicrotask(health);
+    if (name !== "open") return;
+    // What is sent on a resume was published long ago: no latency.
+    view.counted = false;
+    queueMicrotask(loadTopics);
   },
   latency: (ms) => ($("ping").textContent = format.milliseconds(ms)),
 });
@@ -73,17 +72,23 @@ const watchlist = new Watchlist(
  * @param {string} symbol
  * @param {string} resolution
  * @param {number} count
+ * @param {AbortSignal} signal  when it is no longer wanted
  * @returns {Promise<import("./barcast.js").Bar[]>} empty when the server has none
  */
-function loadHistory(symbol, resolution, count) {
+function loadHistory(symbol, resolution, count, signal) {
   return new Promise((resolve) => {
+    let timer;
     const finish = (bars) => {
       clearTimeout(timer);
       subscription.unsubscribe();
       resolve(bars);
     };
-    const timer = setTimeout(() => finish([]), HISTORY_WITHIN_MS);
-    const subscription = client.subscribe(`bars:${symbol}:${resolution}`, { snapshot: count }, { snapshot: finish });
+    const state = ({ name }) => {
+      clearTimeout(timer);
+      if (name === "open") timer = setTimeout(() => finish([]), HISTORY_WITHIN_MS);
+    };
+    const subscription = client.subscribe(`bars:${symbol}:${resolution}`, { snapshot: count }, { snapshot: finish, state });
+    signal.addEventListener("abort", () => finish([]));
   });
 }
 
@@ -92,8 +97,9 @@ async function select(symbol, wanted) {
   const resolution = resolutionFor(symbol, wanted);
   if (symbol === view.symbol && resolution === view.resolution) return;
   view.live?.unsubscribe();
-  Object.assign(view, { symbol, resolution, hovered: null, failure: "", loading: true, turn: view.turn + 1 }, freshFlow());
-  const { turn } = view;
+  view.loader?.abort();
+  const loader = new AbortController();
+  Object.assign(view, { symbol, resolution, hovered: null, failure: "", loading: true, loader }, freshFlow());
   history.replaceState(null, "", `#${encodeURIComponent(symbol)}:${resolution}`);
   $("chart").setAttribute("aria-label", `Candles and volume of ${symbol}, ${format.labelOf(resolution).long}`);
   $("gap-box").hidden = true;
@@ -113,8 +119,8 @@ async function select(symbol, wanted) {
       redraw();
     },
   });
-  const bars = await loadHistory(symbol, resolution, HISTORY_BARS);
-  if (turn !== view.turn) return;
+  const bars = await loadHistory(symbol, resolution, HISTORY_BARS, loader.signal);
+  if (loader.signal.aborted) return;
   view.loading = false;
   // What came live meanwhile is newer than the history.
   merged(mergeBars(bars, chart.bars));
@@ -181,7 +187,8 @@ function redraw() {
 function quote() {
   const { symbol } = view;
   const value = chart.bars.at(-1)?.close ?? watchlist.entries.get(symbol)?.price ?? null;
-  $("symbol").textContent = symbol ?? "–";
+  $("quote").hidden = symbol === null;
+  $("symbol").textContent = symbol ?? "";
   if (value === null) {
     $("price").textContent = "–";
     $("change").textContent = "";
@@ -278,13 +285,15 @@ function health() {
   const silence = view.arrived === null ? 0 : now - view.arrived;
   const stale = client.state.name === "open" && silence > format.staleAfter(view.interval);
   $("stale").hidden = !stale;
+  $("price").classList.toggle("old", stale || client.state.name !== "open");
   $("stale").textContent = stale ? `No update for ${format.age(silence)}` : "";
 
   const latency = view.latencies.length > 0 ? format.median(view.latencies) : null;
   // Below zero the publisher's clock is ahead of ours, and the figure means nothing.
   $("latency").textContent = latency === null || latency < -1 || client.state.name !== "open" ? "–" : format.milliseconds(latency);
   view.arrivals = view.arrivals.filter((at) => now - at < RATE_WINDOW_MS);
-  $("rate").textContent = `${(view.arrivals.length / (RATE_WINDOW_MS / 1000)).toFixed(1)}/s`;
+  const window = Math.min(RATE_WINDOW_MS, Math.max(1_000, now - view.from));
+  $("rate").textContent = `${((view.arrivals.length / window) * 1000).toFixed(1)}/s`;
 
   const length = format.lengthOf(view.resolution ?? DEFAULT_RESOLUTION);
   const left = (chart.bars.at(-1)?.time ?? -Infinity) + length - now;
@@ -296,6 +305,7 @@ function health() {
 }
 
 async function loadTopics() {
+  if (client.state.name !== "open") return;
   try {
     const response = await fetch(TOPICS_URL, { headers: { accept: "application/json" } });
     if (!response.ok) return;
@@ -350,5 +360,6 @@ document.addEventListener("keydown", (event) => {
 themed();
 fromAddress();
 health();
+redraw();
 setInterval(health, 1_000);
 setInterval(() => document.hidden || loadTopics(), TOPICS_EVERY_MS);

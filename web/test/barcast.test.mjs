@@ -50,6 +50,9 @@ test("an older time is a revision and does not move the track back", () => {
   assert.equal(track.last, 20);
   track.snapshot([bar(5), bar(15)]);
   assert.equal(track.last, 20);
+  assert.equal(track.bar.close, 3);
+  track.snapshot([bar(20, 4)]);
+  assert.equal(track.bar.close, 4);
   assert.equal(track.update(bar(15)).kind, "revision");
 });
 
