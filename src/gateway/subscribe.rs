@@ -40,7 +40,10 @@ impl Worker {
         request: Option<String>,
     ) -> Result<(), Refusal> {
         let patterns = self.hold_patterns(id, connection, which, wishes.max_rate);
-        match self.watch_selected(id, which, wishes) {
+        let selected = self
+            .patterns_fit(connection)
+            .and_then(|()| self.watch_selected(id, which, wishes));
+        match selected {
             Ok(entries) => {
                 self.answer(id, |out| {
                     write_answer(out, Answer::Subscribed, which, request.as_deref());
@@ -109,6 +112,17 @@ impl Worker {
             .retain(|held| (held.pattern, held.session) != (pattern, id));
         self.node.registry.remove_pattern(pattern);
         true
+    }
+
+    /// A pattern takes up room and time also while nothing matches it, so it counts like a topic.
+    fn patterns_fit(&self, connection: &Connection) -> Result<(), (Limit, String)> {
+        let limit = self.node.config.limits.max_topics_per_client;
+        let held = connection.patterns.borrow().len();
+        if held > limit {
+            let message = format!("that would make {held} patterns, {limit} are allowed");
+            return Err((Limit::TopicsPerClient, message));
+        }
+        Ok(())
     }
 
     /// The selected topics, each with one watcher more; or the limit that is in the way.
