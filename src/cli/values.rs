@@ -52,6 +52,15 @@ pub fn redis_url(url: &str) -> Result<RedisBus, String> {
     })
 }
 
+/// A whole number from zero.
+///
+/// # Errors
+/// What is allowed.
+pub fn whole<T: std::str::FromStr>(text: &str) -> Result<T, String> {
+    text.parse()
+        .map_err(|_| "allowed: a whole number from 0".to_owned())
+}
+
 /// A whole number of at least one.
 ///
 /// # Errors
