@@ -25,7 +25,9 @@ async fn main() -> anyhow::Result<ExitCode> {
     match cli.command() {
         Command::Generate(args) => {
             let settings = args.validate().unwrap_or_else(|why| cli::fail(&why));
-            generator::generate(settings, stop).await?;
+            if let Err(why) = generator::generate(settings, stop).await {
+                cli::fail(&why.to_string());
+            }
             Ok(ExitCode::SUCCESS)
         }
         Command::Replay(args) => {
@@ -33,7 +35,10 @@ async fn main() -> anyhow::Result<ExitCode> {
             match replay::replay(settings, stop).await {
                 Ok(totals) => Ok(totals.exit_code()),
                 Err(ReplayError::Files(why)) => cli::fail(&why),
-                Err(why) => Err(why.into()),
+                Err(ReplayError::Read(why)) => {
+                    eprintln!("error: {why}");
+                    Ok(ExitCode::FAILURE)
+                }
             }
         }
         Command::Dev(_) | Command::Serve(_) => Ok(ExitCode::SUCCESS),

@@ -14,7 +14,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::anyhow;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -58,17 +57,28 @@ pub struct Generate {
     pub health_listen: Option<SocketAddr>,
 }
 
+/// Why a generator could not start. One line.
+#[derive(Debug, thiserror::Error)]
+pub enum GenerateError {
+    /// Mostly: the port is taken.
+    #[error("--health-listen (BARCAST_GENERATOR_HEALTH_LISTEN): cannot listen on {address}: {why}")]
+    HealthListen {
+        address: SocketAddr,
+        why: std::io::Error,
+    },
+}
+
 /// Runs `barcast generate` until `stop`.
 ///
 /// # Errors
-/// When the health address cannot be bound; nothing was published then.
-pub async fn generate(settings: Generate, stop: CancellationToken) -> anyhow::Result<()> {
+/// [`GenerateError`]; nothing was published then.
+pub async fn generate(settings: Generate, stop: CancellationToken) -> Result<(), GenerateError> {
     let metrics = GeneratorMetrics::default();
     if let Some(address) = settings.health_listen {
         let listener = TcpListener::bind(address)
             .await
-            .map_err(|why| anyhow!("--health-listen: cannot listen on {address}: {why}"))?;
-        tracing::info!(address = %listener.local_addr()?, "health and metrics");
+            .map_err(|why| GenerateError::HealthListen { address, why })?;
+        tracing::info!(%address, "health and metrics");
         let mut registry = Registry::default();
         metrics.register(&mut registry);
         let served = health::serve(listener, Arc::new(registry), metrics.clone(), stop.clone());
