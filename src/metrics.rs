@@ -54,7 +54,7 @@ impl GeneratorMetrics {
             self.ticks_late.clone(),
         );
         registry.register(
-            "barcast_bus_connected",
+            "barcast_publisher_connected",
             "1 while the publisher's connection stands",
             self.bus_connected.clone(),
         );

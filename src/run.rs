@@ -55,6 +55,8 @@ pub async fn dev(
 
     let bus = MemoryBus::default();
     let node = gateway.node();
+    let metrics = GeneratorMetrics::default();
+    node.show_generator(metrics.clone());
     let generator = tokio::spawn({
         let (bus, stop) = (bus.clone(), stop.clone());
         async move {
@@ -62,7 +64,7 @@ pub async fn dev(
             while !node.bus.is_connected() && !stop.is_cancelled() {
                 sleep(CONNECT_POLL).await;
             }
-            generator::run(market, bus.publisher(), GeneratorMetrics::default(), stop).await;
+            generator::run(market, bus.publisher(), metrics, stop).await;
         }
     });
     let ended = run(gateway, bus, stop.clone()).await;

@@ -191,6 +191,7 @@ fn run_worker(
         spawn_local(accept(Rc::clone(&worker), listener));
         spawn_local(worker::deliver(Rc::clone(&worker), Arc::clone(&mailbox)));
         spawn_local(worker::sweep(Rc::clone(&worker)));
+        spawn_local(worker::pace(Rc::clone(&worker)));
         stop.cancelled().await;
         // Probes are still answered, with 503, and upgrades are refused.
         node.drain();

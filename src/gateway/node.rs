@@ -1,7 +1,7 @@
 //! What the workers and ingest of one gateway share.
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use dashmap::DashMap;
@@ -12,7 +12,7 @@ use super::ingest::{BusState, DROPPED_AT_LIMIT};
 use super::registry::Registry;
 use super::ws::CloseCode;
 use crate::bar::Malformed;
-use crate::metrics::{self, GAPPED_LEFT, GAPPED_SLOW, GatewayMetrics};
+use crate::metrics::{self, GAPPED_LEFT, GAPPED_SLOW, GatewayMetrics, GeneratorMetrics};
 
 /// One gateway.
 #[derive(Debug)]
@@ -21,6 +21,8 @@ pub struct Node {
     pub registry: Arc<Registry>,
     pub metrics: GatewayMetrics,
     pub bus: Arc<BusState>,
+    /// Counters of a generator in the same process, shown beside the gateway's own.
+    generator: OnceLock<GeneratorMetrics>,
     clients: AtomicUsize,
     per_address: DashMap<IpAddr, usize>,
     draining: AtomicBool,
@@ -107,16 +109,25 @@ impl Node {
             config,
             metrics,
             bus: Arc::default(),
+            generator: OnceLock::new(),
             clients: AtomicUsize::new(0),
             per_address: DashMap::new(),
             draining: AtomicBool::new(false),
         }
     }
 
+    /// Shows a generator's counters in `/metrics`, too. Only the first call counts.
+    pub fn show_generator(&self, metrics: GeneratorMetrics) {
+        let _ = self.generator.set(metrics);
+    }
+
     /// The text of `/metrics`.
     pub fn render_metrics(&self) -> String {
         let mut registry = MetricsRegistry::default();
         self.metrics.register(&mut registry);
+        if let Some(generator) = self.generator.get() {
+            generator.register(&mut registry);
+        }
         registry.register_collector(Box::new(self.registry.topics_by_subscribers()));
         metrics::render(&registry)
     }

@@ -10,7 +10,7 @@ use super::protocol::{
 };
 use super::registry::Entry;
 use super::session::Connection;
-use super::worker::Worker;
+use super::worker::{Holder, Worker};
 use crate::bar::{Bar, Message, Pattern, write_update};
 
 /// Bars that one request may ask for, topics times `snapshot`: bounds one answer to some 1.3 MB.
@@ -39,7 +39,7 @@ impl Worker {
         wishes: Wishes,
         request: Option<String>,
     ) -> Result<(), Refusal> {
-        let patterns = self.hold_patterns(id, connection, which);
+        let patterns = self.hold_patterns(id, connection, which, wishes.max_rate);
         match self.watch_selected(id, which, wishes) {
             Ok(entries) => {
                 self.answer(id, |out| {
@@ -71,15 +71,28 @@ impl Worker {
         id: SessionId,
         connection: &Connection,
         which: &Selection,
+        max_rate: Option<f64>,
     ) -> Vec<Pattern> {
         let mut added = Vec::new();
         for pattern in which.patterns.iter().filter(|p| p.topic().is_none()) {
             let mut held = connection.patterns.borrow_mut();
             if !held.contains(pattern) {
                 held.push(*pattern);
-                self.patterns.borrow_mut().push((*pattern, id));
+                self.patterns.borrow_mut().push(Holder {
+                    pattern: *pattern,
+                    session: id,
+                    max_rate,
+                });
                 self.node.registry.add_pattern(*pattern);
                 added.push(*pattern);
+            } else {
+                let mut holders = self.patterns.borrow_mut();
+                let held = holders
+                    .iter_mut()
+                    .find(|h| h.session == id && h.pattern == *pattern);
+                if let Some(held) = held {
+                    held.max_rate = max_rate;
+                }
             }
         }
         added
@@ -93,7 +106,7 @@ impl Worker {
         held.swap_remove(at);
         self.patterns
             .borrow_mut()
-            .retain(|(p, holder)| (*p, *holder) != (pattern, id));
+            .retain(|held| (held.pattern, held.session) != (pattern, id));
         self.node.registry.remove_pattern(pattern);
         true
     }
@@ -177,7 +190,11 @@ impl Worker {
                 // The worker counts as one watcher, however many clients it has for the topic.
                 self.node.registry.unwatch(entry);
             }
-            hub.subscribe(id, entry, version);
+            if hub.is_subscribed(id, entry.id) {
+                hub.set_rate(id, entry.id, wishes.max_rate);
+            } else {
+                hub.subscribe(id, entry, version, wishes.max_rate);
+            }
         }
         match first {
             First::Nothing => {}

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use tokio::sync::Notify;
 use tokio::task::spawn_local;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, timeout_at};
 
 use super::batch::Batch;
 use super::hub::{Hub, SessionId};
@@ -26,14 +27,24 @@ const READ_BYTES: usize = 16 << 10;
 /// How often slow, silent and closing clients are looked for.
 const SWEEP: Duration = Duration::from_secs(1);
 
+/// A session's subscription to a pattern.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Holder {
+    pub pattern: Pattern,
+    pub session: SessionId,
+    pub max_rate: Option<f64>,
+}
+
 /// A worker's state. Everything is touched by its own thread only, and no borrow is held across an
 /// await.
 pub struct Worker {
     pub node: Arc<Node>,
     pub read_buffer: RefCell<Box<[u8]>>,
     pub(super) hub: RefCell<Hub<Rc<Connection>>>,
-    /// Sessions that hold a pattern with a `*`.
-    pub(super) patterns: RefCell<Vec<(Pattern, SessionId)>>,
+    /// Patterns with a `*`, and who holds them.
+    pub(super) patterns: RefCell<Vec<Holder>>,
+    /// Some update began to wait for its turn.
+    turns: Notify,
     frames: RefCell<FrameBuilder>,
     started: Instant,
 }
@@ -47,6 +58,7 @@ impl Worker {
             read_buffer: RefCell::new(vec![0; READ_BYTES].into_boxed_slice()),
             hub: RefCell::new(Hub::new(outbox_bytes)),
             patterns: RefCell::default(),
+            turns: Notify::new(),
             frames: RefCell::default(),
             started: Instant::now(),
         }
@@ -79,9 +91,7 @@ impl Worker {
         if held.is_empty() {
             return;
         }
-        self.patterns
-            .borrow_mut()
-            .retain(|(_, holder)| *holder != id);
+        self.patterns.borrow_mut().retain(|held| held.session != id);
         for pattern in held {
             self.node.registry.remove_pattern(pattern);
         }
@@ -154,6 +164,9 @@ impl Worker {
     pub fn see_to_todo(self: &Rc<Self>) {
         let (todo, tally) = {
             let mut hub = self.hub.borrow_mut();
+            if hub.next_turn().is_some() {
+                self.turns.notify_one();
+            }
             (hub.take_todo(), hub.take_tally())
         };
         self.node.metrics.add(&tally);
@@ -174,12 +187,11 @@ impl Worker {
 
     fn deliver(self: &Rc<Self>, batch: &Batch) {
         for &(id, topic) in &batch.opened {
-            let holders = self.matching_holders(&topic);
-            if holders.is_empty() {
-                continue;
-            }
+            let mut holders = self.patterns.borrow().clone();
+            holders.retain(|holder| holder.pattern.matches(&topic));
             // The topic just had a bar, so it is there and stays.
-            if let Some(entry) = self.node.registry.get(&topic)
+            if !holders.is_empty()
+                && let Some(entry) = self.node.registry.get(&topic)
                 && entry.id == id
             {
                 for holder in holders {
@@ -202,14 +214,9 @@ impl Worker {
         self.see_to_todo();
     }
 
-    fn matching_holders(&self, topic: &crate::bar::Topic) -> Vec<SessionId> {
-        let patterns = self.patterns.borrow();
-        let matching = patterns.iter().filter(|(p, _)| p.matches(topic));
-        matching.map(|(_, id)| *id).collect()
-    }
-
     /// Subscribes the holder of a pattern to a topic that just opened.
-    fn expand(&self, id: SessionId, entry: &Arc<Entry>) {
+    fn expand(&self, holder: Holder, entry: &Arc<Entry>) {
+        let id = holder.session;
         let mut hub = self.hub();
         if hub.is_subscribed(id, entry.id) {
             return;
@@ -226,7 +233,7 @@ impl Worker {
             return;
         }
         // Its first bar is in the batch that opened it, so there is nothing to join.
-        hub.subscribe(id, entry, 0);
+        hub.subscribe(id, entry, 0, holder.max_rate);
     }
 
     pub(super) fn hub(&self) -> RefMut<'_, Hub<Rc<Connection>>> {
@@ -305,6 +312,24 @@ pub async fn deliver(worker: Rc<Worker>, mailbox: Arc<Mailbox>) {
             worker.deliver(&batch);
             // Between batches others get their turn: reads, accepts, answers.
             tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// Sends updates that wait because of a `max_rate` when their turn has come.
+pub async fn pace(worker: Rc<Worker>) {
+    loop {
+        let next = worker.hub.borrow().next_turn();
+        let changed = worker.turns.notified();
+        match next {
+            // Whichever comes first; the turns are looked at anew either way.
+            Some(next) => drop(timeout_at(next.into(), changed).await),
+            None => changed.await,
+        }
+        let now = Instant::now();
+        if next.is_some_and(|next| next <= now) {
+            worker.hub.borrow_mut().take_turns(now);
+            worker.see_to_todo();
         }
     }
 }

@@ -13,9 +13,13 @@
 //!
 //! Knows no socket library: a socket is whatever can [`try_write`](Socket::try_write).
 
+mod pacing;
+mod topics;
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -25,6 +29,7 @@ use super::batch::{Batch, Frame, Kind, TopicId};
 use super::lag::{Lag, Progress};
 use super::registry::Entry;
 use crate::metrics::Tally;
+use topics::{Subscription, TopicTable};
 
 /// Notes (frame × subscriber) held at once: 8 MiB. A batch with more is written in several rounds.
 const MAX_NOTES: usize = 1 << 20;
@@ -42,40 +47,6 @@ pub trait Socket {
 
 /// A session's number on its worker. Used again after the session ended.
 pub type SessionId = u32;
-
-/// One subscriber in a topic's list.
-#[derive(Debug, Clone, Copy)]
-struct Subscriber {
-    session: SessionId,
-    /// Where the session keeps this subscription.
-    slot: u32,
-}
-
-/// A subscriber whose snapshot is newer than what this worker has sent so far.
-#[derive(Debug, Clone, Copy)]
-struct Joining {
-    subscriber: Subscriber,
-    /// Frames up to this version are in the snapshot already.
-    until: u64,
-}
-
-#[derive(Debug)]
-struct TopicTable {
-    entry: Arc<Entry>,
-    live: Vec<Subscriber>,
-    joining: Vec<Joining>,
-    /// Version of the last frame that passed here.
-    position: u64,
-}
-
-/// A session's side of a subscription.
-#[derive(Debug, Clone, Copy)]
-struct Subscription {
-    topic: TopicId,
-    /// Index in the topic's `live` or `joining`.
-    at: u32,
-    joining: bool,
-}
 
 #[derive(Debug)]
 struct Member<S> {
@@ -113,10 +84,35 @@ pub struct Hub<S> {
     outbox_limit: usize,
     tally: Tally,
     todo: Todo,
+    /// Updates that wait for their turn, soonest first. One that was sent meanwhile is found stale.
+    turns: BinaryHeap<Reverse<(Instant, SessionId, TopicId)>>,
+    /// Counts fan-outs.
+    round: u64,
     // Kept from round to round for their memory.
-    notes: Vec<Note>,
-    noted: Vec<SessionId>,
+    notes: Notes,
     gathered: Gathered,
+}
+
+/// Which frames are due to which sessions in this round: a linked list a session, all in one vector.
+#[derive(Debug, Default)]
+struct Notes {
+    list: Vec<Note>,
+    sessions: Vec<SessionId>,
+}
+
+impl Notes {
+    fn add<S>(&mut self, members: &mut Slab<Member<S>>, session: SessionId, frame: u32) {
+        let member = &mut members[session as usize];
+        let note = index(self.list.len());
+        self.list.push(Note { frame, next: NONE });
+        if member.first_note == NONE {
+            member.first_note = note;
+            self.sessions.push(session);
+        } else {
+            self.list[member.last_note as usize].next = note;
+        }
+        member.last_note = note;
+    }
 }
 
 /// Frames copied side by side, and which they are.
@@ -141,8 +137,9 @@ impl<S: Socket> Hub<S> {
             outbox_limit,
             tally: Tally::default(),
             todo: Todo::default(),
-            notes: Vec::new(),
-            noted: Vec::new(),
+            turns: BinaryHeap::new(),
+            round: 0,
+            notes: Notes::default(),
             gathered: Gathered::default(),
         }
     }
@@ -198,140 +195,11 @@ impl<S: Socket> Hub<S> {
         std::mem::take(&mut self.todo)
     }
 
-    // ---- subscriptions -------------------------------------------------------------------------
-
-    /// Topics that a session gets.
-    pub fn topics_of(&self, session: SessionId) -> impl Iterator<Item = &Arc<Entry>> {
-        let member = self.members.get(session as usize);
-        member
-            .into_iter()
-            .flat_map(|m| &m.subscriptions)
-            .filter_map(|s| self.table(s.topic).map(|t| &t.entry))
-    }
-
-    fn table(&self, topic: TopicId) -> Option<&TopicTable> {
-        self.topics.get(topic.index())?.as_deref()
-    }
-
-    /// How many topics a session gets.
-    pub fn count_of(&self, session: SessionId) -> usize {
-        self.members
-            .get(session as usize)
-            .map_or(0, |m| m.subscriptions.len())
-    }
-
-    /// Whether a session gets a topic.
-    pub fn is_subscribed(&self, session: SessionId, topic: TopicId) -> bool {
-        self.members
-            .get(session as usize)
-            .is_some_and(|m| m.subscriptions.iter().any(|s| s.topic == topic))
-    }
-
-    /// Whether any session of this worker gets a topic.
-    pub fn is_watched(&self, topic: TopicId) -> bool {
-        self.table(topic).is_some()
-    }
-
-    /// Subscribes a session that already knows the topic up to version `until`: it gets every frame
-    /// after that, and none before. Does nothing if it is subscribed.
-    pub fn subscribe(&mut self, session: SessionId, entry: &Arc<Entry>, until: u64) {
-        if self.is_subscribed(session, entry.id) {
-            return;
-        }
-        let Some(member) = self.members.get_mut(session as usize) else {
-            return;
-        };
-        let at = entry.id.index();
-        if self.topics.len() <= at {
-            self.topics.resize_with(at + 1, || None);
-        }
-        let table = self.topics[at].get_or_insert_with(|| {
-            Box::new(TopicTable {
-                entry: Arc::clone(entry),
-                live: Vec::new(),
-                joining: Vec::new(),
-                position: 0,
-            })
-        });
-        let subscriber = Subscriber {
-            session,
-            slot: index(member.subscriptions.len()),
-        };
-        let joining = until > table.position;
-        let at = if joining {
-            table.joining.push(Joining { subscriber, until });
-            table.joining.len() - 1
-        } else {
-            table.live.push(subscriber);
-            table.live.len() - 1
-        };
-        member.subscriptions.push(Subscription {
-            topic: entry.id,
-            at: index(at),
-            joining,
-        });
-        entry.subscribers.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Ends one subscription; tells whether there was one.
-    pub fn unsubscribe(&mut self, session: SessionId, topic: TopicId) -> bool {
-        let Some(member) = self.members.get_mut(session as usize) else {
-            return false;
-        };
-        let Some(slot) = member.subscriptions.iter().position(|s| s.topic == topic) else {
-            return false;
-        };
-        let gone = member.subscriptions.swap_remove(slot);
-        if let Some(lag) = &mut member.lag {
-            // A new subscription's snapshot comes behind these, and its bars behind the snapshot.
-            lag.fence(topic);
-        }
-        // The one that took its place must be found again from the topic's side.
-        if let Some(moved) = member.subscriptions.get(slot).copied()
-            && let Some(Some(table)) = self.topics.get_mut(moved.topic.index())
-        {
-            table.subscriber_mut(moved).slot = index(slot);
-        }
-        self.leave_topic(gone);
-        true
-    }
-
-    fn unsubscribe_all(&mut self, session: SessionId) {
-        let Some(member) = self.members.get_mut(session as usize) else {
-            return;
-        };
-        for gone in std::mem::take(&mut member.subscriptions) {
-            self.leave_topic(gone);
-        }
-    }
-
-    /// Takes a subscriber out of its topic's list.
-    fn leave_topic(&mut self, gone: Subscription) {
-        let Some(Some(table)) = self.topics.get_mut(gone.topic.index()) else {
-            return;
-        };
-        let at = gone.at as usize;
-        let moved = if gone.joining {
-            table.joining.swap_remove(at);
-            table.joining.get(at).map(|j| j.subscriber)
-        } else {
-            table.live.swap_remove(at);
-            table.live.get(at).copied()
-        };
-        table.entry.subscribers.fetch_sub(1, Ordering::Relaxed);
-        let empty = table.live.is_empty() && table.joining.is_empty();
-        if let Some(moved) = moved {
-            self.members[moved.session as usize].subscriptions[moved.slot as usize].at = gone.at;
-        }
-        if empty && let Some(table) = self.topics[gone.topic.index()].take() {
-            self.todo.unwatched.push(table.entry);
-        }
-    }
-
     // ---- fan-out -------------------------------------------------------------------------------
 
     /// Sends a batch to all subscribers: one write a session.
     pub fn fan_out(&mut self, batch: &Batch, now: Instant) {
+        self.round += 1;
         for (at, frame) in batch.frames.iter().enumerate() {
             let Some(Some(table)) = self.topics.get_mut(frame.topic.index()) else {
                 continue;
@@ -341,33 +209,110 @@ impl<S: Socket> Hub<S> {
                 table.promote(frame.version, &mut self.members);
             }
             if frame.kind != Kind::Gap {
-                self.tally.due += table.live.len() as u64;
+                self.tally.due += (table.live.len() + table.paced.len()) as u64;
             }
             for subscriber in &table.live {
-                let member = &mut self.members[subscriber.session as usize];
-                let note = index(self.notes.len());
-                self.notes.push(Note {
-                    frame: index(at),
-                    next: NONE,
-                });
-                if member.first_note == NONE {
-                    member.first_note = note;
-                    self.noted.push(subscriber.session);
-                } else {
-                    self.notes[member.last_note as usize].next = note;
-                }
-                member.last_note = note;
+                self.notes
+                    .add(&mut self.members, subscriber.session, index(at));
             }
-            if self.notes.len() >= MAX_NOTES {
+            if !table.paced.is_empty() {
+                self.pace(frame, index(at), now);
+            }
+            if self.notes.list.len() >= MAX_NOTES {
                 self.write_noted(&batch.frames, now);
             }
         }
         self.write_noted(&batch.frames, now);
     }
 
+    /// Notes a frame for the subscribers with a `max_rate` whose turn it is.
+    #[cold]
+    fn pace(&mut self, frame: &Frame, at: u32, now: Instant) {
+        let Some(Some(table)) = self.topics.get_mut(frame.topic.index()) else {
+            return;
+        };
+        // Of an earlier batch, so it goes out before all that is noted of this one.
+        let mut earlier = Vec::new();
+        for paced in &mut table.paced {
+            let session = paced.subscriber.session;
+            let decision = paced.pace.offer(frame, self.round, at, now);
+            self.tally.conflated += decision.conflated;
+            match decision.before {
+                Some(waiting) if waiting.round == self.round => {
+                    self.notes.add(&mut self.members, session, waiting.at);
+                }
+                Some(waiting) => earlier.push((session, waiting.frame)),
+                None => {}
+            }
+            if decision.now {
+                self.notes.add(&mut self.members, session, at);
+            }
+            if let Some(due) = decision.due {
+                self.turns.push(Reverse((due, session, frame.topic)));
+            }
+        }
+        for (session, frame) in earlier {
+            self.send_frame(session, &frame, now);
+        }
+    }
+
+    /// When the next update that waits for its turn is due.
+    pub fn next_turn(&self) -> Option<Instant> {
+        self.turns.peek().map(|Reverse((due, _, _))| *due)
+    }
+
+    /// Sends the updates whose turn has come.
+    pub fn take_turns(&mut self, now: Instant) {
+        while let Some(Reverse((due, session, topic))) = self.turns.peek().copied()
+            && due <= now
+        {
+            self.turns.pop();
+            let Some(Some(table)) = self.topics.get_mut(topic.index()) else {
+                continue;
+            };
+            let mut of_session = table.paced.iter_mut();
+            let Some(paced) = of_session.find(|p| p.subscriber.session == session) else {
+                continue;
+            };
+            match paced.pace.take_due(now) {
+                Ok(Some(frame)) => self.send_frame(session, &frame, now),
+                Ok(None) => {}
+                Err(later) => self.turns.push(Reverse((later, session, topic))),
+            }
+        }
+    }
+
+    /// Sends one frame to one session.
+    fn send_frame(&mut self, session: SessionId, frame: &Frame, now: Instant) {
+        let Some(member) = self.members.get_mut(session as usize) else {
+            return;
+        };
+        let bar = u64::from(frame.kind != Kind::Gap);
+        let mut written = 0;
+        if member.lag.is_none() {
+            self.tally.writes += 1;
+            written = match member.socket.try_write(&frame.bytes) {
+                Ok(written) => written,
+                Err(why) if would_block(&why) => 0,
+                Err(_) => {
+                    self.tally.gapped_left += bar;
+                    return self.todo.dead.push(session);
+                }
+            };
+            self.tally.bytes += written as u64;
+        }
+        if written == frame.bytes.len() {
+            self.tally.delivered += bar;
+        } else {
+            self.gathered.wanted.clear();
+            self.gathered.wanted.push(0);
+            self.queue(session, std::slice::from_ref(frame), written, now);
+        }
+    }
+
     /// Writes every session that has notes, once.
     fn write_noted(&mut self, frames: &[Frame], now: Instant) {
-        let mut noted = std::mem::take(&mut self.noted);
+        let mut noted = std::mem::take(&mut self.notes.sessions);
         self.gathered.frames.clear();
         for &session in &noted {
             let member = &mut self.members[session as usize];
@@ -375,7 +320,7 @@ impl<S: Socket> Hub<S> {
             wanted.clear();
             let mut at = member.first_note;
             while at != NONE {
-                let note = self.notes[at as usize];
+                let note = self.notes.list[at as usize];
                 wanted.push(note.frame);
                 at = note.next;
             }
@@ -408,8 +353,8 @@ impl<S: Socket> Hub<S> {
             }
         }
         noted.clear();
-        self.noted = noted;
-        self.notes.clear();
+        self.notes.sessions = noted;
+        self.notes.list.clear();
     }
 
     /// The socket is full: what it did not take of the wanted frames goes to the outbox.
@@ -501,38 +446,6 @@ impl<S: Socket> Hub<S> {
             && let Some(lag) = &mut member.lag
         {
             self.tally.gapped_left += lag.forget_bars();
-        }
-    }
-}
-
-impl TopicTable {
-    fn subscriber_mut(&mut self, of: Subscription) -> &mut Subscriber {
-        let at = of.at as usize;
-        if of.joining {
-            &mut self.joining[at].subscriber
-        } else {
-            &mut self.live[at]
-        }
-    }
-
-    /// Lets those in whose snapshot ends before `version`.
-    #[cold]
-    fn promote<S>(&mut self, version: u64, members: &mut Slab<Member<S>>) {
-        let mut at = 0;
-        while let Some(joining) = self.joining.get(at) {
-            if joining.until >= version {
-                at += 1;
-                continue;
-            }
-            let Subscriber { session, slot } = self.joining.swap_remove(at).subscriber;
-            let subscription = &mut members[session as usize].subscriptions[slot as usize];
-            subscription.joining = false;
-            subscription.at = index(self.live.len());
-            self.live.push(Subscriber { session, slot });
-            if let Some(moved) = self.joining.get(at) {
-                let Subscriber { session, slot } = moved.subscriber;
-                members[session as usize].subscriptions[slot as usize].at = index(at);
-            }
         }
     }
 }
