@@ -16,6 +16,9 @@ use crate::bar::{Bar, Message, Pattern, write_update};
 /// Bars that one request may ask for, topics times `snapshot`: bounds one answer to some 1.3 MB.
 const MAX_SNAPSHOT_BARS: usize = 10_000;
 
+/// Patterns with a `*` that one client may hold: each is looked up whenever a topic opens.
+const MAX_PATTERNS_PER_CLIENT: usize = 64;
+
 /// What a new subscriber is shown first.
 enum First {
     Nothing,
@@ -40,7 +43,7 @@ impl Worker {
         request: Option<String>,
     ) -> Result<(), Refusal> {
         let patterns = self.hold_patterns(id, connection, which, wishes.max_rate);
-        match self.watch_selected(id, which, wishes) {
+        match self.watch_selected(id, connection, which, wishes) {
             Ok(entries) => {
                 self.answer(id, |out| {
                     write_answer(out, Answer::Subscribed, which, request.as_deref());
@@ -74,51 +77,52 @@ impl Worker {
         max_rate: Option<f64>,
     ) -> Vec<Pattern> {
         let mut added = Vec::new();
-        for pattern in which.patterns.iter().filter(|p| p.topic().is_none()) {
+        let holder = Holder {
+            session: id,
+            max_rate,
+        };
+        for &pattern in which.patterns.iter().filter(|p| p.topic().is_none()) {
             let mut held = connection.patterns.borrow_mut();
-            if !held.contains(pattern) {
-                held.push(*pattern);
-                self.patterns.borrow_mut().push(Holder {
-                    pattern: *pattern,
-                    session: id,
-                    max_rate,
-                });
-                self.node.registry.add_pattern(*pattern);
-                added.push(*pattern);
-            } else {
-                let mut holders = self.patterns.borrow_mut();
-                let held = holders
-                    .iter_mut()
-                    .find(|h| h.session == id && h.pattern == *pattern);
-                if let Some(held) = held {
-                    held.max_rate = max_rate;
+            let mut patterns = self.patterns.borrow_mut();
+            let holders = patterns.entry(pattern).or_default();
+            if held.contains(&pattern) {
+                if let Some(old) = holders.iter_mut().find(|h| h.session == id) {
+                    *old = holder;
                 }
+                continue;
             }
+            holders.push(holder);
+            held.push(pattern);
+            added.push(pattern);
+            self.node.registry.add_pattern(pattern);
         }
         added
     }
 
-    fn release_pattern(&self, id: SessionId, connection: &Connection, pattern: Pattern) -> bool {
+    fn release_pattern(&self, id: SessionId, connection: &Connection, pattern: Pattern) {
         let mut held = connection.patterns.borrow_mut();
-        let Some(at) = held.iter().position(|p| *p == pattern) else {
-            return false;
-        };
-        held.swap_remove(at);
-        self.patterns
-            .borrow_mut()
-            .retain(|held| (held.pattern, held.session) != (pattern, id));
-        self.node.registry.remove_pattern(pattern);
-        true
+        if let Some(at) = held.iter().position(|p| *p == pattern) {
+            held.swap_remove(at);
+            self.forget_pattern(id, pattern);
+        }
     }
 
     /// The selected topics, each with one watcher more; or the limit that is in the way.
     fn watch_selected(
         &self,
         id: SessionId,
+        connection: &Connection,
         which: &Selection,
         wishes: Wishes,
     ) -> Result<Vec<Arc<Entry>>, (Limit, String)> {
         let limit = self.node.config.limits.max_topics_per_client;
+        let patterns = connection.patterns.borrow().len();
+        if patterns > MAX_PATTERNS_PER_CLIENT {
+            return Err((
+                Limit::PatternsPerClient,
+                format!("{patterns} patterns with a *, {MAX_PATTERNS_PER_CLIENT} are allowed"),
+            ));
+        }
         let registry = &self.node.registry;
         let mut topics = Vec::new();
         for pattern in &which.patterns {
