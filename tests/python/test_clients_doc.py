@@ -142,7 +142,8 @@ def test_subscribe_with_python(env):
     with process(subscribe, env=env, stdout=subprocess.PIPE, text=True) as child:
         lines_until(child, "history")
         subprocess.run(publish, env=env, check=True, timeout=DEADLINE)
-        assert "'closed': True" in lines_until(child, "150.75")[-1]
+        closes = [re.search(r"'close': ([\d.]+)", lines_until(child, "live")[-1])[1] for _ in range(3)]
+        assert closes == ["150.5", "151.0", "150.75"]
 
 
 def test_subscribe_in_a_browser(env):
