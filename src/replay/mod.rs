@@ -10,6 +10,7 @@ mod progress;
 mod time;
 
 use std::collections::HashMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
@@ -25,8 +26,9 @@ use progress::Progress;
 
 use crate::bar::{Bar, Message, Resolution, Symbol, Topic};
 use crate::bus::{Bus, Publisher, RedisBus};
+use crate::clock::now_us;
 use crate::generator::outlet::Outlet;
-use crate::generator::pack::{Form, now_us};
+use crate::generator::pack::Form;
 use crate::metrics::GeneratorMetrics;
 
 /// Bars of one write, at most: bounds the memory for payloads and what is published again after the
@@ -42,6 +44,15 @@ pub enum Speed {
     Times(f64),
     /// As fast as the bus confirms.
     Max,
+}
+
+impl fmt::Display for Speed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Times(factor) => write!(f, "{factor}x"),
+            Self::Max => f.write_str("max"),
+        }
+    }
 }
 
 impl FromStr for Speed {
@@ -129,7 +140,7 @@ pub async fn run<P: Publisher>(
 ) -> Result<Totals, ReplayError> {
     let files = open(&config)?;
     for file in &files {
-        tracing::info!(topic = %file.topic, file = %file.path.display(), speed = ?config.speed, "replaying");
+        tracing::info!(topic = %file.topic, file = %file.path.display(), speed = %config.speed, "replaying");
     }
     let mut progress = Progress::start(&files);
     let mut merge = Merge::new(files);
@@ -139,15 +150,19 @@ pub async fn run<P: Publisher>(
     let mut pace = Pace::new(config.speed);
     let mut published = 0;
     let mut stopped = !outlet.ready(&stop).await;
+    let mut unread = None;
     while !stopped {
         let mut report = |row: BadRow| progress.bad_row(&row);
-        let chunk = due(&mut merge, &mut pace, &mut report).map_err(ReplayError::Read)?;
-        match chunk {
-            Chunk::End => break,
-            Chunk::Later(at) => {
+        match due(&mut merge, &mut pace, &mut report) {
+            Ok(Chunk::End) => break,
+            Err(why) => {
+                unread = Some(ReplayError::Read(why));
+                break;
+            }
+            Ok(Chunk::Later(at)) => {
                 stopped = stop.run_until_cancelled(sleep_until(at)).await.is_none();
             }
-            Chunk::Bars(bars) => {
+            Ok(Chunk::Bars(bars)) => {
                 let mut messages: Vec<Message> =
                     bars.iter().map(|bar| numbering.message(*bar)).collect();
                 stopped = !outlet.deliver(&mut messages, &stop).await;
@@ -165,7 +180,7 @@ pub async fn run<P: Publisher>(
     };
     let ended = if stopped { "stopped" } else { "ended" };
     tracing::info!(published, bad_rows = totals.bad_rows, elapsed = ?totals.elapsed, "replay {ended}");
-    Ok(totals)
+    unread.map_or(Ok(totals), Err)
 }
 
 fn open(config: &Config) -> Result<Vec<BarFile>, ReplayError> {
