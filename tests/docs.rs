@@ -326,10 +326,10 @@ impl Process {
         if address.is_err() {
             child.kill().unwrap();
         }
-        Self {
-            address: address.expect("the log tells an address in time"),
-            child,
-        }
+        let address = address.expect("the log tells an address in time");
+        let process = Self { child, address };
+        assert_ne!(address.port(), 0, "the log tells the port that 0 became");
+        process
     }
 
     fn get(&self, path: &str) -> (u16, String) {
