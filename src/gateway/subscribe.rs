@@ -12,8 +12,9 @@ use super::registry::Entry;
 use super::session::Connection;
 use super::worker::{Holder, Worker};
 use crate::bar::{Bar, Message, Pattern, write_update};
+use crate::history::History;
 
-/// Bars that one request may ask for, topics times `snapshot`: bounds one answer to some 1.3 MB.
+/// Bars that one request may bring, over all its topics: bounds one answer to some 1.3 MB.
 const MAX_SNAPSHOT_BARS: usize = 10_000;
 
 /// Patterns with a `*` that one client may hold: each is looked up whenever a topic opens.
@@ -27,6 +28,15 @@ enum First {
         gap: Option<(i64, i64)>,
         bars: Vec<Bar>,
     },
+}
+
+/// How many bars of a topic the wishes ask for.
+fn asked_bars(history: &History, wishes: Wishes) -> usize {
+    match (wishes.snapshot, wishes.since) {
+        (Some(count), _) => history.newest(count).count(),
+        (None, Some(since)) => history.since(since).count(),
+        (None, None) => 0,
+    }
 }
 
 impl Worker {
@@ -151,17 +161,17 @@ impl Worker {
                 ),
             ));
         }
-        let most = wishes
-            .snapshot
-            .or(wishes.since.map(|_| 1))
-            .unwrap_or(0)
-            .min(self.node.config.history_bars + 1);
-        if topics.len().saturating_mul(most) > MAX_SNAPSHOT_BARS {
+        let bars: usize = topics
+            .iter()
+            .filter_map(|topic| registry.get(topic))
+            .map(|entry| asked_bars(&entry.lock().history, wishes))
+            .sum();
+        if bars > MAX_SNAPSHOT_BARS {
             let count = topics.len();
             return Err((
                 Limit::SnapshotBars,
                 format!(
-                    "{count} topics with {most} bars each: {MAX_SNAPSHOT_BARS} bars in all are allowed in one request"
+                    "{bars} bars of {count} topics, {MAX_SNAPSHOT_BARS} are allowed in one request"
                 ),
             ));
         }

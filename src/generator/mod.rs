@@ -79,7 +79,7 @@ pub async fn generate(settings: Generate, stop: CancellationToken) -> Result<(),
         let listener = TcpListener::bind(address)
             .await
             .map_err(|why| GenerateError::HealthListen { address, why })?;
-        tracing::info!(%address, "health and metrics");
+        tracing::info!(address = %listener.local_addr().unwrap_or(address), "health and metrics");
         let mut registry = Registry::default();
         metrics.register(&mut registry);
         let served = health::serve(listener, Arc::new(registry), metrics.clone(), stop.clone());

@@ -38,10 +38,10 @@ pub struct Decision {
 }
 
 impl Pace {
-    /// At most `rate` forming updates per second, which must be more than 0.
+    /// At most `rate` forming updates per second. A rate that has no interval is no limit.
     pub fn new(rate: f64, now: Instant) -> Self {
         Self {
-            interval: Duration::from_secs_f64(rate.recip()),
+            interval: Duration::try_from_secs_f64(rate.recip()).unwrap_or_default(),
             next_at: now,
             waiting: None,
         }
