@@ -137,11 +137,7 @@ impl Session {
 
     fn event(&mut self, event: Event<'_>) -> ControlFlow<()> {
         if let Event::Close(close) = event {
-            // Answers the client's close, or ends a handshake that we began.
-            let reason = if close.code.is_some() { "goodbye" } else { "" };
-            self.worker
-                .close(self.id, &self.connection, CloseCode::Normal, reason);
-            self.worker.finish(self.id, &self.connection);
+            self.worker.answer_close(self.id, &self.connection, close);
             return ControlFlow::Break(());
         }
         if self.connection.closing.get().is_some() {

@@ -18,7 +18,7 @@ use super::mailbox::Mailbox;
 use super::node::{Limit, Node};
 use super::registry::Entry;
 use super::session::{self, CLOSE_TIMEOUT, Connection};
-use super::ws::{CloseCode, FrameBuilder, close_frame, ping_frame};
+use super::ws::{Close, CloseCode, FrameBuilder, close_frame, ping_frame};
 use crate::bar::Pattern;
 use crate::clock::now_us;
 
@@ -157,6 +157,33 @@ impl Worker {
         code: CloseCode,
         reason: &str,
     ) {
+        if code != CloseCode::Normal && connection.closing.get().is_none() {
+            tracing::debug!(session = id, code = code.code(), reason, "closing");
+        }
+        self.say_goodbye(id, connection, code, close_frame(code.code(), reason));
+    }
+
+    /// Answers a client's close frame with its own code (RFC 6455, section 5.5.1), unless it is the
+    /// answer to ours; then the connection ends as soon as our part of it is written.
+    pub fn answer_close(self: &Rc<Self>, id: SessionId, connection: &Connection, close: Close) {
+        let (code, reason) = match close.code {
+            Some(code) => (code, "goodbye"),
+            None => (CloseCode::Normal.code(), ""),
+        };
+        // Counted as one code, so that clients cannot fill the metrics with labels.
+        self.say_goodbye(id, connection, CloseCode::Normal, close_frame(code, reason));
+        if self.hub.borrow().lag(id).is_none() {
+            connection.shut(Shutdown::Both);
+        }
+    }
+
+    fn say_goodbye(
+        self: &Rc<Self>,
+        id: SessionId,
+        connection: &Connection,
+        counted: CloseCode,
+        frame: Bytes,
+    ) {
         if connection.closing.get().is_some() {
             return;
         }
@@ -164,23 +191,13 @@ impl Worker {
         connection
             .closing
             .set(Some(self.seconds().saturating_add(timeout)));
-        self.node.metrics.closed(code.code()).inc();
-        if code != CloseCode::Normal {
-            tracing::debug!(session = id, code = code.code(), reason, "closing");
-        }
+        self.node.metrics.closed(counted.code()).inc();
         self.forget_patterns(id, connection);
         let mut hub = self.hub.borrow_mut();
         hub.silence(id);
-        hub.send(id, close_frame(code, reason));
+        hub.send(id, frame);
         if hub.lag(id).is_none() {
             connection.shut(Shutdown::Write);
-        }
-    }
-
-    /// Both sides have said goodbye: ends the connection as soon as our part of it is written.
-    pub fn finish(&self, id: SessionId, connection: &Connection) {
-        if self.hub.borrow().lag(id).is_none() {
-            connection.shut(Shutdown::Both);
         }
     }
 

@@ -2,7 +2,10 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 #![allow(dead_code, reason = "every test file uses its own part")]
 
+pub mod client;
+pub mod gateway;
 pub mod market;
+pub mod process;
 pub mod words;
 
 use std::io::{Read, Write};

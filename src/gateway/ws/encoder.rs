@@ -1,6 +1,6 @@
 use bytes::Bytes;
 
-use super::{CloseCode, FIN, MAX_CONTROL_BYTES, Opcode};
+use super::{FIN, MAX_CONTROL_BYTES, Opcode};
 
 /// Longest header of an unmasked frame: two bytes and a 64-bit length.
 const MAX_HEADER: usize = 10;
@@ -76,9 +76,9 @@ pub fn pong_frame(payload: &[u8]) -> Bytes {
 }
 
 /// A close frame with a reason for people.
-pub fn close_frame(code: CloseCode, reason: &str) -> Bytes {
+pub fn close_frame(code: u16, reason: &str) -> Bytes {
     let mut payload = Vec::with_capacity(2 + reason.len());
-    payload.extend_from_slice(&code.code().to_be_bytes());
+    payload.extend_from_slice(&code.to_be_bytes());
     let mut end = reason.len().min(MAX_CONTROL_BYTES - 2);
     while !reason.is_char_boundary(end) {
         end -= 1;
