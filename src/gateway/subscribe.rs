@@ -127,10 +127,11 @@ impl Worker {
     ) -> Result<Vec<Arc<Entry>>, (Limit, String)> {
         let limit = self.node.config.limits.max_topics_per_client;
         let patterns = connection.patterns.borrow().len();
-        if patterns > MAX_PATTERNS_PER_CLIENT {
+        let patterns_limit = limit.min(MAX_PATTERNS_PER_CLIENT);
+        if patterns > patterns_limit {
             return Err((
                 Limit::PatternsPerClient,
-                format!("{patterns} patterns with a *, {MAX_PATTERNS_PER_CLIENT} are allowed"),
+                format!("that would make {patterns} patterns, {patterns_limit} are allowed"),
             ));
         }
         let registry = &self.node.registry;
