@@ -7,6 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::Shutdown;
 use std::ops::ControlFlow;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -69,6 +70,18 @@ impl Connection {
 }
 
 impl Socket for Rc<Connection> {
+    type Handle<'a> = BorrowedFd<'a>;
+
+    fn handle(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+
+    /// Past the runtime, whose note of whether the socket can be written lies in memory of its own:
+    /// one more place to wait for, in order to learn what the kernel says anyway.
+    fn send(handle: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
+        SockRef::from(&handle).send(bytes)
+    }
+
     fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         self.stream.try_write(bytes)
     }
