@@ -172,6 +172,38 @@ async fn a_redis_absent_at_start_gets_the_backfill_when_it_comes() {
     running.stop().await;
 }
 
+/// Waits until ticks come no more: a tick of this interval does not take a hundredth of that.
+async fn hangs(metrics: &GeneratorMetrics) {
+    let (mut ticks, mut since) = (0, std::time::Instant::now());
+    eventually("a publish that hangs", || {
+        if metrics.ticks.get() != ticks {
+            (ticks, since) = (metrics.ticks.get(), std::time::Instant::now());
+        }
+        ticks > 0 && since.elapsed() > Duration::from_millis(200)
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ticks_that_come_late_are_counted_and_a_hanging_publish_ends_with_stop() {
+    let bus = MemoryBus::default();
+    let subscription = Subscription::start(bus.clone()).await;
+    subscription.collector.shut();
+    let mut config = config(Form::Single);
+    config.interval = Duration::from_millis(1);
+    let running = Running::start(&bus, config);
+    // The bus takes no more; that tick lasts until the sink goes on.
+    let metrics = running.metrics.clone();
+    hangs(&metrics).await;
+    subscription.collector.open();
+    eventually("late ticks", || metrics.ticks_late.get() >= 50).await;
+
+    subscription.collector.shut();
+    hangs(&metrics).await;
+    let metrics = running.stop().await;
+    assert!(metrics.unpublished.get() > 0, "the one that hung");
+}
+
 async fn get(address: std::net::SocketAddr, path: &str) -> String {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();

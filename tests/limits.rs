@@ -168,7 +168,7 @@ fn patterns_of_one_client() {
     client.subscribe("bars:B:*");
     client.subscribe("bars:A:*");
     meets_limit(&mut client, r#"{"symbol":"C","resolution":"*"}"#);
-    assert_eq!(limited(&gateway, "topics_per_client"), 2);
+    assert_eq!(limited(&gateway, "patterns_per_client"), 2);
     for symbol in ["A", "B", "C"] {
         feed.bar(&candle(symbol, 0, 1));
     }
@@ -213,14 +213,21 @@ fn bars_of_one_request() {
         history_bars: 6_000,
         ..config()
     });
-    for symbol in ["A", "B", "C"] {
-        feed.bar(&candle(symbol, 0, 1));
+    for minute in 0..4_000 {
+        for symbol in ["A", "B", "C"] {
+            feed.bar(&candle(symbol, minute, 1));
+        }
     }
-    gateway.received(3);
+    gateway.received(12_000);
     let mut client = gateway.client();
-    let message = meets_limit(&mut client, r#"{"symbol":"*","snapshot":5000}"#);
-    assert!(message.contains("10000"), "{message}");
-    assert_eq!(limited(&gateway, "snapshot_bars"), 1);
+    for wish in [r#""snapshot":5000"#, r#""since":0"#] {
+        let message = meets_limit(&mut client, &format!(r#"{{"symbol":"*",{wish}}}"#));
+        assert!(
+            message.contains("12000 bars") && message.contains("10000"),
+            "{message}"
+        );
+    }
+    assert_eq!(limited(&gateway, "snapshot_bars"), 2);
     assert!(client.until_pong().is_empty());
     client.send(r#"{"type":"bars.subscribe","payload":{"symbol":"*","snapshot":1000}}"#);
     client.text();

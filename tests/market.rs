@@ -95,15 +95,21 @@ proptest! {
     }
 
     #[test]
-    fn backfill_goes_on_live_for_every_count(count in 0_usize..50, now in START..START + 86_400_000 * 40) {
+    fn backfill_goes_on_live_for_every_count(
+        count in 1_usize..50,
+        now in START..START + 86_400_000 * 40,
+        resolutions in prop::sample::subsequence(&Resolution::ALL[..], 1..=16),
+    ) {
         let symbol = symbols(&["A"])[0];
-        let mut market = Market::new(&[symbol], &Resolution::ALL, 3, 1);
+        let mut market = Market::new(&[symbol], &resolutions, 3, 1);
         let mut messages: Vec<Message> = market.backfill(now, count).flatten().collect();
         prop_assert!(messages.iter().all(|m| m.bar.closed));
+        prop_assert_eq!(by_topic(&messages).len(), resolutions.len());
         for (topic, messages) in by_topic(&messages) {
             // All that were asked for, or as many as 400 days hold; none left out.
             let fit = 400 * 86_400_000 / topic.resolution.nominal_ms();
             prop_assert!(messages.len() == count || messages.len() as i64 >= fit - 1, "{} of {topic}", messages.len());
+            prop_assert!(messages[0].bar.time() >= now - 400 * 86_400_000);
             for pair in messages.windows(2) {
                 prop_assert_eq!(topic.resolution.next(pair[0].bar.time()), pair[1].bar.time());
             }
@@ -118,6 +124,9 @@ proptest! {
             check_topic(*topic, messages);
         }
         for (fine, coarse) in [(Resolution::S5, Resolution::M1), (Resolution::M1, Resolution::M5), (Resolution::Day, Resolution::Week)] {
+            if !resolutions.contains(&fine) || !resolutions.contains(&coarse) {
+                continue;
+            }
             let filled = topics[&Topic { symbol, resolution: fine }][0].bar.time();
             agree(&topics, symbol, fine, coarse, filled);
         }
@@ -138,6 +147,14 @@ fn the_seed_and_the_name_alone_make_the_market() {
     for (topic, messages) in &one {
         assert_eq!(messages, &two[topic]);
     }
+    let closes = |name: &str| {
+        let topic = format!("bars:{name}:1").parse::<Topic>().unwrap();
+        let messages = one[&topic].iter();
+        messages
+            .map(|m| m.bar.value(Field::Close))
+            .collect::<Vec<_>>()
+    };
+    assert_ne!(closes("AAPL"), closes("MSFT"));
     let other = run(&["AAPL", "MSFT"], 6);
     assert!(
         one.iter()

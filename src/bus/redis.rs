@@ -7,6 +7,7 @@
 //! with its socket, so reconnecting and resubscribing are done here.
 
 use std::convert::Infallible;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -107,20 +108,32 @@ impl RedisBus {
                 _ = ping.tick() => {
                     // Also when nothing comes: the sink may have something that is due.
                     lock(sink).flush();
-                    // Bounded by the response time-out, and apart from this task, which must go on
+                    // Bounded by its own time-out, and apart from this task, which must go on
                     // flushing meanwhile.
-                    let mut connection = connection.clone();
-                    let signals = Arc::clone(&signals);
-                    tokio::spawn(async move {
-                        if let Err(why) = redis::cmd("PING").query_async::<Value>(&mut connection).await {
-                            tracing::debug!(%why, "ping to Redis failed");
-                            signals.ended.notify_one();
-                        }
-                    });
+                    let (connection, signals) = (connection.clone(), Arc::clone(&signals));
+                    tokio::spawn(ping_once(connection, signals));
                 }
             }
         }
     }
+}
+
+/// Ends the connection when the other side neither answers nor sends anything.
+///
+/// An answer queues behind all pushes, so while the sink is slow, or blocks, it comes late: that is
+/// backpressure, and to cut the connection then would lose what Redis holds for it.
+async fn ping_once(mut connection: MultiplexedConnection, signals: Arc<Signals>) {
+    let before = signals.sink_steps.load(Ordering::Relaxed);
+    let ping = redis::cmd("PING");
+    let answer = ping.query_async::<Value>(&mut connection).await;
+    let Err(why) = answer else { return };
+    let after = signals.sink_steps.load(Ordering::Relaxed);
+    let in_the_sink = after % 2 == 1;
+    if why.is_timeout() && (before != after || in_the_sink) {
+        return;
+    }
+    tracing::debug!(%why, "ping to Redis failed");
+    signals.ended.notify_one();
 }
 
 fn ended() -> RedisError {
@@ -135,6 +148,8 @@ fn ended() -> RedisError {
 struct Signals {
     arrived: Notify,
     ended: Notify,
+    /// +1 when the sink is called and +1 when it returns: odd while a push is in the sink.
+    sink_steps: AtomicU64,
 }
 
 fn lock<S>(sink: &Mutex<S>) -> std::sync::MutexGuard<'_, S> {
@@ -149,7 +164,9 @@ fn on_push<S: Sink>(sink: &Mutex<S>, signals: &Signals, push: PushInfo) {
             if let [_, Value::BulkString(channel), Value::BulkString(payload)] =
                 push.data.as_slice()
             {
+                signals.sink_steps.fetch_add(1, Ordering::Relaxed);
                 lock(sink).message(&String::from_utf8_lossy(channel), payload);
+                signals.sink_steps.fetch_add(1, Ordering::Relaxed);
                 signals.arrived.notify_one();
             }
         }

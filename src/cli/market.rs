@@ -35,10 +35,10 @@ pub struct MarketArgs {
     #[arg(long, env = "BAR_GENERATOR_INTERVAL", default_value = "2.0", value_parser = values::interval)]
     interval: Duration,
     /// Seed of the prices: the same seed gives the same market
-    #[arg(long, env = "BARCAST_GENERATOR_SEED", default_value_t = 1)]
+    #[arg(long, env = "BARCAST_GENERATOR_SEED", default_value = "1", value_parser = values::whole::<u64>, allow_negative_numbers = true)]
     seed: u64,
     /// Closed bars of every topic to publish before the first tick [default: 0; dev: 300]
-    #[arg(long, env = "BARCAST_GENERATOR_BACKFILL")]
+    #[arg(long, env = "BARCAST_GENERATOR_BACKFILL", value_parser = values::whole::<usize>, allow_negative_numbers = true)]
     backfill: Option<usize>,
 }
 

@@ -102,6 +102,11 @@ fn one_line(error: &clap::Error) -> String {
         text(ContextKind::InvalidArg),
         text(ContextKind::InvalidValue),
     ) else {
+        if let (ErrorKind::MissingRequiredArgument, Some(missing)) =
+            (error.kind(), text(ContextKind::InvalidArg))
+        {
+            return format!("{missing} is missing (see --help)");
+        }
         // Unknown flags and the like: clap's first line says it; its usage lines are in --help.
         let rendered = error.render().to_string();
         let line = rendered.lines().next().unwrap_or_default();

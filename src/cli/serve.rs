@@ -20,7 +20,7 @@ pub struct GatewayArgs {
     #[arg(long, env = "BARCAST_MAX_CLIENTS", default_value_t = Limits::default().max_clients, value_parser = values::positive)]
     max_clients: usize,
     /// Clients from one IP address; 0 is no limit, as is right behind a proxy
-    #[arg(long, env = "BARCAST_MAX_CLIENTS_PER_ADDRESS", default_value_t = Limits::default().max_clients_per_address, value_parser = values::whole)]
+    #[arg(long, env = "BARCAST_MAX_CLIENTS_PER_ADDRESS", default_value_t = Limits::default().max_clients_per_address, value_parser = values::whole::<usize>)]
     max_clients_per_address: usize,
     /// Topics that one client gets, patterns expanded
     #[arg(long, env = "BARCAST_MAX_TOPICS_PER_CLIENT", default_value_t = Limits::default().max_topics_per_client, value_parser = values::positive)]
@@ -47,7 +47,7 @@ pub struct GatewayArgs {
     #[arg(long, env = "BARCAST_SLOW_GRACE", default_value = "10", value_parser = values::seconds)]
     slow_grace: Duration,
     /// Closed bars kept in memory for each topic
-    #[arg(long, env = "BARCAST_HISTORY_BARS", default_value_t = Config::default().history_bars, value_parser = values::whole)]
+    #[arg(long, env = "BARCAST_HISTORY_BARS", default_value_t = Config::default().history_bars, value_parser = values::whole::<usize>)]
     history_bars: usize,
     /// Seconds that draining may take after SIGTERM
     #[arg(long, env = "BARCAST_DRAIN_GRACE", default_value = "10", value_parser = values::seconds)]

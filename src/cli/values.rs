@@ -56,6 +56,15 @@ pub fn redis_url(url: &str) -> Result<RedisBus, String> {
     })
 }
 
+/// A whole number from zero.
+///
+/// # Errors
+/// What is allowed.
+pub fn whole<T: std::str::FromStr>(text: &str) -> Result<T, String> {
+    text.parse()
+        .map_err(|_| "allowed: a whole number from 0".to_owned())
+}
+
 /// A whole number of at least one.
 ///
 /// # Errors
@@ -76,15 +85,6 @@ pub fn positive_u32(text: &str) -> Result<u32, String> {
         .ok()
         .filter(|n| *n >= 1)
         .ok_or_else(|| format!("allowed: a whole number from 1 to {}", u32::MAX))
-}
-
-/// A whole number.
-///
-/// # Errors
-/// What is allowed.
-pub fn whole(text: &str) -> Result<usize, String> {
-    text.parse()
-        .map_err(|_| "allowed: a whole number from 0".to_owned())
 }
 
 /// Threads, each with a listener of its own.

@@ -22,7 +22,7 @@ use tokio::task::spawn_local;
 use tokio::time::timeout;
 
 use super::node::{Node, Refused};
-use super::session::{self, Connection};
+use super::session::{Connection, Reading};
 use super::worker::Worker;
 use crate::bar::write_bar;
 use crate::metrics;
@@ -32,6 +32,8 @@ use crate::ui;
 const MAX_HEAD_BYTES: usize = 16 << 10;
 /// Longest life of a connection that stays HTTP: pages and probes open new ones.
 const HTTP_LIFETIME: Duration = Duration::from_secs(120);
+/// Topics listed by one request, some 200 bytes each; `total` tells how many there are.
+const MAX_LISTED_TOPICS: usize = 5_000;
 /// What a page of ours may load: nothing from elsewhere.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; connect-src 'self' ws: wss:";
 const JSON: &str = "application/json";
@@ -39,6 +41,10 @@ const TEXT: &str = "text/plain; charset=utf-8";
 
 /// The server side of one TCP connection, until it ends or becomes a session.
 pub async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr) {
+    let Some(_place) = worker.http_connection() else {
+        tracing::debug!(%peer, "connection refused: too many without a session");
+        return;
+    };
     let handshake_timeout = worker.node.config.limits.handshake_timeout;
     let service = service_fn(move |request| {
         let response = route(&worker, request, peer);
@@ -136,8 +142,9 @@ fn ready(node: &Node) -> Response<Full<Bytes>> {
 fn topics(node: &Node) -> Vec<u8> {
     let mut entries = node.registry.all();
     entries.sort_unstable_by_key(|entry| entry.topic);
-    let mut out = b"{\"topics\":[".to_vec();
-    for (at, entry) in entries.iter().enumerate() {
+    let total = entries.len();
+    let mut out = format!(r#"{{"total":{total},"topics":["#).into_bytes();
+    for (at, entry) in entries.iter().take(MAX_LISTED_TOPICS).enumerate() {
         let topic = entry.topic;
         let subscribers = entry.subscribers.load(Ordering::Relaxed);
         out.extend_from_slice(if at == 0 { b"" } else { b"," });
@@ -259,7 +266,7 @@ fn upgrade(
         let stream = parts.io.into_inner();
         let connection = Connection::new(stream, admission, worker.seconds());
         // A task of its own, so that an idle client costs no more than its session.
-        spawn_local(session::run(worker, Rc::new(connection), parts.read_buf));
+        spawn_local(Reading::new(worker, connection, parts.read_buf));
     });
     response
 }

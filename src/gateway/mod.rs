@@ -31,7 +31,7 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::oneshot;
-use tokio::task::spawn_local;
+use tokio::task::{JoinSet, spawn_local};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -117,36 +117,44 @@ impl Gateway {
         );
         let mut ends = Vec::new();
         for (at, (listener, mailbox)) in self.listeners.into_iter().zip(&mailboxes).enumerate() {
-            let worker = (
-                Arc::clone(&node),
-                listener,
-                Arc::clone(mailbox),
-                stop.clone(),
-            );
+            let worker = (Arc::clone(&node), listener, Arc::clone(mailbox));
+            // However a worker ends, the others must not go on as if nothing had happened.
+            let (stop, fail) = (stop.clone(), stop.clone().drop_guard());
             ends.push(spawn_thread(format!("worker-{at}"), move || {
-                let (node, listener, mailbox, stop) = worker;
-                run_worker(node, listener, mailbox, stop)
+                let (node, listener, mailbox) = worker;
+                let ended = run_worker(node, listener, mailbox, stop);
+                drop(fail);
+                ended
             })?);
         }
         let ingest_end = spawn_thread("ingest".to_owned(), {
-            let stop = ingest_stop.clone();
+            let (ingest_stop, fail) = (ingest_stop.clone(), stop.clone().drop_guard());
             move || {
                 let runtime = Builder::new_current_thread().enable_all().build()?;
-                runtime.block_on(bus.subscribe(ingest, stop));
+                runtime.block_on(bus.subscribe(ingest, ingest_stop));
+                drop(fail);
                 Ok(0)
             }
         })?;
         let mut cut = 0;
+        let mut failed = None;
         for end in ends {
-            cut += end.await.unwrap_or(Ok(0))?;
+            match end.await.unwrap_or_else(|_| Err(panicked())) {
+                Ok(clients) => cut += clients,
+                Err(why) => failed = Some(why),
+            }
         }
         ingest_stop.cancel();
         for mailbox in &mailboxes {
             mailbox.close();
         }
-        ingest_end.await.unwrap_or(Ok(0))?;
-        Ok(Ended { cut })
+        ingest_end.await.unwrap_or_else(|_| Err(panicked()))?;
+        failed.map_or(Ok(Ended { cut }), Err)
     }
+}
+
+fn panicked() -> io::Error {
+    io::Error::other("a thread panicked: its message is above")
 }
 
 fn bind_shared(address: SocketAddr) -> io::Result<TcpListener> {
@@ -188,11 +196,19 @@ fn run_worker(
     runtime.block_on(async move {
         let listener = tokio::net::TcpListener::from_std(listener)?;
         let worker = Rc::new(Worker::new(Arc::clone(&node)));
-        spawn_local(accept(Rc::clone(&worker), listener));
-        spawn_local(worker::deliver(Rc::clone(&worker), Arc::clone(&mailbox)));
-        spawn_local(worker::sweep(Rc::clone(&worker)));
-        spawn_local(worker::pace(Rc::clone(&worker)));
-        stop.cancelled().await;
+        let mut duties = JoinSet::new();
+        duties.spawn_local(accept(Rc::clone(&worker), listener));
+        duties.spawn_local(worker::deliver(Rc::clone(&worker), Arc::clone(&mailbox)));
+        duties.spawn_local(worker::sweep(Rc::clone(&worker)));
+        duties.spawn_local(worker::pace(Rc::clone(&worker)));
+        tokio::select! {
+            () = stop.cancelled() => {}
+            // None of them ends by itself: a worker that lacks one only looks alive.
+            _ = duties.join_next() => {
+                mailbox.close();
+                return Err(panicked());
+            }
+        }
         // Probes are still answered, with 503, and upgrades are refused.
         node.drain();
         worker.close_all();

@@ -1,8 +1,8 @@
 //! What the workers and ingest of one gateway share.
 
 use std::net::IpAddr;
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use dashmap::DashMap;
 use prometheus_client::registry::Registry as MetricsRegistry;
@@ -10,6 +10,7 @@ use prometheus_client::registry::Registry as MetricsRegistry;
 use super::config::Config;
 use super::ingest::{BusState, DROPPED_AT_LIMIT};
 use super::registry::Registry;
+use super::worker::REFUSED_HTTP;
 use super::ws::CloseCode;
 use crate::bar::Malformed;
 use crate::metrics::{self, GAPPED_LEFT, GAPPED_SLOW, GatewayMetrics, GeneratorMetrics};
@@ -43,17 +44,24 @@ pub enum Refused {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Limit {
     TopicsPerClient,
+    PatternsPerClient,
     Topics,
     SnapshotBars,
 }
 
 impl Limit {
-    const ALL: [Self; 3] = [Self::TopicsPerClient, Self::Topics, Self::SnapshotBars];
+    const ALL: [Self; 4] = [
+        Self::TopicsPerClient,
+        Self::PatternsPerClient,
+        Self::Topics,
+        Self::SnapshotBars,
+    ];
 
     /// The label it is counted under.
     pub const fn label(self) -> &'static str {
         match self {
             Self::TopicsPerClient => "topics_per_client",
+            Self::PatternsPerClient => "patterns_per_client",
             Self::Topics => "topics",
             Self::SnapshotBars => "snapshot_bars",
         }
@@ -88,8 +96,12 @@ fn foresee(metrics: &GatewayMetrics) {
     for code in CloseCode::ALL {
         metrics.closed(code.code());
     }
-    for why in Refused::ALL {
-        metrics.refused(why.reason());
+    for reason in Refused::ALL
+        .map(Refused::reason)
+        .into_iter()
+        .chain([REFUSED_HTTP])
+    {
+        metrics.refused(reason);
     }
     for reason in [GAPPED_SLOW, GAPPED_LEFT] {
         metrics.gapped(reason);

@@ -12,8 +12,10 @@ use crate::bar::{Bar, Pattern, Resolution, Topic, write_bar};
 const DEFAULT_RESOLUTION: &str = "1";
 /// Longest `id` echoed, in bytes of its JSON.
 const MAX_ID_BYTES: usize = 64;
+/// Slowest rate that can be asked for, in updates per second: one in a quarter of an hour.
+const MIN_RATE: f64 = 0.001;
 /// Fastest rate that can be asked for, in updates per second: beyond it there is nothing to thin.
-pub const MAX_RATE: f64 = 1_000.0;
+const MAX_RATE: f64 = 1_000.0;
 
 /// A command and the `id` that its answer repeats, as JSON.
 #[derive(Debug, PartialEq)]
@@ -144,10 +146,10 @@ fn selection(payload: &str) -> Result<(Selection, Wishes), String> {
         return Err("either snapshot or since, not both".to_owned());
     }
     if let Some(rate) = payload.max_rate
-        && !(rate > 0.0 && rate <= MAX_RATE)
+        && !(MIN_RATE..=MAX_RATE).contains(&rate)
     {
         return Err(format!(
-            "max_rate {rate}: more than 0 and at most {MAX_RATE} updates per second is allowed"
+            "max_rate {rate}: {MIN_RATE} to {MAX_RATE} updates per second is allowed"
         ));
     }
     let selection = Selection {
@@ -331,6 +333,10 @@ mod tests {
             ),
             (
                 r#"{"type":"bars.subscribe","id":"x","payload":{"symbol":"A","max_rate":0}}"#,
+                "max_rate",
+            ),
+            (
+                r#"{"type":"bars.subscribe","id":"x","payload":{"symbol":"A","max_rate":1e-300}}"#,
                 "max_rate",
             ),
             (

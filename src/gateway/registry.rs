@@ -156,10 +156,9 @@ impl Registry {
             return Err(TopicLimit(self.max_topics));
         }
         self.count.fetch_add(1, Ordering::Relaxed);
-        let matching: u32 = patterns
+        let matching: u32 = Pattern::covering(&topic)
             .iter()
-            .filter(|(pattern, _)| pattern.matches(&topic))
-            .map(|(_, count)| count)
+            .filter_map(|pattern| patterns.get(pattern))
             .sum();
         let id = {
             let mut ids = self.ids();

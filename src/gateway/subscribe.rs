@@ -12,9 +12,13 @@ use super::registry::Entry;
 use super::session::Connection;
 use super::worker::{Holder, Worker};
 use crate::bar::{Bar, Message, Pattern, write_update};
+use crate::history::History;
 
-/// Bars that one request may ask for, topics times `snapshot`: bounds one answer to some 1.3 MB.
+/// Bars that one request may bring, over all its topics: bounds one answer to some 1.3 MB.
 const MAX_SNAPSHOT_BARS: usize = 10_000;
+
+/// Patterns with a `*` that one client may hold: each is looked up whenever a topic opens.
+const MAX_PATTERNS_PER_CLIENT: usize = 64;
 
 /// What a new subscriber is shown first.
 enum First {
@@ -24,6 +28,15 @@ enum First {
         gap: Option<(i64, i64)>,
         bars: Vec<Bar>,
     },
+}
+
+/// How many bars of a topic the wishes ask for.
+fn asked_bars(history: &History, wishes: Wishes) -> usize {
+    match (wishes.snapshot, wishes.since) {
+        (Some(count), _) => history.newest(count).count(),
+        (None, Some(since)) => history.since(since).count(),
+        (None, None) => 0,
+    }
 }
 
 impl Worker {
@@ -40,10 +53,7 @@ impl Worker {
         request: Option<String>,
     ) -> Result<(), Refusal> {
         let patterns = self.hold_patterns(id, connection, which, wishes.max_rate);
-        let selected = self
-            .patterns_fit(connection)
-            .and_then(|()| self.watch_selected(id, which, wishes));
-        match selected {
+        match self.watch_selected(id, connection, which, wishes) {
             Ok(entries) => {
                 self.answer(id, |out| {
                     write_answer(out, Answer::Subscribed, which, request.as_deref());
@@ -77,62 +87,53 @@ impl Worker {
         max_rate: Option<f64>,
     ) -> Vec<Pattern> {
         let mut added = Vec::new();
-        for pattern in which.patterns.iter().filter(|p| p.topic().is_none()) {
+        let holder = Holder {
+            session: id,
+            max_rate,
+        };
+        for &pattern in which.patterns.iter().filter(|p| p.topic().is_none()) {
             let mut held = connection.patterns.borrow_mut();
-            if !held.contains(pattern) {
-                held.push(*pattern);
-                self.patterns.borrow_mut().push(Holder {
-                    pattern: *pattern,
-                    session: id,
-                    max_rate,
-                });
-                self.node.registry.add_pattern(*pattern);
-                added.push(*pattern);
-            } else {
-                let mut holders = self.patterns.borrow_mut();
-                let held = holders
-                    .iter_mut()
-                    .find(|h| h.session == id && h.pattern == *pattern);
-                if let Some(held) = held {
-                    held.max_rate = max_rate;
+            let mut patterns = self.patterns.borrow_mut();
+            let holders = patterns.entry(pattern).or_default();
+            if held.contains(&pattern) {
+                if let Some(old) = holders.iter_mut().find(|h| h.session == id) {
+                    *old = holder;
                 }
+                continue;
             }
+            holders.push(holder);
+            held.push(pattern);
+            added.push(pattern);
+            self.node.registry.add_pattern(pattern);
         }
         added
     }
 
-    fn release_pattern(&self, id: SessionId, connection: &Connection, pattern: Pattern) -> bool {
+    fn release_pattern(&self, id: SessionId, connection: &Connection, pattern: Pattern) {
         let mut held = connection.patterns.borrow_mut();
-        let Some(at) = held.iter().position(|p| *p == pattern) else {
-            return false;
-        };
-        held.swap_remove(at);
-        self.patterns
-            .borrow_mut()
-            .retain(|held| (held.pattern, held.session) != (pattern, id));
-        self.node.registry.remove_pattern(pattern);
-        true
-    }
-
-    /// A pattern takes up room and time also while nothing matches it, so it counts like a topic.
-    fn patterns_fit(&self, connection: &Connection) -> Result<(), (Limit, String)> {
-        let limit = self.node.config.limits.max_topics_per_client;
-        let held = connection.patterns.borrow().len();
-        if held > limit {
-            let message = format!("that would make {held} patterns, {limit} are allowed");
-            return Err((Limit::TopicsPerClient, message));
+        if let Some(at) = held.iter().position(|p| *p == pattern) {
+            held.swap_remove(at);
+            self.forget_pattern(id, pattern);
         }
-        Ok(())
     }
 
     /// The selected topics, each with one watcher more; or the limit that is in the way.
     fn watch_selected(
         &self,
         id: SessionId,
+        connection: &Connection,
         which: &Selection,
         wishes: Wishes,
     ) -> Result<Vec<Arc<Entry>>, (Limit, String)> {
         let limit = self.node.config.limits.max_topics_per_client;
+        let patterns = connection.patterns.borrow().len();
+        let patterns_limit = limit.min(MAX_PATTERNS_PER_CLIENT);
+        if patterns > patterns_limit {
+            return Err((
+                Limit::PatternsPerClient,
+                format!("that would make {patterns} patterns, {patterns_limit} are allowed"),
+            ));
+        }
         let registry = &self.node.registry;
         let mut topics = Vec::new();
         for pattern in &which.patterns {
@@ -161,17 +162,17 @@ impl Worker {
                 ),
             ));
         }
-        let most = wishes
-            .snapshot
-            .or(wishes.since.map(|_| 1))
-            .unwrap_or(0)
-            .min(self.node.config.history_bars + 1);
-        if topics.len().saturating_mul(most) > MAX_SNAPSHOT_BARS {
+        let bars: usize = topics
+            .iter()
+            .filter_map(|topic| registry.get(topic))
+            .map(|entry| asked_bars(&entry.lock().history, wishes))
+            .sum();
+        if bars > MAX_SNAPSHOT_BARS {
             let count = topics.len();
             return Err((
                 Limit::SnapshotBars,
                 format!(
-                    "{count} topics with {most} bars each: {MAX_SNAPSHOT_BARS} bars in all are allowed in one request"
+                    "{bars} bars of {count} topics, {MAX_SNAPSHOT_BARS} are allowed in one request"
                 ),
             ));
         }

@@ -1,6 +1,7 @@
 //! One worker: a thread with its own runtime, listener and clients.
 
-use std::cell::{RefCell, RefMut};
+use std::cell::{Cell, RefCell, RefMut};
+use std::collections::HashMap;
 use std::net::Shutdown;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -24,13 +25,20 @@ use crate::clock::now_us;
 /// One read's size. Shared by all clients of the worker, so it can be generous; a client's message
 /// is at most 4 KiB by default.
 const READ_BYTES: usize = 16 << 10;
+/// Connections of one worker that are not, or not yet, sessions: handshakes, pages, probes. Each
+/// costs some 10 KiB for at most the handshake's time-out.
+const MAX_HTTP_CONNECTIONS: usize = 4_096;
+/// Label of connections refused at that bound.
+pub const REFUSED_HTTP: &str = "http_connections";
 /// How often slow, silent and closing clients are looked for.
 const SWEEP: Duration = Duration::from_secs(1);
 
-/// A session's subscription to a pattern.
+/// Reason of the close frames of a drain.
+const GOING_AWAY: &str = "gateway is going away";
+
+/// A session that is subscribed to a pattern.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Holder {
-    pub pattern: Pattern,
     pub session: SessionId,
     pub max_rate: Option<f64>,
 }
@@ -42,7 +50,9 @@ pub struct Worker {
     pub read_buffer: RefCell<Box<[u8]>>,
     pub(super) hub: RefCell<Hub<Rc<Connection>>>,
     /// Patterns with a `*`, and who holds them.
-    pub(super) patterns: RefCell<Vec<Holder>>,
+    pub(super) patterns: RefCell<HashMap<Pattern, Vec<Holder>>>,
+    /// Connections that are not (yet) sessions.
+    http_connections: Cell<usize>,
     /// Some update began to wait for its turn.
     turns: Notify,
     frames: RefCell<FrameBuilder>,
@@ -58,6 +68,7 @@ impl Worker {
             read_buffer: RefCell::new(vec![0; READ_BYTES].into_boxed_slice()),
             hub: RefCell::new(Hub::new(outbox_bytes)),
             patterns: RefCell::default(),
+            http_connections: Cell::new(0),
             turns: Notify::new(),
             frames: RefCell::default(),
             started: Instant::now(),
@@ -73,9 +84,13 @@ impl Worker {
         self.hub.borrow().socket(id).cloned()
     }
 
-    /// Takes a session in.
-    pub fn join(&self, connection: &Rc<Connection>) -> SessionId {
-        self.hub.borrow_mut().add(Rc::clone(connection))
+    /// Takes a session in; one that comes while this gateway drains is closed at once.
+    pub fn join(self: &Rc<Self>, connection: &Rc<Connection>) -> SessionId {
+        let id = self.hub.borrow_mut().add(Rc::clone(connection));
+        if self.node.is_draining() {
+            self.close(id, connection, CloseCode::GoingAway, GOING_AWAY);
+        }
+        id
     }
 
     /// Forgets a session whose reading ended.
@@ -87,14 +102,31 @@ impl Worker {
     }
 
     pub(super) fn forget_patterns(&self, id: SessionId, connection: &Connection) {
-        let held = connection.patterns.take();
-        if held.is_empty() {
-            return;
+        for pattern in connection.patterns.take() {
+            self.forget_pattern(id, pattern);
         }
-        self.patterns.borrow_mut().retain(|held| held.session != id);
-        for pattern in held {
-            self.node.registry.remove_pattern(pattern);
+    }
+
+    pub(super) fn forget_pattern(&self, id: SessionId, pattern: Pattern) {
+        let mut patterns = self.patterns.borrow_mut();
+        if let Some(holders) = patterns.get_mut(&pattern) {
+            holders.retain(|holder| holder.session != id);
+            if holders.is_empty() {
+                patterns.remove(&pattern);
+            }
         }
+        self.node.registry.remove_pattern(pattern);
+    }
+
+    /// Counts a connection that is no session, until the guard goes; `None` when there are too many.
+    pub fn http_connection(self: &Rc<Self>) -> Option<HttpConnection> {
+        let count = self.http_connections.get();
+        if count >= MAX_HTTP_CONNECTIONS {
+            self.node.metrics.refused(REFUSED_HTTP).inc();
+            return None;
+        }
+        self.http_connections.set(count + 1);
+        Some(HttpConnection(Rc::clone(self)))
     }
 
     /// Sends an answer, a snapshot or a control frame.
@@ -204,8 +236,12 @@ impl Worker {
 
     fn deliver(self: &Rc<Self>, batch: &Batch) {
         for &(id, topic) in &batch.opened {
-            let mut holders = self.patterns.borrow().clone();
-            holders.retain(|holder| holder.pattern.matches(&topic));
+            let holders: Vec<Holder> = {
+                let patterns = self.patterns.borrow();
+                let covering = Pattern::covering(&topic);
+                let lists = covering.iter().filter_map(|p| patterns.get(p));
+                lists.flatten().copied().collect()
+            };
             // The topic just had a bar, so it is there and stays.
             if !holders.is_empty()
                 && let Some(entry) = self.node.registry.get(&topic)
@@ -220,8 +256,8 @@ impl Worker {
         self.hub.borrow_mut().fan_out(batch, now);
         let sent = now_us();
         for frame in &batch.frames {
-            if let Some(ts) = frame.ts
-                && self.hub.borrow().is_watched(frame.topic)
+            if let Some(ts) = frame.head.ts
+                && self.hub.borrow().is_watched(frame.head.topic)
             {
                 #[expect(clippy::cast_precision_loss, reason = "microseconds of lag are small")]
                 let lag = sent.saturating_sub(ts) as f64 / 1e6;
@@ -317,6 +353,16 @@ impl Worker {
     /// How many clients this worker has.
     pub fn clients(&self) -> usize {
         self.hub.borrow().len()
+    }
+}
+
+/// A connection that is no session; gives its place back when dropped.
+pub struct HttpConnection(Rc<Worker>);
+
+impl Drop for HttpConnection {
+    fn drop(&mut self) {
+        let count = &self.0.http_connections;
+        count.set(count.get().saturating_sub(1));
     }
 }
 

@@ -14,7 +14,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::anyhow;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -22,10 +21,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::bar::{Message, Resolution, Symbol};
 use crate::bus::{Bus, Publisher, RedisBus};
+use crate::clock::{now_ms, now_us};
 use crate::metrics::GeneratorMetrics;
 use market::Market;
 use outlet::Outlet;
-use pack::{Form, now_us};
+use pack::Form;
 
 /// How long the first tick waits for the bus, which is usually there within milliseconds: the first
 /// bars should not be lost to the handshake. Afterwards ticks go on without it.
@@ -58,17 +58,28 @@ pub struct Generate {
     pub health_listen: Option<SocketAddr>,
 }
 
+/// Why a generator could not start. One line.
+#[derive(Debug, thiserror::Error)]
+pub enum GenerateError {
+    /// Mostly: the port is taken.
+    #[error("--health-listen (BARCAST_GENERATOR_HEALTH_LISTEN): cannot listen on {address}: {why}")]
+    HealthListen {
+        address: SocketAddr,
+        why: std::io::Error,
+    },
+}
+
 /// Runs `barcast generate` until `stop`.
 ///
 /// # Errors
-/// When the health address cannot be bound; nothing was published then.
-pub async fn generate(settings: Generate, stop: CancellationToken) -> anyhow::Result<()> {
+/// [`GenerateError`]; nothing was published then.
+pub async fn generate(settings: Generate, stop: CancellationToken) -> Result<(), GenerateError> {
     let metrics = GeneratorMetrics::default();
     if let Some(address) = settings.health_listen {
         let listener = TcpListener::bind(address)
             .await
-            .map_err(|why| anyhow!("--health-listen: cannot listen on {address}: {why}"))?;
-        tracing::info!(address = %listener.local_addr()?, "health and metrics");
+            .map_err(|why| GenerateError::HealthListen { address, why })?;
+        tracing::info!(address = %listener.local_addr().unwrap_or(address), "health and metrics");
         let mut registry = Registry::default();
         metrics.register(&mut registry);
         let served = health::serve(listener, Arc::new(registry), metrics.clone(), stop.clone());
@@ -196,10 +207,6 @@ impl LateLog {
 fn list(resolutions: &[Resolution]) -> String {
     let names: Vec<&str> = resolutions.iter().map(|r| r.as_str()).collect();
     names.join(",")
-}
-
-fn now_ms() -> i64 {
-    i64::try_from(now_us() / 1_000).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

@@ -1,12 +1,12 @@
 //! From messages to what goes over the bus: one each, or gathered into batches.
 
 use std::io;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::ValueEnum;
 
 use crate::bar::{BATCH_CHANNEL, BatchEncoder, Message, write_message};
 use crate::bus::Outgoing;
+use crate::clock::now_us;
 
 /// A batch is sent when its JSON has this many bytes. As large as the buffer that a gateway's decoder
 /// keeps, and about 6,000 bars: what more would save is nothing.
@@ -116,12 +116,4 @@ fn batch(payload: Vec<u8>) -> Outgoing {
         channel: BATCH_CHANNEL.to_owned(),
         payload,
     }
-}
-
-/// µs since the epoch, by the system's clock.
-pub fn now_us() -> u64 {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }

@@ -10,6 +10,7 @@ mod progress;
 mod time;
 
 use std::collections::HashMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
@@ -25,8 +26,9 @@ use progress::Progress;
 
 use crate::bar::{Bar, Message, Resolution, Symbol, Topic};
 use crate::bus::{Bus, Publisher, RedisBus};
+use crate::clock::now_us;
 use crate::generator::outlet::Outlet;
-use crate::generator::pack::{Form, now_us};
+use crate::generator::pack::Form;
 use crate::metrics::GeneratorMetrics;
 
 /// Bars of one write, at most: bounds the memory for payloads and what is published again after the
@@ -42,6 +44,15 @@ pub enum Speed {
     Times(f64),
     /// As fast as the bus confirms.
     Max,
+}
+
+impl fmt::Display for Speed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Times(factor) => write!(f, "{factor}x"),
+            Self::Max => f.write_str("max"),
+        }
+    }
 }
 
 impl FromStr for Speed {
@@ -129,7 +140,7 @@ pub async fn run<P: Publisher>(
 ) -> Result<Totals, ReplayError> {
     let files = open(&config)?;
     for file in &files {
-        tracing::info!(topic = %file.topic, file = %file.path.display(), speed = ?config.speed, "replaying");
+        tracing::info!(topic = %file.topic, file = %file.path.display(), speed = %config.speed, "replaying");
     }
     let mut progress = Progress::start(&files);
     let mut merge = Merge::new(files);
