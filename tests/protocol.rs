@@ -321,6 +321,35 @@ fn since_before_what_is_kept_tells_the_gap() {
     assert_eq!(bars["payload"]["bars"].as_array().unwrap().len(), 3);
 }
 
+/// Whoever has the answer is subscribed to all it names: no bar after it is missed, however soon it
+/// comes, also where a long snapshot of another topic is to be sent before.
+#[test]
+fn the_answer_says_that_the_streams_have_begun() {
+    let (gateway, mut feed) = in_process(Config {
+        history_bars: 9_000,
+        ..config()
+    });
+    let long: Vec<_> = (0..9_000).map(|minute| candle("A", minute, 1)).collect();
+    for bars in long.chunks(1_000) {
+        feed.all(bars.iter().map(Candle::outgoing).collect());
+    }
+    gateway.received(9_000);
+    for symbol in ["Z1", "Z2", "Z3", "Z4", "Z5"] {
+        let mut client = gateway.client();
+        let answer = client.ask(&format!(
+            r#"{{"type":"bars.subscribe","payload":{{"topics":["bars:A:1","bars:{symbol}:1"],"snapshot":9000}}}}"#
+        ));
+        assert!(answer.contains("ok"), "{answer}");
+        let bars = [candle(symbol, 0, 1).closed(), candle(symbol, 1, 2)];
+        feed.all(bars.iter().map(Candle::outgoing).collect());
+        assert_eq!(client.text(), snapshot("bars:A:1", &long));
+        assert_eq!(client.text(), snapshot(&bars[0].topic(), &[]));
+        for bar in bars {
+            assert_eq!(client.text(), bar.update());
+        }
+    }
+}
+
 /// Many join while bars stream: whoever joins, whenever, must see every bar from its snapshot's last
 /// one on, none twice and none in the wrong order.
 #[test]

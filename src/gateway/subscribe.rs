@@ -55,11 +55,16 @@ impl Worker {
         let patterns = self.hold_patterns(id, connection, which, wishes.max_rate);
         match self.watch_selected(id, connection, which, wishes) {
             Ok(entries) => {
+                // Joined before the answer goes out: whoever has it gets every bar from there on.
+                let joined: Vec<_> = entries
+                    .into_iter()
+                    .map(|entry| (self.join_topic(id, &entry, wishes), entry))
+                    .collect();
                 self.answer(id, |out| {
                     write_answer(out, Answer::Subscribed, which, request.as_deref());
                 });
-                for entry in entries {
-                    self.join_topic(id, &entry, wishes);
+                for (first, entry) in joined {
+                    self.show(id, &entry, first);
                 }
                 Ok(())
             }
@@ -191,26 +196,29 @@ impl Worker {
         Ok(watched)
     }
 
-    /// Shows a session what is known of a topic and lets it in right behind that: the version read
-    /// under the topic's lock is where the live stream goes on.
-    fn join_topic(&self, id: SessionId, entry: &Arc<Entry>, wishes: Wishes) {
+    /// Lets a session in right behind what it is to be shown first: the version read under the topic's
+    /// lock is where the live stream goes on. Nothing is sent in between, since all is one turn of the
+    /// worker's thread.
+    fn join_topic(&self, id: SessionId, entry: &Arc<Entry>, wishes: Wishes) -> First {
         let (first, version) = self.first(id, entry, wishes);
-        {
-            let mut hub = self.hub();
-            if matches!(first, First::Bars { .. }) {
-                // Asked again: what is on its way to the old subscription is in the snapshot.
-                hub.unsubscribe(id, entry.id);
-            }
-            if hub.is_watched(entry.id) {
-                // The worker counts as one watcher, however many clients it has for the topic.
-                self.node.registry.unwatch(entry);
-            }
-            if hub.is_subscribed(id, entry.id) {
-                hub.set_rate(id, entry.id, wishes.max_rate);
-            } else {
-                hub.subscribe(id, entry, version, wishes.max_rate);
-            }
+        let mut hub = self.hub();
+        if matches!(first, First::Bars { .. }) {
+            // Asked again: what is on its way to the old subscription is in the snapshot.
+            hub.unsubscribe(id, entry.id);
         }
+        if hub.is_watched(entry.id) {
+            // The worker counts as one watcher, however many clients it has for the topic.
+            self.node.registry.unwatch(entry);
+        }
+        if hub.is_subscribed(id, entry.id) {
+            hub.set_rate(id, entry.id, wishes.max_rate);
+        } else {
+            hub.subscribe(id, entry, version, wishes.max_rate);
+        }
+        first
+    }
+
+    fn show(&self, id: SessionId, entry: &Entry, first: First) {
         match first {
             First::Nothing => {}
             First::Current(message) => self.answer(id, |out| write_update(out, &message)),
