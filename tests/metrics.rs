@@ -193,7 +193,7 @@ fn topics_are_listed_with_subscribers_and_last_bar() {
     let (gateway, mut feed) = in_process(config());
     let empty = get(gateway.address, "/api/v1/topics");
     assert_eq!(empty.header("content-type"), Some("application/json"));
-    assert_eq!(empty.body, r#"{"topics":[]}"#);
+    assert_eq!(empty.body, r#"{"total":0,"topics":[]}"#);
     let bar = candle("MSFT", 0, 1).closed();
     feed.bar(&bar);
     gateway.received(1);
@@ -203,7 +203,7 @@ fn topics_are_listed_with_subscribers_and_last_bar() {
     let body = get(gateway.address, "/api/v1/topics").body;
     let listed: serde_json::Value = serde_json::from_str(&body).unwrap();
     let last: serde_json::Value = serde_json::from_str(&bar.json()).unwrap();
-    let expected = json!({"topics": [
+    let expected = json!({"total": 2, "topics": [
         {"topic": "bars:AAPL:D", "symbol": "AAPL", "resolution": "D", "subscribers": 1, "last": null},
         {"topic": "bars:MSFT:1", "symbol": "MSFT", "resolution": "1", "subscribers": 1, "last": last},
     ]});
