@@ -133,6 +133,7 @@ fn a_client_that_stalls_is_told_what_it_missed_and_others_miss_nothing() {
         "the other got all, in order"
     );
 
+    slow.wire.widen();
     let mut seen: HashMap<String, Seen> = HashMap::new();
     let ended = |seen: &HashMap<String, Seen>| {
         seen.len() == SYMBOLS.len() && seen.values().all(|s| s.price == Some(1_000_000))
@@ -198,6 +199,7 @@ fn a_client_that_never_reads_again_is_closed_as_slow() {
     let fast = Fast::start(&gateway, last_of_all());
     let closed = gateway.node.metrics.closed(4503);
     let published = publish_until(&mut feed, &fast, || closed.get() == 2);
+    returning.wire.widen();
     // One reads at last, and finds whole frames and then why it was closed.
     loop {
         let frame = returning.wire.frame().expect("a close frame");

@@ -10,8 +10,9 @@ mod replay;
 mod serve;
 pub mod values;
 
+use clap::builder::Resettable;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub use dev::DevArgs;
 pub use generate::GenerateArgs;
@@ -58,10 +59,30 @@ impl Cli {
 /// Parses the process's arguments. `--help` and `--version` print and end with code 0; a bad value is
 /// one line on stderr and ends with code 2.
 pub fn parse() -> Cli {
-    Cli::try_parse().unwrap_or_else(|error| match error.kind() {
+    let parsed = matches().and_then(|found| Cli::from_arg_matches(&found));
+    parsed.unwrap_or_else(|error| match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => error.exit(),
         _ => fail(&one_line(&error)),
     })
+}
+
+/// The arguments as clap finds them. Without a command the flags of `dev` are also the program's own;
+/// with one, their variables are left alone, or a bad value would count even where the command's flag
+/// overrides it.
+fn matches() -> Result<ArgMatches, clap::Error> {
+    let root = <Cli as CommandFactory>::command();
+    let quiet = root.clone().mut_args(|arg| {
+        let is_setting = !arg.is_global_set();
+        if is_setting {
+            arg.env(Resettable::Reset)
+        } else {
+            arg
+        }
+    });
+    match quiet.try_get_matches() {
+        Ok(found) if found.subcommand().is_some() => Ok(found),
+        _ => root.try_get_matches(),
+    }
 }
 
 /// Says what is wrong with the configuration, in one line, and ends with code 2.

@@ -98,13 +98,19 @@ impl Wire {
         Self::over(TcpStream::connect(address).unwrap())
     }
 
-    /// With a receive buffer as small as the kernel allows.
+    /// With a receive buffer as small as the kernel allows, until [`widen`](Self::widen).
     pub fn connect_narrow(address: SocketAddr) -> Self {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         // Set before connecting, since the window is agreed on then.
         socket.set_recv_buffer_size(1).unwrap();
         socket.connect(&address.into()).unwrap();
         Self::over(socket.into())
+    }
+
+    /// Takes in as others do: through the smallest window TCP trickles some kB a second.
+    pub fn widen(&self) {
+        let socket = socket2::SockRef::from(&self.stream);
+        socket.set_recv_buffer_size(1 << 20).unwrap();
     }
 
     fn over(stream: TcpStream) -> Self {

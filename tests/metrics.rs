@@ -1,0 +1,244 @@
+//! What a gateway tells of itself over HTTP.
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
+mod common;
+
+use std::collections::HashSet;
+
+use common::client::{Wire, get, metric, sample};
+use common::gateway::{candle, config, in_process};
+use serde_json::json;
+
+/// A sample's name, labels and value.
+fn parts(line: &str) -> (&str, &str, f64) {
+    let (name, value) = line.rsplit_once(' ').expect(line);
+    let value = value
+        .parse()
+        .unwrap_or_else(|_| panic!("no number: {line}"));
+    match name.split_once('{') {
+        Some((name, labels)) => (name, labels.strip_suffix('}').expect(line), value),
+        None => (name, "", value),
+    }
+}
+
+fn is_name(name: &str) -> bool {
+    let rest = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    name.starts_with(|c: char| c.is_ascii_alphabetic()) && name.chars().all(rest)
+}
+
+/// Checks the rules of OpenMetrics text that a scraper relies on; tells the names of the families.
+fn check(text: &str) -> Vec<String> {
+    let lines = text.strip_suffix("# EOF\n").expect("ends with # EOF");
+    let mut families: Vec<String> = Vec::new();
+    let mut samples = HashSet::new();
+    let (mut kind, mut helped) = ("", "");
+    for line in lines.lines() {
+        assert_ne!(line, "", "no empty lines");
+        if let Some(help) = line.strip_prefix("# HELP ") {
+            let (name, help) = help.split_once(' ').expect(line);
+            assert!(
+                !families.iter().any(|family| family == name),
+                "{name} comes twice"
+            );
+            assert!(is_name(name) && name.starts_with("barcast_"), "{name}");
+            // The encoder ends it with a point.
+            assert!(
+                help.len() > 5 && help.ends_with('.') && !help.ends_with(".."),
+                "{line}"
+            );
+            families.push(name.to_owned());
+            helped = name;
+        } else if let Some(told) = line.strip_prefix("# TYPE ") {
+            let (name, told) = told.split_once(' ').expect(line);
+            assert_eq!(name, helped, "HELP and TYPE go together");
+            assert!(["counter", "gauge", "histogram"].contains(&told), "{line}");
+            kind = told;
+        } else {
+            assert!(!line.starts_with('#'), "{line}");
+            let (name, labels, value) = parts(line);
+            let suffix = name.strip_prefix(helped).expect(line);
+            let allowed: &[&str] = match kind {
+                "counter" => &["_total"],
+                "gauge" => &[""],
+                _ => &["_bucket", "_sum", "_count"],
+            };
+            assert!(allowed.contains(&suffix), "{line} of a {kind}");
+            assert!(value >= 0.0, "{line}");
+            for label in labels.split(',').filter(|label| !label.is_empty()) {
+                let (key, value) = label.split_once('=').expect(line);
+                assert!(is_name(key) && value.len() > 2, "{line}");
+                assert!(value.starts_with('"') && value.ends_with('"'), "{line}");
+            }
+            assert!(samples.insert((name, labels)), "{line} comes twice");
+        }
+    }
+    families
+}
+
+#[test]
+fn metrics_are_openmetrics_text() {
+    let (gateway, mut feed) = in_process(config());
+    let before = get(gateway.address, "/metrics");
+    assert_eq!(before.status, 200);
+    let kind = before.header("content-type").unwrap();
+    assert!(
+        kind.starts_with("application/openmetrics-text; version=1.0.0"),
+        "{kind}"
+    );
+    let families = check(&before.body);
+    assert!(families.len() >= 19, "{families:?}");
+
+    let mut client = gateway.client();
+    client.subscribe("bars:AAPL:1");
+    feed.bar(&candle("AAPL", 0, 1));
+    client.text();
+    feed.raw("bars:AAPL:1", "no bar");
+    let unwatched = candle("MSFT", 0, 1);
+    feed.bar(&unwatched);
+    gateway.received(2);
+    let after = get(gateway.address, "/metrics").body;
+    // Every label was there from the start, but for topics: a rate has a beginning.
+    assert_eq!(check(&after), families);
+    for (name, value) in [
+        ("barcast_received_bars_total", 2),
+        ("barcast_broadcast_bars_total", 1),
+        ("barcast_due_bars_total", 1),
+        ("barcast_delivered_bars_total", 1),
+        ("barcast_conflated_bars_total", 0),
+        (r#"barcast_gapped_bars_total{reason="slow_client"}"#, 0),
+        (r#"barcast_gapped_bars_total{reason="disconnected"}"#, 0),
+        (r#"barcast_dropped_messages_total{reason="json"}"#, 1),
+        (r#"barcast_closed_clients_total{code="4503"}"#, 0),
+        ("barcast_clients", 1),
+        ("barcast_accepted_clients_total", 1),
+        ("barcast_bus_connected", 1),
+        ("barcast_bus_reconnects_total", 0),
+        ("barcast_topics", 2),
+        (r#"barcast_topic_subscribers{topic="bars:AAPL:1"}"#, 1),
+        (r#"barcast_topic_subscribers{topic="others"}"#, 0),
+    ] {
+        assert_eq!(sample(&after, name), Some(value), "{name}");
+    }
+    let labels = |text: &str| {
+        let lines = text.lines().filter(|line| !line.contains("topic="));
+        lines.filter(|line| !line.starts_with('#')).count()
+    };
+    assert_eq!(labels(&before.body), labels(&after));
+}
+
+#[test]
+fn the_lag_from_publish_to_send_is_a_histogram() {
+    let (gateway, mut feed) = in_process(config());
+    let mut client = gateway.client();
+    client.subscribe("bars:AAPL:1");
+    let bar = candle("AAPL", 0, 1).message();
+    let now = barcast::clock::now_us();
+    let stamped = bar.strip_suffix('}').unwrap();
+    feed.raw(
+        "bars:AAPL:1",
+        format!("{stamped},\"ts\":{}}}", now - 3_000_000),
+    );
+    feed.raw("bars:AAPL:1", bar);
+    client.text();
+    client.text();
+    common::eventually_blocking("observed", || {
+        metric(gateway.address, "barcast_lag_seconds_count") == 1
+    });
+    let text = get(gateway.address, "/metrics").body;
+    assert_eq!(
+        sample(&text, r#"barcast_lag_seconds_bucket{le="2.5"}"#),
+        Some(0)
+    );
+    assert_eq!(
+        sample(&text, r#"barcast_lag_seconds_bucket{le="+Inf"}"#),
+        Some(1)
+    );
+}
+
+/// However many topics there are, the metric has a bounded number of labels.
+#[test]
+fn only_the_most_watched_topics_are_named() {
+    let (gateway, _feed) = in_process(config());
+    let topics = |range: std::ops::Range<u32>| {
+        let names: Vec<_> = range.map(|n| format!("\"bars:T{n}:1\"")).collect();
+        format!(
+            r#"{{"type":"bars.subscribe","payload":{{"topics":[{}]}}}}"#,
+            names.join(",")
+        )
+    };
+    let mut one = gateway.client();
+    one.ask(&topics(0..120));
+    let mut other = gateway.client();
+    other.ask(&topics(110..120));
+    let text = get(gateway.address, "/metrics").body;
+    check(&text);
+    let named = text
+        .lines()
+        .filter(|line| line.contains("topic=\"bars:"))
+        .count();
+    assert_eq!(named, barcast::metrics::MAX_LABELLED_TOPICS);
+    for n in 110..120 {
+        let name = format!(r#"barcast_topic_subscribers{{topic="bars:T{n}:1"}}"#);
+        assert_eq!(sample(&text, &name), Some(2));
+    }
+    assert_eq!(
+        sample(&text, r#"barcast_topic_subscribers{topic="others"}"#),
+        Some(20)
+    );
+    assert_eq!(sample(&text, "barcast_topics"), Some(120));
+}
+
+#[test]
+fn topics_are_listed_with_subscribers_and_last_bar() {
+    let (gateway, mut feed) = in_process(config());
+    let empty = get(gateway.address, "/api/v1/topics");
+    assert_eq!(empty.header("content-type"), Some("application/json"));
+    assert_eq!(empty.body, r#"{"topics":[]}"#);
+    let bar = candle("MSFT", 0, 1).closed();
+    feed.bar(&bar);
+    gateway.received(1);
+    let mut client = gateway.client();
+    client.subscribe("bars:AAPL:D");
+    client.subscribe("bars:MSFT:1");
+    let body = get(gateway.address, "/api/v1/topics").body;
+    let listed: serde_json::Value = serde_json::from_str(&body).unwrap();
+    let last: serde_json::Value = serde_json::from_str(&bar.json()).unwrap();
+    let expected = json!({"topics": [
+        {"topic": "bars:AAPL:D", "symbol": "AAPL", "resolution": "D", "subscribers": 1, "last": null},
+        {"topic": "bars:MSFT:1", "symbol": "MSFT", "resolution": "1", "subscribers": 1, "last": last},
+    ]});
+    assert_eq!(listed, expected);
+}
+
+#[test]
+fn probes_answer() {
+    let (gateway, _feed) = in_process(config());
+    let alive = get(gateway.address, "/healthz");
+    assert_eq!(
+        (alive.status, alive.body.as_str()),
+        (200, r#"{"status":"alive"}"#)
+    );
+    let ready = get(gateway.address, "/readyz");
+    assert_eq!(ready.status, 200);
+    assert_eq!(
+        ready.body,
+        r#"{"ready":true,"bus_connected":true,"draining":false}"#
+    );
+    for path in ["/healthz", "/readyz", "/metrics", "/api/v1/topics"] {
+        let mut wire = Wire::connect(gateway.address);
+        wire.send(format!(
+            "HEAD {path} HTTP/1.1\r\nHost: barcast.test\r\n\r\n"
+        ));
+        assert_eq!(wire.head().status, 200);
+        wire.send(format!(
+            "POST {path} HTTP/1.1\r\nHost: barcast.test\r\nContent-Length: 0\r\n\r\n"
+        ));
+        let answer = wire.answer();
+        assert_eq!(
+            (answer.status, answer.header("allow")),
+            (405, Some("GET, HEAD"))
+        );
+        assert_eq!(answer.header("cache-control"), Some("no-store"));
+        assert_eq!(answer.header("x-content-type-options"), Some("nosniff"));
+    }
+}
