@@ -383,18 +383,17 @@ fn snapshot_and_stream_join_without_a_hole_or_a_step_back() {
             // The kept history no longer reaches back to 0.
             first = client.json();
         }
-        let mut last = match first["type"].as_str().unwrap() {
+        let last = match first["type"].as_str().unwrap() {
             "bars.snapshot" => {
                 let bars = first["payload"]["bars"].as_array().unwrap();
                 price(bars.last().unwrap())
             }
             _ => price(&first["payload"]),
         };
-        for _ in 0..20 {
+        for next in last + 1..=last + 20 {
             let update = client.json();
             assert_eq!(update["type"], "bars.update", "{update}");
-            assert_eq!(price(&update["payload"]), last + 1, "{wish}");
-            last += 1;
+            assert_eq!(price(&update["payload"]), next, "{wish}");
         }
     }
     done.store(true, Ordering::Relaxed);

@@ -183,8 +183,23 @@ impl Wire {
         panic!("the end was expected, {text:?} came");
     }
 
-    /// The next frame; `None` at the end of the connection. What a server may not send fails.
+    /// The next frame that is no ping, which may come at any time; `None` at the end of the connection.
     pub fn frame(&mut self) -> Option<Frame> {
+        let end = Instant::now() + DEADLINE;
+        loop {
+            assert!(
+                Instant::now() < end,
+                "nothing but pings within {DEADLINE:?}"
+            );
+            let frame = self.any_frame();
+            if frame.as_ref().is_none_or(|frame| frame.opcode != PING) {
+                return frame;
+            }
+        }
+    }
+
+    /// The next frame; `None` at the end of the connection. What a server may not send fails.
+    pub fn any_frame(&mut self) -> Option<Frame> {
         loop {
             if let Some((frame, len)) = parse(&self.buffer) {
                 self.buffer.drain(..len);
@@ -275,7 +290,7 @@ impl Client {
                 Instant::now() < end,
                 "nothing but pings within {DEADLINE:?}"
             );
-            let frame = self.wire.frame().expect("the connection ended");
+            let frame = self.wire.any_frame().expect("the connection ended");
             match frame.opcode {
                 TEXT => return String::from_utf8(frame.payload).unwrap(),
                 PING => self.wire.send(super::client::frame(PONG, frame.payload)),

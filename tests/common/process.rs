@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
-use std::thread;
+use std::thread::{self, JoinHandle};
 
 use super::client::{Client, get};
 use super::eventually_blocking;
@@ -34,6 +34,7 @@ pub fn output(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
 pub struct Process {
     child: Child,
     log: Arc<Mutex<String>>,
+    reader: Option<JoinHandle<()>>,
 }
 
 impl Process {
@@ -46,7 +47,7 @@ impl Process {
         let log = Arc::new(Mutex::new(String::new()));
         let (lines, kept) = (child.stderr.take().unwrap(), Arc::clone(&log));
         // A pipe that is not read would stop the process at some point.
-        thread::spawn(move || {
+        let reader = thread::spawn(move || {
             let mut lines = BufReader::new(lines);
             let mut line = Vec::new();
             while lines
@@ -59,7 +60,11 @@ impl Process {
                 line.clear();
             }
         });
-        Self { child, log }
+        Self {
+            child,
+            log,
+            reader: Some(reader),
+        }
     }
 
     /// What it logged so far.
@@ -85,11 +90,15 @@ impl Process {
         assert!(killed.unwrap().success());
     }
 
-    /// Waits for the end and tells the exit code; `None` after a signal.
+    /// Waits for the end, and until all it logged is there, and tells the exit code; `None` after a
+    /// signal.
     pub fn exit_code(&mut self) -> Option<i32> {
         eventually_blocking("the process ends", || {
             self.child.try_wait().unwrap().is_some()
         });
+        if let Some(reader) = self.reader.take() {
+            reader.join().unwrap();
+        }
         self.child.wait().unwrap().code()
     }
 }
