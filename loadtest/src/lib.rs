@@ -11,7 +11,7 @@
 //! | [`market`], [`watchlist`], [`publisher`] | what is published, who watches it, the schedule |
 //! | [`swarm`], [`frame`], [`update`], [`tally`] | the clients: reading, and keeping account of what came |
 //! | [`rig`], [`servers`], [`pins`] | starting and ending what is measured, and where it runs |
-//! | [`process`], [`strace`], [`machine`], [`figures`], [`clock`], [`progress`] | CPU, memory, system calls, where it was measured, how figures are told |
+//! | [`process`], [`occupancy`], [`strace`], [`machine`], [`figures`], [`clock`], [`progress`] | CPU, who used the cores, memory, system calls, where it was measured, how figures are told |
 //!
 //! An experiment is open loop: bars are published when they are planned, whatever the server does, and
 //! latency counts from the planned time. `seq` counts the ticks, so that both sides know without a table
@@ -24,6 +24,7 @@ pub mod floor;
 pub mod frame;
 pub mod machine;
 pub mod market;
+pub mod occupancy;
 pub mod pair;
 pub mod pair_report;
 pub mod pins;

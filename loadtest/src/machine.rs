@@ -64,7 +64,7 @@ impl Machine {
         Self {
             at: now.unwrap_or_default().as_secs(),
             command: format!("loadtest {}", words.join(" ")),
-            cores: std::thread::available_parallelism().map_or(1, usize::from),
+            cores: crate::process::cores(),
             processor: processor(),
             kernel: kernel.map(|text| text.trim().to_owned()),
             rustc: says("rustc", &["--version"]),

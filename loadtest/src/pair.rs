@@ -14,7 +14,8 @@ use crate::clock::Clock;
 use crate::figures::{Latency, Spread, per};
 use crate::machine::Machine;
 use crate::market::Market;
-use crate::pair_report::{PairReport, Pulse, Side};
+use crate::occupancy::{Occupancy, Reading, Watch};
+use crate::pair_report::{PairReport, Pulse, Side, Surroundings};
 use crate::pins::Pins;
 use crate::process::cpu;
 use crate::progress::Progress;
@@ -47,15 +48,15 @@ impl Stage {
         let rig = &mut self.rigs[side];
         let family = rig.process.family();
         let before = cpu(&family)?;
-        let delivered = self.swarm.delivered(side);
+        let delivered = self.swarm.received(side);
         let ticks = rig
             .publisher
             .run(self.ticks, self.rate, self.clock, &self.stop, |_| {})?;
         self.swarm
-            .wait_delivered(side, delivered + ticks * self.per_tick, DRAIN);
+            .wait_received(side, delivered + ticks * self.per_tick, DRAIN);
         let cpu_ns = cpu(&family)?.since(before).total_ns;
         let interval = self.swarm.collect(side)?;
-        let delivered = self.swarm.delivered(side) - delivered;
+        let delivered = self.swarm.received(side) - delivered;
         let pulse = Pulse {
             delivered,
             cpu_ns,
@@ -142,14 +143,13 @@ impl Stage {
     }
 
     fn traced(&mut self, side: usize, ticks: u64) -> Result<SystemCalls> {
-        let (rig, per_tick) = (&mut self.rigs[side], self.per_tick);
+        let size = (ticks, self.per_tick);
         traced_pass(
-            rig,
+            &mut self.rigs[side],
             &self.swarm,
             side,
-            ticks,
+            size,
             self.rate,
-            per_tick,
             self.clock,
         )
     }
@@ -205,7 +205,10 @@ pub fn pair(args: &PairArgs) -> Result<PairReport> {
         per_tick: load.per_tick(),
     };
     let memory = stage.ready(load.clients.into(), before)?;
+    let watch = Watch::of(&stage.rigs, &pins);
+    let start = Reading::take(&watch)?;
     let mut pulses = stage.pulses(args, &mut progress)?;
+    let end = Reading::take(&watch)?;
     let mut sides = Vec::new();
     for side in SIDES {
         let pulses = std::mem::take(&mut pulses[side]);
@@ -220,7 +223,11 @@ pub fn pair(args: &PairArgs) -> Result<PairReport> {
     }
     drop(progress);
     let ended_early = stage.stopped();
-    let gone_why = stage.swarm.reasons();
     let scenario = Scenario::of(load, warmup, ticks * sides[0].pulses.len() as u64);
-    PairReport::of(scenario, ended_early, gone_why, Machine::ask(&pins), sides)
+    let around = Surroundings {
+        occupancy: Occupancy::between(&start, &end, &pins),
+        gone_why: stage.swarm.reasons(),
+        machine: Machine::ask(&pins),
+    };
+    PairReport::of(scenario, ended_early, around, sides)
 }

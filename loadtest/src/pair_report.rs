@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use crate::figures::{Latency, Spread, grouped, ms, per};
 use crate::machine::Machine;
+use crate::occupancy::Occupancy;
 use crate::report::{Memory, Scenario};
 use crate::strace::SystemCalls;
 use crate::tally::Counts;
@@ -51,6 +52,15 @@ pub struct PairReport {
     pub cpu_ratio: Spread,
     /// 99th percentile of the latency of A by that of B, pulse by pulse.
     pub p99_ratio: Spread,
+    #[serde(flatten)]
+    pub around: Surroundings,
+}
+
+/// What surrounded the pulses.
+#[derive(Debug, Clone, Serialize)]
+pub struct Surroundings {
+    /// Of all pulses, the warm-up's too.
+    pub occupancy: Occupancy,
     pub gone_why: Vec<(String, u64)>,
     pub machine: Machine,
 }
@@ -63,8 +73,7 @@ impl PairReport {
     pub fn of(
         scenario: Scenario,
         ended_early: bool,
-        gone_why: Vec<(String, u64)>,
-        machine: Machine,
+        around: Surroundings,
         sides: Vec<Side>,
     ) -> Result<Self> {
         let [a, b]: [Side; 2] = sides.try_into().ok().context("a pair has two sides")?;
@@ -82,8 +91,7 @@ impl PairReport {
             ended_early,
             cpu_ratio: ratio(|pulse| pulse.ns_per_bar),
             p99_ratio: ratio(|pulse| per(pulse.latency_us.p99, 1)),
-            gone_why,
-            machine,
+            around,
             a,
             b,
         })
@@ -128,10 +136,15 @@ impl PairReport {
         for (name, side) in [("A", &self.a), ("B", &self.b)] {
             side.lines(name).into_iter().for_each(&mut line);
         }
-        for (why, n) in &self.gone_why {
+        for (why, n) in &self.around.gone_why {
             line(format!("clients gone: {n} × {why}"));
         }
-        self.machine.lines().into_iter().for_each(&mut line);
+        self.around
+            .occupancy
+            .lines()
+            .into_iter()
+            .for_each(&mut line);
+        self.around.machine.lines().into_iter().for_each(&mut line);
         text
     }
 }

@@ -22,6 +22,15 @@ pub struct Cpu {
 }
 
 impl Cpu {
+    /// Of both together.
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            total_ns: self.total_ns + other.total_ns,
+            user_ns: self.user_ns + other.user_ns,
+            system_ns: self.system_ns + other.system_ns,
+        }
+    }
+
     /// What was used since `before`.
     pub fn since(self, before: Self) -> Self {
         Self {
@@ -104,6 +113,13 @@ pub fn resident(family: &[u32]) -> u64 {
         line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()
     };
     family.iter().filter_map(of).sum::<u64>() * 1024
+}
+
+/// Cores of the machine, whether this process may use them or not; 1 when the kernel does not say.
+pub fn cores() -> usize {
+    let text = fs::read_to_string("/proc/stat").unwrap_or_default();
+    let is_core = |line: &&str| line.starts_with("cpu") && !line.starts_with("cpu ");
+    text.lines().filter(is_core).count().max(1)
 }
 
 /// Time that cores were busy and were there at all, in ticks, since the machine started.

@@ -7,14 +7,12 @@ use serde::Serialize;
 use crate::cli::Load;
 use crate::figures::{Latency, grouped, ms, per};
 use crate::machine::Machine;
+use crate::occupancy::Occupancy;
 use crate::process::Cpu;
 use crate::publisher::{Lateness, Publish};
 use crate::strace::SystemCalls;
 use crate::tally::Counts;
 use crate::watchlist::Shape;
-
-/// From this share of its cores on, the swarm may have been what was measured.
-const SATURATED: f64 = 0.9;
 
 /// What was asked for.
 #[derive(Debug, Clone, Serialize)]
@@ -94,14 +92,13 @@ pub struct CpuFigures {
 }
 
 impl CpuFigures {
-    pub fn of(before: Option<Cpu>, after: Option<Cpu>, delivered: u64) -> Option<Self> {
-        let used = after?.since(before?);
-        Some(Self {
+    pub fn of(used: Cpu, delivered: u64) -> Self {
+        Self {
             used,
             us_per_bar: per(used.total_ns, delivered) / 1_000.0,
             user_us_per_bar: per(used.user_ns, delivered) / 1_000.0,
             system_us_per_bar: per(used.system_ns, delivered) / 1_000.0,
-        })
+        }
     }
 }
 
@@ -121,35 +118,6 @@ impl Memory {
             after_bytes,
             bytes_per_client: per(after_bytes.saturating_sub(before_bytes), clients),
         })
-    }
-}
-
-/// What measuring itself cost.
-#[derive(Debug, Clone, Serialize)]
-pub struct SwarmFigures {
-    /// Cores that clients and publisher kept busy, on average, of so many.
-    pub cores: f64,
-    pub of_cores: usize,
-    /// Busy share of those cores by whatever ran there, Redis too: 0 to 1.
-    pub busy_share: f64,
-    pub us_per_bar: f64,
-    /// The swarm may have been the bottleneck.
-    pub saturated: bool,
-}
-
-impl SwarmFigures {
-    pub fn of(used: Cpu, took: Duration, of_cores: usize, busy: f64, delivered: u64) -> Self {
-        let cores =
-            Duration::from_nanos(used.total_ns).as_secs_f64() / took.as_secs_f64().max(1e-9);
-        #[expect(clippy::cast_precision_loss, reason = "a handful")]
-        let share = cores / of_cores.max(1) as f64;
-        Self {
-            cores,
-            of_cores,
-            busy_share: busy,
-            us_per_bar: per(used.total_ns, delivered) / 1_000.0,
-            saturated: share.max(busy) >= SATURATED,
-        }
     }
 }
 
@@ -209,7 +177,7 @@ pub struct RunReport {
     pub bytes_per_bar: f64,
     pub memory: Option<Memory>,
     pub system_calls: Option<SystemCalls>,
-    pub swarm: SwarmFigures,
+    pub occupancy: Occupancy,
     pub publisher: Lateness,
     pub series: Vec<Second>,
     pub machine: Machine,
@@ -323,21 +291,8 @@ impl RunReport {
         if let Some(calls) = &self.system_calls {
             rows.push(("system calls", calls.line()));
         }
-        rows.push((
-            "swarm",
-            format!(
-                "{:.2} of {} cores, which were {:.0} % busy; {:.3} µs/bar",
-                self.swarm.cores,
-                self.swarm.of_cores,
-                self.swarm.busy_share * 100.0,
-                self.swarm.us_per_bar
-            ),
-        ));
-        if self.swarm.saturated {
-            rows.push((
-                "",
-                "WARNING: the swarm was saturated: latency is its own, too".into(),
-            ));
+        for (nth, line) in self.occupancy.lines().into_iter().enumerate() {
+            rows.push((if nth == 0 { "swarm" } else { "" }, line));
         }
         rows.push((
             "publisher",

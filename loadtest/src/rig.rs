@@ -32,7 +32,7 @@ pub struct Rig {
     pub process: Watched,
     // Ended in this order: the server first, so that it does not complain of a lost Redis.
     _server: Option<Server>,
-    _redis: Option<Redis>,
+    redis: Option<Redis>,
 }
 
 impl Rig {
@@ -56,7 +56,7 @@ impl Rig {
             publisher: Publisher::new(&redis.url(), Arc::clone(market), load.publish)?,
             process: Watched(Some(server.pid())),
             _server: Some(server),
-            _redis: Some(redis),
+            redis: Some(redis),
         })
     }
 
@@ -76,8 +76,13 @@ impl Rig {
             publisher: Publisher::new(redis, Arc::clone(market), args.load.publish)?,
             process: Watched(args.server_pid),
             _server: None,
-            _redis: None,
+            redis: None,
         })
+    }
+
+    /// The process of its Redis, when it was started here.
+    pub fn redis_pid(&self) -> Option<u32> {
+        self.redis.as_ref().map(Redis::pid)
     }
 
     /// What the clients connect to; updates after the first `after` are counted.

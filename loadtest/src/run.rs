@@ -6,18 +6,20 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 
-use crate::cli::RunArgs;
+use crate::cli::{Load, RunArgs};
 use crate::clock::Clock;
 use crate::figures::{Latency, curve, grouped, per};
 use crate::machine::Machine;
+use crate::market::Market;
+use crate::occupancy::{Occupancy, Reading, Watch};
 use crate::pins::Pins;
-use crate::process::{Busy, Cpu, cpu};
+use crate::process::Cpu;
 use crate::progress::Progress;
 use crate::publisher::{Lateness, Publisher};
-use crate::report::{Connect, CpuFigures, Memory, RunReport, Scenario, Second, SwarmFigures};
+use crate::report::{Connect, CpuFigures, Memory, RunReport, Scenario, Second};
 use crate::rig::{Rig, SETTLE, Watched, stop_on_signal};
 use crate::strace::{Strace, SystemCalls};
-use crate::swarm::{Interval, Swarm};
+use crate::swarm::{Interval, Swarm, Target};
 
 /// Nothing more comes after so long without an update: the account is closed.
 pub const DRAIN: Duration = Duration::from_secs(3);
@@ -28,27 +30,7 @@ const POLL: Duration = Duration::from_millis(50);
 /// Time between two points of the series.
 const SECOND: Duration = Duration::from_secs(1);
 
-/// What is read when the warm-up ends, and again at the end.
-#[derive(Clone, Copy)]
-struct Reading {
-    at: Instant,
-    server: Option<Cpu>,
-    swarm: Cpu,
-    busy: Busy,
-}
-
-impl Reading {
-    fn take(process: Watched, pins: &Pins) -> Result<Self> {
-        Ok(Self {
-            at: Instant::now(),
-            server: process.cpu()?,
-            swarm: cpu(&[std::process::id()])?,
-            busy: Busy::read(&pins.swarm)?,
-        })
-    }
-}
-
-/// Runs the experiment, prints the report, writes it where asked to.
+/// Runs the experiment.
 ///
 /// # Errors
 /// When something could not be started or broke off; a report with losses is no error.
@@ -61,40 +43,20 @@ pub fn run(args: &RunArgs) -> Result<RunReport> {
     let stop = stop_on_signal()?;
     pins.swarm.pin()?;
     let clock = Clock::start();
-    let market = Arc::new(load_market(args, clock)?);
     let mut progress = Progress::start();
     progress.phase("starting");
-    let mut rig = if args.spawn {
-        Rig::spawn(&args.server, load, &pins, &market)?
-    } else {
-        Rig::running(args, &market)?
-    };
-
-    let before = rig.process.resident();
+    let (market, mut rig) = set_up(args, &pins, clock)?;
     progress.phase("connecting");
-    let swarm = Swarm::start(
-        vec![rig.target(&market, warmup, !load.no_answer)],
-        load.watchlists().map(|topics| (0, topics)),
-        load.client_threads as usize,
-        clock,
-    )?;
-    let clients = u64::from(load.clients);
-    let connecting = swarm.wait_ready(
-        0,
-        clients,
-        |ready| progress.now(|| format!("{} of {} clients", grouped(ready), grouped(clients))),
-        || stop.load(Ordering::Relaxed),
-    )?;
-    rig.publisher.wait_for_subscriber()?;
-    std::thread::sleep(SETTLE);
-    let memory = Memory::of(before, rig.process.resident(), clients);
+    let target = rig.target(&market, warmup, !load.no_answer);
+    let (swarm, connect, memory) = gather(load, &mut rig, target, clock, &stop, &mut progress)?;
 
     progress.phase("publishing");
+    let watch = Watch::of([&rig], &pins);
     let stage = Stage {
+        watch: &watch,
         process: rig.process,
         publisher: &mut rig.publisher,
         swarm: &swarm,
-        pins: &pins,
         clock,
         stop: &stop,
         warmup,
@@ -103,74 +65,97 @@ pub fn run(args: &RunArgs) -> Result<RunReport> {
     };
     let mut course = measure(stage, &mut progress)?;
     let published = rig.publisher.published();
-    let measured = published.saturating_sub(warmup);
-    let expected = measured * load.per_tick();
     progress.phase("waiting for the last updates");
-    swarm.wait_delivered(0, expected, DRAIN);
-    let server = rig.process.cpu()?;
+    swarm.wait_received(0, published * load.per_tick(), DRAIN);
+    let used = rig.process.cpu()?.zip(course.start.servers);
+    let used = used.map(|(now, before)| now.since(before));
     course.sum.add(&swarm.collect(0)?)?;
     let counts = swarm.settle(0, published)?;
+    let (gone, gone_why) = (swarm.gone(0), swarm.reasons());
     let system_calls = if load.strace && !stop.load(Ordering::Relaxed) {
         progress.phase("counting system calls");
-        let ticks = load.ticks("--strace", STRACE_SECONDS)?;
-        Some(traced_pass(
-            &mut rig,
-            &swarm,
-            0,
-            ticks,
-            load.rate,
-            load.per_tick(),
-            clock,
-        )?)
+        let size = (load.ticks("--strace", STRACE_SECONDS)?, load.per_tick());
+        Some(traced_pass(&mut rig, &swarm, 0, size, load.rate, clock)?)
     } else {
         None
     };
     drop(progress);
-
-    let delivered = counts.delivered;
+    let measured = published.saturating_sub(warmup);
     Ok(RunReport {
         kind: "run",
-        machine: Machine::ask(&pins),
         server: rig.name.clone(),
         started: rig.started.clone(),
         scenario: Scenario::of(load, warmup, measured),
         ended_early: stop.load(Ordering::Relaxed),
-        connect: Connect::of(clients, connecting),
-        expected,
+        connect,
+        expected: measured * load.per_tick(),
         lost_topics: counts.lost_topics(&market),
-        gone: swarm.gone(0),
-        gone_why: swarm.reasons(),
+        gone,
+        gone_why,
         latency_us: Latency::from(&course.sum.latency),
         latency_curve_us: curve(&course.sum.latency),
-        cpu: CpuFigures::of(course.start.server, server, delivered),
-        bytes_per_bar: per(course.sum.bytes, delivered),
+        cpu: used.map(|used| CpuFigures::of(used, counts.delivered)),
+        bytes_per_bar: per(course.sum.bytes, counts.delivered),
         memory,
         system_calls,
-        swarm: SwarmFigures::of(
-            course.end.swarm.since(course.start.swarm),
-            course.end.at - course.start.at,
-            pins.swarm.list().len(),
-            course.end.busy.share_since(course.start.busy),
-            delivered,
-        ),
+        occupancy: Occupancy::between(&course.start, &course.end, &pins),
         publisher: course.lateness,
         series: course.series,
         counts,
+        machine: Machine::ask(&pins),
     })
+}
+
+/// Lets the clients connect and subscribe, and tells what that took.
+fn gather(
+    load: &Load,
+    rig: &mut Rig,
+    target: Target,
+    clock: Clock,
+    stop: &AtomicBool,
+    progress: &mut Progress,
+) -> Result<(Swarm, Connect, Option<Memory>)> {
+    let before = rig.process.resident();
+    let watchlists = load.watchlists().map(|topics| (0, topics));
+    let swarm = Swarm::start(
+        vec![target],
+        watchlists,
+        load.client_threads as usize,
+        clock,
+    )?;
+    let clients = u64::from(load.clients);
+    let took = swarm.wait_ready(
+        0,
+        clients,
+        |ready| progress.now(|| format!("{} of {} clients", grouped(ready), grouped(clients))),
+        || stop.load(Ordering::Relaxed),
+    )?;
+    rig.publisher.wait_for_subscriber()?;
+    std::thread::sleep(SETTLE);
+    let memory = Memory::of(before, rig.process.resident(), clients);
+    Ok((swarm, Connect::of(clients, took), memory))
 }
 
 /// The server's share of the cores when none is asked for: half of them.
 fn half() -> usize {
-    std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1))
+    (crate::process::cores() / 2).max(1)
 }
 
-fn load_market(args: &RunArgs, clock: Clock) -> Result<crate::market::Market> {
+/// What is published, and the server under test.
+fn set_up(args: &RunArgs, pins: &Pins, clock: Clock) -> Result<(Arc<Market>, Rig)> {
     let mut load = args.load.clone();
     let epoch = clock.now_us();
-    if args.url.is_some() && load.prefix.is_none() {
+    if !args.spawn && load.prefix.is_none() {
+        // A server that runs already may hold bars of the last run.
         load.prefix = Some(format!("T{:x}-", epoch / 1_000));
     }
-    load.market(epoch)
+    let market = Arc::new(load.market(epoch)?);
+    let rig = if args.spawn {
+        Rig::spawn(&args.server, &load, pins, &market)?
+    } else {
+        Rig::running(args, &market)?
+    };
+    Ok((market, rig))
 }
 
 /// What was seen while it ran.
@@ -185,10 +170,10 @@ struct Course {
 
 /// Everything that takes part while it runs.
 struct Stage<'a> {
+    watch: &'a Watch,
     process: Watched,
     publisher: &'a mut Publisher,
     swarm: &'a Swarm,
-    pins: &'a Pins,
     clock: Clock,
     stop: &'a AtomicBool,
     /// Ticks of the warm-up, and of all.
@@ -200,10 +185,10 @@ struct Stage<'a> {
 /// Publishes in a thread of its own, and looks once a second what comes of it.
 fn measure(stage: Stage<'_>, progress: &mut Progress) -> Result<Course> {
     let Stage {
+        watch,
         process,
         publisher,
         swarm,
-        pins,
         clock,
         stop,
         warmup,
@@ -217,10 +202,10 @@ fn measure(stage: Stage<'_>, progress: &mut Progress) -> Result<Course> {
             let mut start = None;
             publisher.run(ticks, rate, clock, stop, |tick| {
                 if tick == warmup {
-                    start = Some(Reading::take(process, pins));
+                    start = Some(Reading::take(watch));
                 }
             })?;
-            let end = Reading::take(process, pins)?;
+            let end = Reading::take(watch)?;
             anyhow::Ok((start.transpose()?.unwrap_or(end), end, publisher.lateness))
         });
         while !publishing.is_finished() {
@@ -288,7 +273,7 @@ fn nanos(ns: u64) -> f64 {
     Duration::from_nanos(ns).as_secs_f64()
 }
 
-/// Publishes `ticks` ticks while strace counts the server's system calls.
+/// Publishes `ticks` ticks, of `per_tick` updates to all clients each, while strace counts the server's system calls.
 ///
 /// # Errors
 /// When strace cannot attach or Redis is lost.
@@ -296,16 +281,15 @@ pub fn traced_pass(
     rig: &mut Rig,
     swarm: &Swarm,
     target: usize,
-    ticks: u64,
+    (ticks, per_tick): (u64, u64),
     rate: f64,
-    per_tick: u64,
     clock: Clock,
 ) -> Result<SystemCalls> {
     let strace = Strace::attach(&rig.process.family())?;
-    let before = swarm.delivered(target);
+    let before = swarm.received(target);
     let ticks = rig
         .publisher
         .run(ticks, rate, clock, &AtomicBool::new(false), |_| {})?;
-    swarm.wait_delivered(target, before + ticks * per_tick, DRAIN);
-    strace.finish(swarm.delivered(target) - before)
+    swarm.wait_received(target, before + ticks * per_tick, DRAIN);
+    strace.finish(swarm.received(target) - before)
 }

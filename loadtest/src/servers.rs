@@ -157,7 +157,7 @@ fn free_port() -> Result<u16> {
 #[derive(Debug)]
 pub struct Redis {
     port: u16,
-    _process: Process,
+    process: Process,
 }
 
 impl Redis {
@@ -172,10 +172,12 @@ impl Redis {
             Process::start(command, true).context("redis-server has to be installed")?;
         let redis = format!("redis://127.0.0.1:{port}");
         process.wait_for("redis-server", || crate::publisher::connect(&redis).is_ok())?;
-        Ok(Self {
-            port,
-            _process: process,
-        })
+        Ok(Self { port, process })
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.process.child.id()
     }
 
     pub fn url(&self) -> String {

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::Serialize;
@@ -56,6 +56,10 @@ impl Strace {
     /// # Errors
     /// When there is no strace, or it may not.
     pub fn attach(family: &[u32]) -> Result<Self> {
+        ensure!(
+            !family.is_empty(),
+            "--strace needs to know the server's process: --server-pid"
+        );
         let dir = tempfile::tempdir()?;
         let out = dir.path().join("counts");
         let mut command = Command::new("strace");

@@ -75,6 +75,16 @@ impl Counts {
     }
 }
 
+/// How an update was booked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Booked {
+    Delivered,
+    /// New, but of the warm-up.
+    WarmUp,
+    /// Not newer than what came before, or not subscribed to.
+    Not,
+}
+
 /// Closed bars among the updates `from..=to` of the subscription `slot` did not come.
 #[derive(Debug, Clone, Copy)]
 struct Hole {
@@ -118,7 +128,7 @@ impl Ledger {
         &self.topics
     }
 
-    /// Books an update and says whether it counts as delivered. Updates up to `after`, the last of the
+    /// Books an update and says how. Updates up to `after`, the last of the
     /// warm-up, are remembered and not counted. A topic that was not subscribed to is out of order.
     #[inline]
     pub fn update(
@@ -128,10 +138,10 @@ impl Ledger {
         after: u64,
         market: &Market,
         counts: &mut Counts,
-    ) -> bool {
+    ) -> Booked {
         let Ok(slot) = self.topics.binary_search(&topic) else {
             counts.out_of_order += 1;
-            return false;
+            return Booked::Not;
         };
         let last = self.last[slot];
         if seq <= last {
@@ -140,18 +150,18 @@ impl Ledger {
                 _ if seq == last => counts.duplicates += 1,
                 _ => counts.out_of_order += 1,
             }
-            return false;
+            return Booked::Not;
         }
         self.last[slot] = seq;
         if seq <= after {
-            return false;
+            return Booked::WarmUp;
         }
         let from = last.max(after) + 1;
         if from < seq {
             self.hole(slot, from, seq - 1, market, counts);
         }
         counts.delivered += 1;
-        true
+        Booked::Delivered
     }
 
     #[cold]
@@ -217,7 +227,8 @@ mod tests {
         let mut counts = Counts::default();
         let mut whole = 0;
         for seq in 1..=published {
-            whole += u64::from(ledger.update(3, seq, after, &market, &mut counts));
+            let booked = ledger.update(3, seq, after, &market, &mut counts);
+            whole += u64::from(booked == Booked::Delivered);
         }
         for seq in seqs {
             ledger.update(5, *seq, after, &market, &mut counts);
@@ -304,7 +315,10 @@ mod tests {
         ledger.settle(6, 0, &market, &mut counts);
         assert_eq!(counts.lost, 6);
         let mut later = Counts::default();
-        assert!(ledger.update(0, 7, 0, &market, &mut later));
+        assert_eq!(
+            ledger.update(0, 7, 0, &market, &mut later),
+            Booked::Delivered
+        );
         ledger.settle(7, 0, &market, &mut later);
         assert_eq!(later.delivered, 1);
         assert!(later.is_clean());
@@ -314,7 +328,8 @@ mod tests {
     fn a_topic_of_another_client_is_out_of_order() {
         let market = Market::new("T", 9, BAR_TICKS, 1).unwrap();
         let mut counts = Counts::default();
-        assert!(!Ledger::new(vec![3]).update(4, 1, 0, &market, &mut counts));
+        let booked = Ledger::new(vec![3]).update(4, 1, 0, &market, &mut counts);
+        assert_eq!(booked, Booked::Not);
         assert_eq!(counts.out_of_order, 1);
     }
 }

@@ -93,8 +93,8 @@ pub struct Live {
     pub ready: AtomicU64,
     /// Clients that could not connect or were disconnected.
     pub gone: AtomicU64,
-    /// Updates after the warm-up, each once.
-    pub delivered: AtomicU64,
+    /// Updates, each once, those of the warm-up too.
+    pub received: AtomicU64,
 }
 
 struct Worker {
@@ -155,9 +155,9 @@ impl Swarm {
         self.sum(target, |live| &live.gone)
     }
 
-    /// Updates of a target after the warm-up so far.
-    pub fn delivered(&self, target: usize) -> u64 {
-        self.sum(target, |live| &live.delivered)
+    /// Updates of a target so far, each once, those of the warm-up too.
+    pub fn received(&self, target: usize) -> u64 {
+        self.sum(target, |live| &live.received)
     }
 
     /// Why clients went, with how many.
@@ -202,14 +202,14 @@ impl Swarm {
 
     /// Waits until `expected` updates of a target came, or none did for `patience`. Says whether all
     /// came.
-    pub fn wait_delivered(&self, target: usize, expected: u64, patience: Duration) -> bool {
-        let (mut before, mut moved) = (self.delivered(target), Instant::now());
+    pub fn wait_received(&self, target: usize, expected: u64, patience: Duration) -> bool {
+        let (mut before, mut moved) = (self.received(target), Instant::now());
         while before < expected {
             if moved.elapsed() > patience {
                 return false;
             }
             std::thread::sleep(POLL);
-            let now = self.delivered(target);
+            let now = self.received(target);
             if now > before {
                 (before, moved) = (now, Instant::now());
             }

@@ -12,7 +12,7 @@ use super::client::{Client, State};
 use super::{Command, Interval, Live, Reasons, Target};
 use crate::clock::Clock;
 use crate::frame::{self, CLOSE, PING, PONG, TEXT};
-use crate::tally::Counts;
+use crate::tally::{Booked, Counts};
 use crate::update::{Gap, Kind, Update, kind};
 
 /// The token of the waker.
@@ -38,7 +38,7 @@ struct Book {
     interval: Interval,
     ready: u64,
     gone: u64,
-    delivered: u64,
+    received: u64,
 }
 
 struct Room {
@@ -106,7 +106,7 @@ impl Room {
             let store = |cell: &AtomicU64, value| cell.store(value, Ordering::Relaxed);
             store(&live.ready, book.ready);
             store(&live.gone, book.gone);
-            store(&live.delivered, book.delivered);
+            store(&live.received, book.received);
         }
     }
 
@@ -279,13 +279,14 @@ impl Room {
             return;
         };
         let market = &target.market;
-        if !client
+        let counts = &mut book.counts;
+        let booked = client
             .ledger
-            .update(topic, update.seq, target.after, market, &mut book.counts)
-        {
+            .update(topic, update.seq, target.after, market, counts);
+        book.received += u64::from(booked != Booked::Not);
+        if booked != Booked::Delivered {
             return;
         }
-        book.delivered += 1;
         book.interval.bytes += bytes as u64;
         let latency = now.saturating_sub(update.ts);
         book.interval.latency.saturating_record(latency);
