@@ -10,7 +10,8 @@ use loadtest::market::Market;
 use loadtest::publisher::connect;
 use loadtest::servers::{Redis, is_ready};
 use support::{Floor, PATIENCE, until};
-use tungstenite::{Message as Frame, WebSocket};
+use tungstenite::error::ProtocolError::ResetWithoutClosingHandshake;
+use tungstenite::{Error, Message as Frame, WebSocket};
 
 fn client(floor: &Floor, subscribe: &str) -> WebSocket<TcpStream> {
     let stream = TcpStream::connect(floor.addr).unwrap();
@@ -94,7 +95,7 @@ fn a_client_that_does_not_read_is_closed_and_counted() {
     let redis = Redis::start().unwrap();
     let mut floor = Floor::start(&redis.url(), "gather");
     let subscribe = r#"{"type":"bars.subscribe","payload":{"topics":["bars:T000000:1S"]}}"#;
-    let (_silent, mut reading) = (client(&floor, subscribe), client(&floor, subscribe));
+    let (mut silent, mut reading) = (client(&floor, subscribe), client(&floor, subscribe));
     let market = Market::new("T", 1, 5, 1).unwrap();
     let mut connection = connect(&redis.url()).unwrap();
     let said = std::thread::scope(|scope| {
@@ -117,4 +118,14 @@ fn a_client_that_does_not_read_is_closed_and_counted() {
         said.join().unwrap()
     });
     assert_eq!(said.trim(), "a client's socket was full: closed (1 so far)");
+    let end = loop {
+        if let Err(why) = silent.read() {
+            break why;
+        }
+    };
+    // The end of the connection, and not of our patience.
+    assert!(
+        matches!(end, Error::Protocol(ResetWithoutClosingHandshake)),
+        "{end:?}"
+    );
 }

@@ -16,6 +16,8 @@ use tungstenite::{Message as Frame, WebSocket};
 
 /// Every fourth update closes a bar.
 const BAR_TICKS: u64 = 4;
+/// Longest wait for anything.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 fn market() -> Arc<Market> {
     Arc::new(Market::new("T", 3, BAR_TICKS, 1).unwrap())
@@ -66,10 +68,11 @@ fn serve(bytes: &[u8], piece: usize, received: u64) -> (Swarm, WebSocket<TcpStre
     swarm.wait_ready(0, 1, |_| {}, || false).unwrap();
     let stream = server.get_mut();
     stream.set_nodelay(true).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
     for piece in bytes.chunks(piece) {
         stream.write_all(piece).unwrap();
     }
-    assert!(swarm.wait_received(0, received, Duration::from_secs(20)));
+    assert!(swarm.wait_received(0, received, PATIENCE));
     (swarm, server)
 }
 
