@@ -1,4 +1,25 @@
+//! barcast: OHLCV bars from any number of producers, through Redis Pub/Sub, to very many WebSocket
+//! clients.
+//!
+//! The story of a bar: a [`generator`] (or [`replay`], or anybody with a Redis client) publishes it
+//! on the [`bus`]; a [`gateway`] takes it in, keeps it in its [`history`], encodes one WebSocket frame
+//! and writes that frame to every client that subscribed. All speak the words of [`bar`].
+//!
+//! Modules import one way: `main` and [`cli`] → edges (`bus`, `generator`, `replay`, the gateway's
+//! `http` and `session`) → core (the gateway's `hub`, `lag` and `outbox`, and `history`) → words
+//! (`bar`). The core and the words know no hyper, no redis and no socket.
+//!
+//! [`run`] holds the entry points that `main` and the tests call.
+
 pub mod bar;
 pub mod bus;
 pub mod cli;
+pub mod clock;
+pub mod gateway;
+pub mod generator;
+pub mod history;
+pub mod limited;
 pub mod metrics;
+pub mod replay;
+pub mod run;
+pub mod ui;

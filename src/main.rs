@@ -1,10 +1,80 @@
 //! Parses, starts what was asked for, waits for a signal; nothing else.
 
-use barcast::cli;
+use std::process::ExitCode;
 
-fn main() -> anyhow::Result<()> {
+use barcast::cli::{self, Command};
+use barcast::replay::ReplayError;
+use barcast::{generator, replay, run};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// What a shell reports for a process that SIGINT ended: 128 + 2.
+const INTERRUPTED: i32 = 130;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
     let cli = cli::parse();
     cli.logs.start();
-    let _ = cli.command();
-    Ok(())
+    let stop = CancellationToken::new();
+    let ended = match signals() {
+        Ok(signals) => {
+            tokio::spawn(cancel_on_signal(signals, stop.clone()));
+            command(cli.command(), stop).await
+        }
+        Err(why) => Err(why.into()),
+    };
+    ended.unwrap_or_else(|why| {
+        eprintln!("error: {why:#}");
+        ExitCode::FAILURE
+    })
+}
+
+async fn command(command: Command, stop: CancellationToken) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Dev(args) => {
+            let (config, market) = args.validate().unwrap_or_else(|why| cli::fail(&why));
+            run::dev(config, market, stop).await?;
+        }
+        Command::Serve(args) => {
+            let (config, bus) = args.validate().unwrap_or_else(|why| cli::fail(&why));
+            run::serve(config, bus, stop).await?;
+        }
+        Command::Generate(args) => {
+            let settings = args.validate().unwrap_or_else(|why| cli::fail(&why));
+            generator::generate(settings, stop).await?;
+        }
+        Command::Replay(args) => {
+            let settings = args.validate().unwrap_or_else(|why| cli::fail(&why));
+            return match replay::replay(settings, stop).await {
+                Ok(totals) => Ok(totals.exit_code()),
+                Err(ReplayError::Files(why)) => cli::fail(&why),
+                Err(why) => Err(why.into()),
+            };
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn signals() -> std::io::Result<[Signal; 2]> {
+    Ok([
+        signal(SignalKind::interrupt())?,
+        signal(SignalKind::terminate())?,
+    ])
+}
+
+/// The first signal stops in good order, the second at once.
+async fn cancel_on_signal([mut interrupt, mut terminate]: [Signal; 2], stop: CancellationToken) {
+    for first in [true, false] {
+        let name = tokio::select! {
+            _ = interrupt.recv() => "SIGINT",
+            _ = terminate.recv() => "SIGTERM",
+        };
+        if first {
+            tracing::info!(signal = name, "stopping; a second signal ends at once");
+            stop.cancel();
+        } else {
+            tracing::warn!(signal = name, "ending at once");
+            std::process::exit(INTERRUPTED);
+        }
+    }
 }

@@ -2,9 +2,14 @@
 
 use std::sync::atomic::AtomicU64;
 
+use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 /// What `/metrics` answers with: OpenMetrics text, which Prometheus reads.
@@ -25,7 +30,7 @@ pub struct GeneratorMetrics {
     pub unpublished: Counter,
     pub ticks: Counter,
     pub ticks_late: Counter,
-    pub redis_connected: Gauge,
+    pub bus_connected: Gauge,
     pub publish_seconds: Gauge<f64, AtomicU64>,
 }
 
@@ -39,7 +44,7 @@ impl GeneratorMetrics {
         );
         registry.register(
             "barcast_unpublished_bars",
-            "Bars that could not be published because the bus was lost",
+            "Bars whose publish was not confirmed, mostly because the bus was lost",
             self.unpublished.clone(),
         );
         registry.register("barcast_ticks", "Ticks generated", self.ticks.clone());
@@ -49,14 +54,289 @@ impl GeneratorMetrics {
             self.ticks_late.clone(),
         );
         registry.register(
-            "barcast_bus_connected",
+            "barcast_publisher_connected",
             "1 while the publisher's connection stands",
-            self.redis_connected.clone(),
+            self.bus_connected.clone(),
         );
         registry.register(
             "barcast_publish_seconds",
             "How long the last tick's publish took until it was confirmed",
             self.publish_seconds.clone(),
         );
+    }
+}
+
+type Labelled = Family<[(&'static str, String); 1], Counter>;
+
+/// From publish to send, in seconds: a loopback's tenth of a millisecond to a stuck ten seconds.
+const LAG_BUCKETS: [f64; 16] = [
+    0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+    5.0, 10.0,
+];
+
+/// Labels of [`GatewayMetrics::gapped`]: the outbox's bound was reached; the client left first.
+pub const GAPPED_SLOW: &str = "slow_client";
+pub const GAPPED_LEFT: &str = "disconnected";
+
+/// What became of deliveries since the last call, counted by one worker without atomics.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Tally {
+    /// Bars times subscribers.
+    pub due: u64,
+    /// The kernel has the whole frame.
+    pub delivered: u64,
+    /// Replaced by a newer update of the same bar before they could be sent.
+    pub conflated: u64,
+    /// Lost at the outbox's bound; the client is told.
+    pub gapped_slow: u64,
+    /// Still waiting when their client left.
+    pub gapped_left: u64,
+    /// Bytes that the kernel took.
+    pub bytes: u64,
+    /// Writes that sockets were asked for.
+    pub writes: u64,
+    /// Times a socket was full.
+    pub full: u64,
+}
+
+/// What a gateway counts. Clones count together.
+///
+/// A bar that is due to `n` subscribers counts `n` times in `due`, and
+/// `due = delivered + conflated + gapped + pending`; a bar that nobody watched is in `received` but
+/// not in `broadcast`.
+#[derive(Debug, Clone)]
+pub struct GatewayMetrics {
+    pub received: Counter,
+    pub broadcast: Counter,
+    pub due: Counter,
+    pub delivered: Counter,
+    pub conflated: Counter,
+    gapped: Labelled,
+    pub gaps_upstream: Counter,
+    dropped: Labelled,
+    pub clients: Gauge,
+    pub accepted: Counter,
+    refused: Labelled,
+    limited: Labelled,
+    closed: Labelled,
+    pub bus_connected: Gauge,
+    pub bus_reconnects: Counter,
+    pub sent_bytes: Counter,
+    pub writes: Counter,
+    pub full: Counter,
+    pub lag: Histogram,
+}
+
+impl Default for GatewayMetrics {
+    fn default() -> Self {
+        Self {
+            received: Counter::default(),
+            broadcast: Counter::default(),
+            due: Counter::default(),
+            delivered: Counter::default(),
+            conflated: Counter::default(),
+            gapped: Labelled::default(),
+            gaps_upstream: Counter::default(),
+            dropped: Labelled::default(),
+            clients: Gauge::default(),
+            accepted: Counter::default(),
+            refused: Labelled::default(),
+            limited: Labelled::default(),
+            closed: Labelled::default(),
+            bus_connected: Gauge::default(),
+            bus_reconnects: Counter::default(),
+            sent_bytes: Counter::default(),
+            writes: Counter::default(),
+            full: Counter::default(),
+            lag: Histogram::new(LAG_BUCKETS),
+        }
+    }
+}
+
+fn labelled(family: &Labelled, label: &'static str, value: &str) -> Counter {
+    family.get_or_create(&[(label, value.to_owned())]).clone()
+}
+
+impl GatewayMetrics {
+    /// Messages dropped before any client, by why they were malformed.
+    pub fn dropped(&self, reason: &str) -> Counter {
+        labelled(&self.dropped, "reason", reason)
+    }
+
+    /// Handshakes refused, by why.
+    pub fn refused(&self, reason: &str) -> Counter {
+        labelled(&self.refused, "reason", reason)
+    }
+
+    /// Requests refused, by which limit.
+    pub fn limited(&self, limit: &str) -> Counter {
+        labelled(&self.limited, "limit", limit)
+    }
+
+    /// Connections this gateway closed, by close code.
+    pub fn closed(&self, code: u16) -> Counter {
+        labelled(&self.closed, "code", &code.to_string())
+    }
+
+    /// Deliveries lost, by why.
+    pub fn gapped(&self, reason: &str) -> Counter {
+        labelled(&self.gapped, "reason", reason)
+    }
+
+    /// Adds what a worker counted.
+    pub fn add(&self, tally: &Tally) {
+        self.due.inc_by(tally.due);
+        self.delivered.inc_by(tally.delivered);
+        self.conflated.inc_by(tally.conflated);
+        self.sent_bytes.inc_by(tally.bytes);
+        self.writes.inc_by(tally.writes);
+        self.full.inc_by(tally.full);
+        for (reason, count) in [
+            (GAPPED_SLOW, tally.gapped_slow),
+            (GAPPED_LEFT, tally.gapped_left),
+        ] {
+            if count > 0 {
+                self.gapped(reason).inc_by(count);
+            }
+        }
+    }
+
+    /// Registers all under their names.
+    pub fn register(&self, registry: &mut Registry) {
+        let mut counter =
+            |name, help, metric: &Counter| registry.register(name, help, metric.clone());
+        counter(
+            "barcast_received_bars",
+            "Valid bars from the bus",
+            &self.received,
+        );
+        counter(
+            "barcast_broadcast_bars",
+            "Bars encoded because somebody watches their topic",
+            &self.broadcast,
+        );
+        counter(
+            "barcast_due_bars",
+            "Deliveries due: bars times subscribers",
+            &self.due,
+        );
+        counter(
+            "barcast_delivered_bars",
+            "Deliveries whose whole frame the kernel took",
+            &self.delivered,
+        );
+        counter(
+            "barcast_conflated_bars",
+            "Deliveries replaced by a newer update of the same bar",
+            &self.conflated,
+        );
+        counter(
+            "barcast_upstream_gaps",
+            "Holes found in what came from the bus",
+            &self.gaps_upstream,
+        );
+        counter(
+            "barcast_accepted_clients",
+            "WebSocket clients let in",
+            &self.accepted,
+        );
+        counter(
+            "barcast_bus_reconnects",
+            "Times the bus was connected again",
+            &self.bus_reconnects,
+        );
+        counter(
+            "barcast_sent_bytes",
+            "Bytes that client sockets took",
+            &self.sent_bytes,
+        );
+        counter("barcast_writes", "Writes to client sockets", &self.writes);
+        counter(
+            "barcast_full_sockets",
+            "Times a client's socket became full",
+            &self.full,
+        );
+        let mut family =
+            |name, help, metric: &Labelled| registry.register(name, help, metric.clone());
+        family(
+            "barcast_gapped_bars",
+            "Deliveries lost: the client was too slow and is told, or it left first",
+            &self.gapped,
+        );
+        family(
+            "barcast_dropped_messages",
+            "Messages dropped before any client",
+            &self.dropped,
+        );
+        family(
+            "barcast_refused_clients",
+            "Handshakes refused by a limit or while draining",
+            &self.refused,
+        );
+        family(
+            "barcast_limited_requests",
+            "Subscriptions refused by a limit",
+            &self.limited,
+        );
+        family(
+            "barcast_closed_clients",
+            "Connections this gateway closed, by close code",
+            &self.closed,
+        );
+        registry.register(
+            "barcast_clients",
+            "WebSocket clients now",
+            self.clients.clone(),
+        );
+        registry.register(
+            "barcast_bus_connected",
+            "1 while the subscription to the bus stands",
+            self.bus_connected.clone(),
+        );
+        registry.register(
+            "barcast_lag_seconds",
+            "From a bar's publish time to its last send by one worker",
+            self.lag.clone(),
+        );
+    }
+}
+
+/// Topics named by `barcast_topic_subscribers`; the others are added up under `others`.
+pub const MAX_LABELLED_TOPICS: usize = 100;
+
+/// Subscribers by topic at the moment of a scrape.
+#[derive(Debug)]
+pub struct TopicSubscribers {
+    /// The topics with the most subscribers.
+    pub named: Vec<(String, u64)>,
+    /// Subscribers of all other topics together.
+    pub others: u64,
+    /// Topics known to the node.
+    pub topics: usize,
+}
+
+impl Collector for TopicSubscribers {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let topics = ConstGauge::new(i64::try_from(self.topics).unwrap_or(i64::MAX));
+        let metric = encoder.encode_descriptor(
+            "barcast_topics",
+            "Topics known to this node.",
+            None,
+            topics.metric_type(),
+        )?;
+        topics.encode(metric)?;
+        let mut family = encoder.encode_descriptor(
+            "barcast_topic_subscribers",
+            "Subscribers of the topics that have the most; the rest are under others.",
+            None,
+            MetricType::Gauge,
+        )?;
+        let others = ("others".to_owned(), self.others);
+        for (topic, count) in self.named.iter().chain([&others]) {
+            let label = [("topic", topic.as_str())];
+            let gauge = ConstGauge::new(i64::try_from(*count).unwrap_or(i64::MAX));
+            gauge.encode(family.encode_family(&label)?)?;
+        }
+        Ok(())
     }
 }

@@ -151,8 +151,8 @@ impl PairReport {
 
 fn told(spread: &Spread) -> String {
     format!(
-        "median {:.3} (middle half {:.3} to {:.3}, all {:.3} to {:.3})",
-        spread.median, spread.lower_quartile, spread.upper_quartile, spread.min, spread.max
+        "median {:.3} (95 % between {:.3} and {:.3}; all {:.3} to {:.3})",
+        spread.median, spread.median_from, spread.median_to, spread.min, spread.max
     )
 }
 

@@ -20,7 +20,7 @@ pub use encode::{
     BatchEncoder, ZSTD_LEVEL, write_bar, write_bar_fields, write_message, write_update,
 };
 pub use message::Message;
-pub use number::Number;
+pub use number::{Number, NumberError};
 pub use pattern::{Pattern, PatternError};
 pub use resolution::{Resolution, ResolutionError};
 pub use symbol::{MAX_SYMBOL_BYTES, Symbol, SymbolError};

@@ -1,4 +1,4 @@
-use std::fmt;
+use std::{fmt, str::FromStr};
 
 /// A JSON number in the form its producer sent: integral numbers stay integral, `150.0` stays
 /// `150.0`. Written shortest, and read back equal.
@@ -42,6 +42,28 @@ impl Number {
             }
             Self::Float(_) => out.extend_from_slice(b"null"),
         }
+    }
+}
+
+/// Why a text is not a [`Number`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a number")]
+pub struct NumberError(pub String);
+
+/// Integers stay integers as long as they fit 64 bits; everything else is a double.
+impl FromStr for Number {
+    type Err = NumberError;
+
+    fn from_str(text: &str) -> Result<Self, NumberError> {
+        if let Ok(n) = text.parse::<u64>() {
+            return Ok(Self::Unsigned(n));
+        }
+        if let Ok(n) = text.parse::<i64>() {
+            return Ok(Self::from(n));
+        }
+        text.parse()
+            .map(Self::Float)
+            .map_err(|_| NumberError(text.chars().take(40).collect()))
     }
 }
 

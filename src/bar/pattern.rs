@@ -29,6 +29,13 @@ impl Pattern {
             && self.resolution.is_none_or(|r| r == topic.resolution)
     }
 
+    /// The patterns with a `*` that mean `topic`, among others.
+    pub fn covering(topic: &Topic) -> [Self; 3] {
+        let (symbol, resolution) = (Some(topic.symbol), Some(topic.resolution));
+        [(symbol, None), (None, resolution), (None, None)]
+            .map(|(symbol, resolution)| Self { symbol, resolution })
+    }
+
     /// From a symbol and a resolution, each of which may be `*`.
     pub fn from_parts(symbol: &str, resolution: &str) -> Result<Self, PatternError> {
         Ok(Self {

@@ -6,6 +6,8 @@
 //! `ConnectionManager`, a channel as the push sender) queue without limit. Such a connection dies
 //! with its socket, so reconnecting and resubscribing are done here.
 
+use std::convert::Infallible;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -83,9 +85,8 @@ impl RedisBus {
     async fn feed<S: Sink>(
         &self,
         sink: &Arc<Mutex<S>>,
-        stop: &CancellationToken,
         backoff: &mut Backoff,
-    ) -> Result<(), RedisError> {
+    ) -> Result<Infallible, RedisError> {
         let signals = Arc::new(Signals::default());
         let config = AsyncConnectionConfig::new().set_push_sender({
             let (sink, signals) = (Arc::clone(sink), Arc::clone(&signals));
@@ -102,24 +103,37 @@ impl RedisBus {
         ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                () = stop.cancelled() => return Ok(()),
                 () = signals.arrived.notified() => lock(sink).flush(),
                 () = signals.ended.notified() => return Err(ended()),
                 _ = ping.tick() => {
-                    // Its own response time-out bounds it; pushes go on meanwhile, and `flush`
-                    // must too, so it does not run in this task.
-                    let mut connection = connection.clone();
-                    let signals = Arc::clone(&signals);
-                    tokio::spawn(async move {
-                        if let Err(why) = redis::cmd("PING").query_async::<Value>(&mut connection).await {
-                            tracing::debug!(%why, "ping to Redis failed");
-                            signals.ended.notify_one();
-                        }
-                    });
+                    // Also when nothing comes: the sink may have something that is due.
+                    lock(sink).flush();
+                    // Bounded by its own time-out, and apart from this task, which must go on
+                    // flushing meanwhile.
+                    let (connection, signals) = (connection.clone(), Arc::clone(&signals));
+                    tokio::spawn(ping_once(connection, signals));
                 }
             }
         }
     }
+}
+
+/// Ends the connection when the other side neither answers nor sends anything.
+///
+/// An answer queues behind all pushes, so while the sink is slow, or blocks, it comes late: that is
+/// backpressure, and to cut the connection then would lose what Redis holds for it.
+async fn ping_once(mut connection: MultiplexedConnection, signals: Arc<Signals>) {
+    let before = signals.sink_steps.load(Ordering::Relaxed);
+    let ping = redis::cmd("PING");
+    let answer = ping.query_async::<Value>(&mut connection).await;
+    let Err(why) = answer else { return };
+    let after = signals.sink_steps.load(Ordering::Relaxed);
+    let in_the_sink = after % 2 == 1;
+    if why.is_timeout() && (before != after || in_the_sink) {
+        return;
+    }
+    tracing::debug!(%why, "ping to Redis failed");
+    signals.ended.notify_one();
 }
 
 fn ended() -> RedisError {
@@ -134,6 +148,8 @@ fn ended() -> RedisError {
 struct Signals {
     arrived: Notify,
     ended: Notify,
+    /// +1 when the sink is called and +1 when it returns: odd while a push is in the sink.
+    sink_steps: AtomicU64,
 }
 
 fn lock<S>(sink: &Mutex<S>) -> std::sync::MutexGuard<'_, S> {
@@ -148,7 +164,9 @@ fn on_push<S: Sink>(sink: &Mutex<S>, signals: &Signals, push: PushInfo) {
             if let [_, Value::BulkString(channel), Value::BulkString(payload)] =
                 push.data.as_slice()
             {
+                signals.sink_steps.fetch_add(1, Ordering::Relaxed);
                 lock(sink).message(&String::from_utf8_lossy(channel), payload);
+                signals.sink_steps.fetch_add(1, Ordering::Relaxed);
                 signals.arrived.notify_one();
             }
         }
@@ -164,7 +182,7 @@ impl Bus for RedisBus {
         RedisPublisher {
             bus: self.clone(),
             link: Link::Down,
-            last_error: "never tried".to_owned(),
+            last_error: "no connection yet".to_owned(),
         }
     }
 
@@ -172,10 +190,10 @@ impl Bus for RedisBus {
         let sink = Arc::new(Mutex::new(sink));
         let mut backoff = Backoff::default();
         loop {
-            let why = match self.feed(&sink, &stop, &mut backoff).await {
-                Ok(()) => return,
-                Err(why) => why.to_string(),
-            };
+            // Around all of it: connecting to a server that stays silent must end with `stop` too.
+            let fed = stop.run_until_cancelled(self.feed(&sink, &mut backoff));
+            let Some(Err(why)) = fed.await else { return };
+            let why = why.to_string();
             lock(&sink).lost(&why);
             let wait = backoff.wait();
             tracing::debug!(?wait, "next attempt to subscribe");

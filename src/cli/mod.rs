@@ -5,6 +5,7 @@
 mod dev;
 mod generate;
 mod logs;
+mod market;
 mod replay;
 mod serve;
 pub mod values;
@@ -15,6 +16,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 pub use dev::DevArgs;
 pub use generate::GenerateArgs;
 pub use logs::LogArgs;
+pub use market::MarketArgs;
 pub use replay::ReplayArgs;
 pub use serve::{GatewayArgs, ServeArgs};
 
@@ -79,6 +81,11 @@ fn one_line(error: &clap::Error) -> String {
         text(ContextKind::InvalidArg),
         text(ContextKind::InvalidValue),
     ) else {
+        if let (ErrorKind::MissingRequiredArgument, Some(missing)) =
+            (error.kind(), text(ContextKind::InvalidArg))
+        {
+            return format!("{missing} is missing (see --help)");
+        }
         // Unknown flags and the like: clap's first line says it; its usage lines are in --help.
         let rendered = error.render().to_string();
         let line = rendered.lines().next().unwrap_or_default();

@@ -1,14 +1,88 @@
+use std::net::SocketAddr;
+use std::time::Duration;
+
 use clap::Args;
+
+use super::values;
+use crate::bus::RedisBus;
+use crate::gateway::{Config, Limits};
 
 /// Settings of a gateway, wherever its bars come from.
 #[derive(Debug, Clone, Args)]
-pub struct GatewayArgs {}
+pub struct GatewayArgs {
+    /// Address and port for clients, pages and probes; port 0 takes a free one
+    #[arg(long, env = "BARCAST_LISTEN", default_value = "127.0.0.1:8000", value_parser = values::address)]
+    listen: SocketAddr,
+    /// Threads that own clients [default: one a core]
+    #[arg(long, env = "BARCAST_WORKERS", value_parser = values::workers)]
+    workers: Option<usize>,
+    /// Clients of this node
+    #[arg(long, env = "BARCAST_MAX_CLIENTS", default_value_t = Limits::default().max_clients, value_parser = values::positive)]
+    max_clients: usize,
+    /// Clients from one IP address; 0 is no limit, as is right behind a proxy
+    #[arg(long, env = "BARCAST_MAX_CLIENTS_PER_ADDRESS", default_value_t = Limits::default().max_clients_per_address, value_parser = values::whole::<usize>)]
+    max_clients_per_address: usize,
+    /// Topics that one client gets, patterns expanded
+    #[arg(long, env = "BARCAST_MAX_TOPICS_PER_CLIENT", default_value_t = Limits::default().max_topics_per_client, value_parser = values::positive)]
+    max_topics_per_client: usize,
+    /// Topics of this node
+    #[arg(long, env = "BARCAST_MAX_TOPICS", default_value_t = Limits::default().max_topics, value_parser = values::positive)]
+    max_topics: usize,
+    /// Largest message of a client, in bytes
+    #[arg(long, env = "BARCAST_MAX_MESSAGE_BYTES", default_value_t = Limits::default().max_message_bytes, value_parser = values::positive)]
+    max_message_bytes: usize,
+    /// Messages per second of one client; ten seconds' worth may come at once
+    #[arg(long, env = "BARCAST_MAX_MESSAGES_PER_SECOND", default_value_t = Limits::default().max_messages_per_second, value_parser = values::positive_u32)]
+    max_messages_per_second: u32,
+    /// Seconds from the TCP connection to the end of the handshake
+    #[arg(long, env = "BARCAST_HANDSHAKE_TIMEOUT", default_value = "10", value_parser = values::seconds)]
+    handshake_timeout: Duration,
+    /// Seconds between pings; a client silent for two intervals is closed with 4408
+    #[arg(long, env = "BARCAST_PING_INTERVAL", default_value = "25", value_parser = values::whole_seconds)]
+    ping_interval: Duration,
+    /// Bytes of bars that may wait for one slow client
+    #[arg(long, env = "BARCAST_OUTBOX_BYTES", default_value_t = Limits::default().outbox_bytes, value_parser = values::positive)]
+    outbox_bytes: usize,
+    /// Seconds that a slow client may stay at that bound before it is closed with 4503
+    #[arg(long, env = "BARCAST_SLOW_GRACE", default_value = "10", value_parser = values::seconds)]
+    slow_grace: Duration,
+    /// Closed bars kept in memory for each topic
+    #[arg(long, env = "BARCAST_HISTORY_BARS", default_value_t = Config::default().history_bars, value_parser = values::whole::<usize>)]
+    history_bars: usize,
+    /// Seconds that draining may take after SIGTERM
+    #[arg(long, env = "BARCAST_DRAIN_GRACE", default_value = "10", value_parser = values::seconds)]
+    drain_grace: Duration,
+}
+
+impl GatewayArgs {
+    /// The settings; every value was checked when it was parsed.
+    pub fn config(&self) -> Config {
+        Config {
+            listen: self.listen,
+            workers: self.workers.unwrap_or(Config::default().workers),
+            limits: Limits {
+                max_clients: self.max_clients,
+                max_clients_per_address: self.max_clients_per_address,
+                max_topics_per_client: self.max_topics_per_client,
+                max_topics: self.max_topics,
+                max_message_bytes: self.max_message_bytes,
+                max_messages_per_second: self.max_messages_per_second,
+                handshake_timeout: self.handshake_timeout,
+                ping_interval: self.ping_interval,
+                outbox_bytes: self.outbox_bytes,
+                slow_grace: self.slow_grace,
+            },
+            history_bars: self.history_bars,
+            drain_grace: self.drain_grace,
+        }
+    }
+}
 
 /// `barcast serve`.
 #[derive(Debug, Clone, Args)]
 pub struct ServeArgs {
     #[command(flatten)]
-    pub gateway: GatewayArgs,
+    gateway: GatewayArgs,
     /// Where the bars come from: redis://, rediss:// or unix: with user, password and database
     #[arg(
         long,
@@ -16,5 +90,15 @@ pub struct ServeArgs {
         default_value = "redis://127.0.0.1:6379",
         hide_env_values = true
     )]
-    pub redis_url: String,
+    redis_url: String,
+}
+
+impl ServeArgs {
+    /// What to run.
+    ///
+    /// # Errors
+    /// One line that names the flag and what is allowed.
+    pub fn validate(self) -> Result<(Config, RedisBus), String> {
+        Ok((self.gateway.config(), values::redis_url(&self.redis_url)?))
+    }
 }

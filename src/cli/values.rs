@@ -1,5 +1,6 @@
 //! Parsers of values, each of which says what is allowed.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::bar::{Resolution, Symbol};
@@ -9,6 +10,10 @@ use crate::bus::RedisBus;
 const SHORTEST_INTERVAL: f64 = 0.001;
 /// Longest interval between ticks, in seconds.
 const LONGEST_INTERVAL: f64 = 86_400.0;
+/// More threads than any machine's cores: beyond it is a typing error.
+const MOST_WORKERS: usize = 1_024;
+/// Longest time between pings: proxies cut silent connections long before.
+const MOST_PING_SECONDS: u32 = 3_600;
 
 /// Seconds between ticks, fractions allowed.
 ///
@@ -51,6 +56,15 @@ pub fn redis_url(url: &str) -> Result<RedisBus, String> {
     })
 }
 
+/// A whole number from zero.
+///
+/// # Errors
+/// What is allowed.
+pub fn whole<T: std::str::FromStr>(text: &str) -> Result<T, String> {
+    text.parse()
+        .map_err(|_| "allowed: a whole number from 0".to_owned())
+}
+
 /// A whole number of at least one.
 ///
 /// # Errors
@@ -60,4 +74,60 @@ pub fn positive(text: &str) -> Result<usize, String> {
         .ok()
         .filter(|n| *n >= 1)
         .ok_or_else(|| "allowed: a whole number from 1".to_owned())
+}
+
+/// A whole number of at least one that fits 32 bits.
+///
+/// # Errors
+/// What is allowed.
+pub fn positive_u32(text: &str) -> Result<u32, String> {
+    text.parse()
+        .ok()
+        .filter(|n| *n >= 1)
+        .ok_or_else(|| format!("allowed: a whole number from 1 to {}", u32::MAX))
+}
+
+/// Threads, each with a listener of its own.
+///
+/// # Errors
+/// What is allowed.
+pub fn workers(text: &str) -> Result<usize, String> {
+    text.parse()
+        .ok()
+        .filter(|n| (1..=MOST_WORKERS).contains(n))
+        .ok_or_else(|| format!("allowed: a whole number from 1 to {MOST_WORKERS}"))
+}
+
+/// An IP address and a port.
+///
+/// # Errors
+/// What is allowed.
+pub fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        "allowed: an IP address and a port, as 127.0.0.1:8000 or [::1]:8000".to_owned()
+    })
+}
+
+/// A time in seconds, fractions allowed.
+///
+/// # Errors
+/// What is allowed.
+pub fn seconds(text: &str) -> Result<Duration, String> {
+    text.parse::<f64>()
+        .ok()
+        .filter(|seconds| (0.0..=LONGEST_INTERVAL).contains(seconds))
+        .map(Duration::from_secs_f64)
+        .ok_or_else(|| format!("allowed: seconds from 0 to {LONGEST_INTERVAL}"))
+}
+
+/// A time in whole seconds.
+///
+/// # Errors
+/// What is allowed.
+pub fn whole_seconds(text: &str) -> Result<Duration, String> {
+    text.parse::<u32>()
+        .ok()
+        .filter(|seconds| (1..=MOST_PING_SECONDS).contains(seconds))
+        .map(|seconds| Duration::from_secs(seconds.into()))
+        .ok_or_else(|| format!("allowed: whole seconds from 1 to {MOST_PING_SECONDS}"))
 }

@@ -1,0 +1,70 @@
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// Settings of a gateway, validated.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub listen: SocketAddr,
+    /// Threads that own clients, each with its own listener.
+    pub workers: usize,
+    pub limits: Limits,
+    /// Closed bars kept in memory for each topic.
+    pub history_bars: usize,
+    /// How long draining may take before the remaining clients are cut.
+    pub drain_grace: Duration,
+}
+
+/// What strangers may use up.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Clients of this node.
+    pub max_clients: usize,
+    /// Clients from one IP address; 0 is no limit, as is right behind a proxy.
+    pub max_clients_per_address: usize,
+    /// Topics that one client gets, patterns expanded.
+    pub max_topics_per_client: usize,
+    /// Topics of this node.
+    pub max_topics: usize,
+    /// Size of one client message, fragments added up, in bytes.
+    pub max_message_bytes: usize,
+    /// Messages per second of one client, control frames counted; ten seconds' worth may come at
+    /// once.
+    pub max_messages_per_second: u32,
+    /// From the TCP connection to the end of the HTTP request's head.
+    pub handshake_timeout: Duration,
+    /// Time between pings; a client silent for two is closed.
+    pub ping_interval: Duration,
+    /// Bytes of bars that may wait for one slow client.
+    pub outbox_bytes: usize,
+    /// How long a slow client may stay at that bound before it is closed.
+    pub slow_grace: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8000)),
+            workers: std::thread::available_parallelism().map_or(1, usize::from),
+            limits: Limits::default(),
+            history_bars: 1_000,
+            drain_grace: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_clients: 100_000,
+            max_clients_per_address: 0,
+            max_topics_per_client: 1_000,
+            max_topics: 100_000,
+            max_message_bytes: 4 << 10,
+            max_messages_per_second: 100,
+            handshake_timeout: Duration::from_secs(10),
+            ping_interval: Duration::from_secs(25),
+            outbox_bytes: 256 << 10,
+            slow_grace: Duration::from_secs(10),
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! The HTTP side of a worker: routes, and the upgrade to a WebSocket.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderName, HeaderValue, RETRY_AFTER,
+    SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION,
+};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode, Version};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpStream;
+use tokio::task::spawn_local;
+use tokio::time::timeout;
+
+use super::node::{Node, Refused};
+use super::session::{self, Connection};
+use super::worker::Worker;
+use crate::bar::write_bar;
+use crate::metrics;
+use crate::ui;
+
+/// Largest head of a request, in bytes: hyper answers 431 beyond it.
+const MAX_HEAD_BYTES: usize = 16 << 10;
+/// Longest life of a connection that stays HTTP: pages and probes open new ones.
+const HTTP_LIFETIME: Duration = Duration::from_secs(120);
+/// Topics listed by one request, some 200 bytes each; `total` tells how many there are.
+const MAX_LISTED_TOPICS: usize = 5_000;
+/// What a page of ours may load: nothing from elsewhere.
+const CONTENT_SECURITY_POLICY: &str = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; connect-src 'self' ws: wss:";
+const JSON: &str = "application/json";
+const TEXT: &str = "text/plain; charset=utf-8";
+
+/// The server side of one TCP connection, until it ends or becomes a session.
+pub async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr) {
+    let Some(_place) = worker.http_connection() else {
+        tracing::debug!(%peer, "connection refused: too many without a session");
+        return;
+    };
+    let handshake_timeout = worker.node.config.limits.handshake_timeout;
+    let service = service_fn(move |request| {
+        let response = route(&worker, request, peer);
+        async move { Ok::<_, Infallible>(response) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(handshake_timeout)
+        .max_buf_size(MAX_HEAD_BYTES)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    match timeout(HTTP_LIFETIME, connection).await {
+        Ok(Ok(())) => {}
+        Ok(Err(why)) => tracing::debug!(%peer, %why, "HTTP connection ended"),
+        Err(_) => tracing::debug!(%peer, "HTTP connection ended: too old"),
+    }
+}
+
+fn respond(
+    status: StatusCode,
+    content_type: &'static str,
+    body: impl Into<Bytes>,
+) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(
+        HeaderName::from_static("x-content-type-options"),
+        HeaderValue::from_static("nosniff"),
+    );
+    response
+}
+
+fn refuse(status: StatusCode, why: &str) -> Response<Full<Bytes>> {
+    respond(status, TEXT, format!("{why}\n"))
+}
+
+fn route(
+    worker: &Rc<Worker>,
+    request: Request<Incoming>,
+    peer: SocketAddr,
+) -> Response<Full<Bytes>> {
+    let path = request.uri().path();
+    if matches!(path, "/ws" | "/api/v1/ws") {
+        return upgrade(worker, request, peer);
+    }
+    if request.method() != Method::GET && request.method() != Method::HEAD {
+        let mut response = refuse(StatusCode::METHOD_NOT_ALLOWED, "GET and HEAD are allowed");
+        response
+            .headers_mut()
+            .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return response;
+    }
+    let node = &worker.node;
+    match path {
+        "/healthz" => respond(StatusCode::OK, JSON, r#"{"status":"alive"}"#),
+        "/readyz" => ready(node),
+        "/metrics" => respond(StatusCode::OK, metrics::CONTENT_TYPE, node.render_metrics()),
+        "/api/v1/topics" => respond(StatusCode::OK, JSON, topics(node)),
+        _ => page(path),
+    }
+}
+
+fn page(path: &str) -> Response<Full<Bytes>> {
+    let Some(file) = ui::file(path) else {
+        return refuse(
+            StatusCode::NOT_FOUND,
+            "not found: /, /ws, /api/v1/ws, /api/v1/topics, /healthz, /readyz and /metrics are there",
+        );
+    };
+    let mut response = respond(StatusCode::OK, file.content_type, file.bytes);
+    response.headers_mut().insert(
+        HeaderName::from_static("content-security-policy"),
+        HeaderValue::from_static(CONTENT_SECURITY_POLICY),
+    );
+    response
+}
+
+fn ready(node: &Node) -> Response<Full<Bytes>> {
+    let connected = node.bus.is_connected();
+    let draining = node.is_draining();
+    let body = format!(
+        r#"{{"ready":{},"bus_connected":{connected},"draining":{draining}}}"#,
+        connected && !draining
+    );
+    if connected && !draining {
+        respond(StatusCode::OK, JSON, body)
+    } else {
+        respond(StatusCode::SERVICE_UNAVAILABLE, JSON, body)
+    }
+}
+
+fn topics(node: &Node) -> Vec<u8> {
+    let mut entries = node.registry.all();
+    entries.sort_unstable_by_key(|entry| entry.topic);
+    let total = entries.len();
+    let mut out = format!(r#"{{"total":{total},"topics":["#).into_bytes();
+    for (at, entry) in entries.iter().take(MAX_LISTED_TOPICS).enumerate() {
+        let topic = entry.topic;
+        let subscribers = entry.subscribers.load(Ordering::Relaxed);
+        out.extend_from_slice(if at == 0 { b"" } else { b"," });
+        out.extend_from_slice(
+            format!(
+                r#"{{"topic":"{topic}","symbol":"{}","resolution":"{}","subscribers":{subscribers},"last":"#,
+                topic.symbol, topic.resolution
+            )
+            .as_bytes(),
+        );
+        match entry.lock().history.last() {
+            Some(bar) => write_bar(&mut out, bar),
+            None => out.extend_from_slice(b"null"),
+        }
+        out.push(b'}');
+    }
+    out.extend_from_slice(b"]}");
+    out
+}
+
+/// What is wrong with a WebSocket handshake (RFC 6455, section 4.2.1), if anything.
+fn handshake_fault(request: &Request<Incoming>) -> Option<(StatusCode, &'static str)> {
+    let headers = request.headers();
+    if request.method() != Method::GET {
+        return Some((StatusCode::METHOD_NOT_ALLOWED, "a handshake is a GET"));
+    }
+    if request.version() < Version::HTTP_11 {
+        return Some((StatusCode::BAD_REQUEST, "a handshake needs HTTP/1.1"));
+    }
+    if headers.get_all(HOST).iter().count() != 1 {
+        return Some((StatusCode::BAD_REQUEST, "a handshake needs one Host"));
+    }
+    if !fastwebsockets::upgrade::is_upgrade_request(request) {
+        return Some((
+            StatusCode::UPGRADE_REQUIRED,
+            "this is a WebSocket: Connection: Upgrade and Upgrade: websocket are needed",
+        ));
+    }
+    let mut versions = headers.get_all(SEC_WEBSOCKET_VERSION).iter();
+    if versions.next().map(HeaderValue::as_bytes) != Some(b"13") || versions.next().is_some() {
+        return Some((
+            StatusCode::UPGRADE_REQUIRED,
+            "Sec-WebSocket-Version: 13 is needed",
+        ));
+    }
+    let mut keys = headers.get_all(SEC_WEBSOCKET_KEY).iter();
+    let key = keys.next().map(HeaderValue::as_bytes);
+    if !key.is_some_and(is_key) || keys.next().is_some() {
+        return Some((
+            StatusCode::BAD_REQUEST,
+            "Sec-WebSocket-Key must be 16 bytes in base64",
+        ));
+    }
+    None
+}
+
+/// Whether this is the base64 of 16 bytes: 22 characters and `==`, the last of them with its four
+/// unused bits zero (RFC 4648, sections 3.5 and 4).
+fn is_key(key: &[u8]) -> bool {
+    let base64 = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/');
+    match key {
+        [text @ .., b'=', b'='] if text.len() == 22 => {
+            text.iter().all(base64) && text.last().is_some_and(|last| b"AQgw".contains(last))
+        }
+        _ => false,
+    }
+}
+
+fn upgrade(
+    worker: &Rc<Worker>,
+    mut request: Request<Incoming>,
+    peer: SocketAddr,
+) -> Response<Full<Bytes>> {
+    if let Some((status, why)) = handshake_fault(&request) {
+        let mut response = refuse(status, why);
+        let headers = response.headers_mut();
+        match status {
+            StatusCode::UPGRADE_REQUIRED => {
+                headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+            }
+            StatusCode::METHOD_NOT_ALLOWED => {
+                headers.insert(ALLOW, HeaderValue::from_static("GET"));
+            }
+            _ => {}
+        }
+        return response;
+    }
+    let admission = match worker.node.admit(peer.ip()) {
+        Ok(admission) => admission,
+        Err(why) => {
+            let status = match why {
+                Refused::ClientsPerAddress => StatusCode::TOO_MANY_REQUESTS,
+                Refused::Draining | Refused::Clients => StatusCode::SERVICE_UNAVAILABLE,
+            };
+            let mut response = refuse(status, &why.to_string());
+            response
+                .headers_mut()
+                .insert(RETRY_AFTER, HeaderValue::from_static("5"));
+            return response;
+        }
+    };
+    // Taken first: fastwebsockets takes it, too, and gives back a stream that has lost the bytes
+    // which came right behind the handshake.
+    let upgraded = hyper::upgrade::on(&mut request);
+    let response = match fastwebsockets::upgrade::upgrade(&mut request) {
+        Ok((response, _)) => response.map(|_| Full::default()),
+        Err(why) => return refuse(StatusCode::BAD_REQUEST, &why.to_string()),
+    };
+    let worker = Rc::clone(worker);
+    let handshake_timeout = worker.node.config.limits.handshake_timeout;
+    spawn_local(async move {
+        let Ok(Ok(upgraded)) = timeout(handshake_timeout, upgraded).await else {
+            return;
+        };
+        let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else {
+            tracing::error!(%peer, "upgraded connection is no TCP stream");
+            return;
+        };
+        let stream = parts.io.into_inner();
+        let connection = Connection::new(stream, admission, worker.seconds());
+        // A task of its own, so that an idle client costs no more than its session.
+        spawn_local(session::run(worker, Rc::new(connection), parts.read_buf));
+    });
+    response
+}

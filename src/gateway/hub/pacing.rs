@@ -1,0 +1,145 @@
+//! `max_rate`: forming updates of one subscription thinned to so many a second, closed bars always.
+//!
+//! Pure decisions; the hub carries them out. Subscriptions without a rate never come here.
+
+use std::time::{Duration, Instant};
+
+use crate::gateway::batch::{Frame, Kind};
+
+/// A subscription's rate and the newest update that waits for its turn.
+#[derive(Debug)]
+pub struct Pace {
+    /// Shortest time between two forming updates.
+    interval: Duration,
+    next_at: Instant,
+    waiting: Option<Waiting>,
+}
+
+/// An update that waits.
+#[derive(Debug, Clone)]
+pub struct Waiting {
+    pub frame: Frame,
+    /// The fan-out it came in, and where in its batch: its order within that fan-out.
+    pub round: u64,
+    pub at: u32,
+}
+
+/// What is to be done about a frame.
+#[derive(Debug)]
+pub struct Decision {
+    /// Send this first: it turned out to be the final state of its bar.
+    pub before: Option<Waiting>,
+    /// Send the frame now; otherwise it waits until then, or has replaced one that waits.
+    pub now: bool,
+    /// Updates that will not be sent because a newer one of the same bar takes their place.
+    pub conflated: u64,
+    /// Something began to wait, and is due then.
+    pub due: Option<Instant>,
+}
+
+impl Pace {
+    /// At most `rate` forming updates per second. A rate that has no interval is no limit.
+    pub fn new(rate: f64, now: Instant) -> Self {
+        Self {
+            interval: Duration::try_from_secs_f64(rate.recip()).unwrap_or_default(),
+            next_at: now,
+            waiting: None,
+        }
+    }
+
+    /// Decides about the frame that stands at `at` in the batch of fan-out `round`.
+    pub fn offer(&mut self, frame: &Frame, round: u64, at: u32, now: Instant) -> Decision {
+        let waited = self.waiting.take();
+        // The same bar again: whatever waits of it is stale. Another bar, or a notice: what waits
+        // was the final state of its own.
+        let replaces =
+            frame.kind != Kind::Gap && waited.as_ref().is_some_and(|w| w.frame.time == frame.time);
+        let conflated = u64::from(replaces);
+        let had_timer = waited.is_some();
+        let before = waited.filter(|_| !replaces);
+        let send = frame.kind != Kind::Forming || now >= self.next_at;
+        let mut due = None;
+        if send {
+            if frame.kind == Kind::Forming {
+                self.next_at = now + self.interval;
+            }
+        } else {
+            self.waiting = Some(Waiting {
+                frame: frame.clone(),
+                round,
+                at,
+            });
+            due = (!had_timer).then_some(self.next_at);
+        }
+        Decision {
+            before,
+            now: send,
+            conflated,
+            due,
+        }
+    }
+
+    /// The waiting update if its turn has come, or when it will.
+    pub fn take_due(&mut self, now: Instant) -> Result<Option<Frame>, Instant> {
+        if self.waiting.is_none() {
+            return Ok(None);
+        }
+        if now < self.next_at {
+            return Err(self.next_at);
+        }
+        self.next_at = now + self.interval;
+        Ok(self.waiting.take().map(|waiting| waiting.frame))
+    }
+
+    /// The waiting update, whenever its turn would be.
+    pub fn take(&mut self) -> Option<Frame> {
+        self.waiting.take().map(|waiting| waiting.frame)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gateway::batch::TopicId;
+
+    fn frame(time: i64, kind: Kind) -> Frame {
+        Frame {
+            topic: TopicId(0),
+            version: 0,
+            time,
+            kind,
+            ts: None,
+            bytes: bytes::Bytes::from_static(b"x"),
+        }
+    }
+
+    #[test]
+    fn forming_updates_wait_and_the_newest_wins() {
+        let start = Instant::now();
+        let mut pace = Pace::new(2.0, start);
+        assert!(pace.offer(&frame(1, Kind::Forming), 1, 0, start).now);
+        let second = pace.offer(&frame(1, Kind::Forming), 2, 0, start);
+        assert!(!second.now && second.due == Some(start + Duration::from_millis(500)));
+        let third = pace.offer(&frame(1, Kind::Forming), 3, 0, start);
+        assert!(!third.now && third.conflated == 1 && third.due.is_none());
+        assert!(pace.take_due(start).is_err());
+        let due = start + Duration::from_millis(500);
+        assert!(pace.take_due(due).unwrap().is_some());
+        assert!(pace.take_due(due).unwrap().is_none());
+    }
+
+    #[test]
+    fn closed_bars_go_at_once_and_final_states_before_them() {
+        let start = Instant::now();
+        let mut pace = Pace::new(1.0, start);
+        assert!(pace.offer(&frame(1, Kind::Forming), 1, 0, start).now);
+        assert!(!pace.offer(&frame(1, Kind::Forming), 2, 0, start).now);
+        // A newer bar opens: the update of the old one that waits was its final state.
+        let opened = pace.offer(&frame(2, Kind::Forming), 3, 0, start);
+        assert!(!opened.now && opened.conflated == 0);
+        assert_eq!(opened.before.map(|w| w.frame.time), Some(1));
+        // Its closing replaces the forming update that waits, and does not wait itself.
+        let closed = pace.offer(&frame(2, Kind::Closed), 4, 0, start);
+        assert!(closed.now && closed.conflated == 1 && closed.before.is_none());
+    }
+}

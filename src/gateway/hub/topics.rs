@@ -1,0 +1,305 @@
+//! Who gets what: a topic's subscribers, and a session's subscriptions.
+//!
+//! Both sides are dense vectors that point at each other, so that leaving is a swap-remove and two
+//! corrections, and the fan-out walks plain memory.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use slab::Slab;
+
+use super::pacing::Pace;
+use super::{Hub, Member, SessionId, Socket, index};
+use crate::gateway::batch::{Frame, TopicId};
+use crate::gateway::registry::Entry;
+
+/// One subscriber in a topic's list.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Subscriber {
+    pub session: SessionId,
+    /// Where the session keeps this subscription.
+    pub slot: u32,
+}
+
+/// A subscriber whose snapshot is newer than what this worker has sent so far.
+#[derive(Debug)]
+pub(super) struct Joining {
+    subscriber: Subscriber,
+    /// Frames up to this version are in the snapshot already.
+    until: u64,
+    pace: Option<Pace>,
+}
+
+/// A subscriber with a `max_rate`.
+#[derive(Debug)]
+pub(super) struct Paced {
+    pub subscriber: Subscriber,
+    pub pace: Pace,
+}
+
+/// A topic's subscribers on this worker. There is no table for a topic without any.
+#[derive(Debug)]
+pub(super) struct TopicTable {
+    pub entry: Arc<Entry>,
+    /// Those who get every frame.
+    pub live: Vec<Subscriber>,
+    pub paced: Vec<Paced>,
+    pub joining: Vec<Joining>,
+    /// Version of the last frame that passed here.
+    pub position: u64,
+}
+
+/// Which of a topic's lists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum List {
+    Live,
+    Paced,
+    Joining,
+}
+
+/// A session's side of a subscription.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Subscription {
+    pub topic: TopicId,
+    /// Index in the list.
+    at: u32,
+    list: List,
+}
+
+impl TopicTable {
+    fn new(entry: Arc<Entry>) -> Self {
+        Self {
+            entry,
+            live: Vec::new(),
+            paced: Vec::new(),
+            joining: Vec::new(),
+            position: 0,
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.live.is_empty() && self.paced.is_empty() && self.joining.is_empty()
+    }
+
+    fn subscriber_mut(&mut self, of: Subscription) -> Option<&mut Subscriber> {
+        let at = of.at as usize;
+        match of.list {
+            List::Live => self.live.get_mut(at),
+            List::Paced => self.paced.get_mut(at).map(|p| &mut p.subscriber),
+            List::Joining => self.joining.get_mut(at).map(|j| &mut j.subscriber),
+        }
+    }
+
+    /// Puts a subscriber into the list it belongs to.
+    fn insert(&mut self, subscriber: Subscriber, until: u64, pace: Option<Pace>) -> (List, u32) {
+        if until > self.position {
+            self.joining.push(Joining {
+                subscriber,
+                until,
+                pace,
+            });
+            (List::Joining, index(self.joining.len() - 1))
+        } else if let Some(pace) = pace {
+            self.paced.push(Paced { subscriber, pace });
+            (List::Paced, index(self.paced.len() - 1))
+        } else {
+            self.live.push(subscriber);
+            (List::Live, index(self.live.len() - 1))
+        }
+    }
+
+    /// Takes a subscriber out: what waited for its turn, and who stands in its place now.
+    fn remove(&mut self, list: List, at: u32) -> (Option<Frame>, Option<Subscriber>) {
+        let at = at as usize;
+        match list {
+            List::Live => {
+                self.live.swap_remove(at);
+                (None, self.live.get(at).copied())
+            }
+            List::Paced => {
+                let mut gone = self.paced.swap_remove(at);
+                (gone.pace.take(), self.paced.get(at).map(|p| p.subscriber))
+            }
+            List::Joining => {
+                self.joining.swap_remove(at);
+                (None, self.joining.get(at).map(|j| j.subscriber))
+            }
+        }
+    }
+
+    /// Lets those in whose snapshot ends before `version`.
+    #[cold]
+    pub fn promote<S>(&mut self, version: u64, members: &mut Slab<Member<S>>) {
+        self.position = version;
+        let mut at = 0;
+        while let Some(joining) = self.joining.get(at) {
+            if joining.until >= version {
+                at += 1;
+                continue;
+            }
+            let joined = self.joining.swap_remove(at);
+            let (list, place) = self.insert(joined.subscriber, 0, joined.pace);
+            set_place(members, joined.subscriber, list, place);
+            if let Some(moved) = self.joining.get(at) {
+                set_place(members, moved.subscriber, List::Joining, index(at));
+            }
+        }
+    }
+}
+
+fn set_place<S>(members: &mut Slab<Member<S>>, of: Subscriber, list: List, at: u32) {
+    let member = &mut members[of.session as usize];
+    let subscription = &mut member.subscriptions[of.slot as usize];
+    subscription.list = list;
+    subscription.at = at;
+}
+
+impl<S: Socket> Hub<S> {
+    pub(super) fn table(&self, topic: TopicId) -> Option<&TopicTable> {
+        self.topics.get(topic.index())?.as_deref()
+    }
+
+    /// Topics that a session gets.
+    pub fn topics_of(&self, session: SessionId) -> impl Iterator<Item = &Arc<Entry>> {
+        let member = self.members.get(session as usize);
+        member
+            .into_iter()
+            .flat_map(|m| &m.subscriptions)
+            .filter_map(|s| self.table(s.topic).map(|t| &t.entry))
+    }
+
+    /// How many topics a session gets.
+    pub fn count_of(&self, session: SessionId) -> usize {
+        self.members
+            .get(session as usize)
+            .map_or(0, |m| m.subscriptions.len())
+    }
+
+    /// Whether a session gets a topic.
+    pub fn is_subscribed(&self, session: SessionId, topic: TopicId) -> bool {
+        self.members
+            .get(session as usize)
+            .is_some_and(|m| m.subscriptions.iter().any(|s| s.topic == topic))
+    }
+
+    /// Whether any session of this worker gets a topic.
+    pub fn is_watched(&self, topic: TopicId) -> bool {
+        self.table(topic).is_some()
+    }
+
+    /// Subscribes a session that already knows the topic up to version `until`: it gets every frame
+    /// after that, and none before; forming updates at most `max_rate` times a second, if given.
+    /// Does nothing if it is subscribed.
+    pub fn subscribe(
+        &mut self,
+        session: SessionId,
+        entry: &Arc<Entry>,
+        until: u64,
+        max_rate: Option<f64>,
+    ) {
+        if self.is_subscribed(session, entry.id) {
+            return;
+        }
+        let Some(member) = self.members.get_mut(session as usize) else {
+            return;
+        };
+        let at = entry.id.index();
+        if self.topics.len() <= at {
+            self.topics.resize_with(at + 1, || None);
+        }
+        let table =
+            self.topics[at].get_or_insert_with(|| Box::new(TopicTable::new(Arc::clone(entry))));
+        let subscriber = Subscriber {
+            session,
+            slot: index(member.subscriptions.len()),
+        };
+        let pace = max_rate.map(|rate| Pace::new(rate, Instant::now()));
+        let (list, at) = table.insert(subscriber, until, pace);
+        member.subscriptions.push(Subscription {
+            topic: entry.id,
+            at,
+            list,
+        });
+        entry.subscribers.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Gives a subscription another rate, or none. An update that waits is sent now.
+    pub fn set_rate(&mut self, session: SessionId, topic: TopicId, max_rate: Option<f64>) {
+        let Some((slot, old)) = self.find(session, topic) else {
+            return;
+        };
+        let Some(Some(table)) = self.topics.get_mut(topic.index()) else {
+            return;
+        };
+        let pace = max_rate.map(|rate| Pace::new(rate, Instant::now()));
+        if old.list == List::Joining {
+            table.joining[old.at as usize].pace = pace;
+            return;
+        }
+        let (waited, moved) = table.remove(old.list, old.at);
+        if let Some(moved) = moved {
+            set_place(&mut self.members, moved, old.list, old.at);
+        }
+        let subscriber = Subscriber { session, slot };
+        let (list, at) = table.insert(subscriber, 0, pace);
+        set_place(&mut self.members, subscriber, list, at);
+        if let Some(frame) = waited {
+            self.send_frame(session, &frame, Instant::now());
+        }
+    }
+
+    fn find(&self, session: SessionId, topic: TopicId) -> Option<(u32, Subscription)> {
+        let subscriptions = &self.members.get(session as usize)?.subscriptions;
+        let slot = subscriptions.iter().position(|s| s.topic == topic)?;
+        Some((index(slot), subscriptions[slot]))
+    }
+
+    /// Ends one subscription; tells whether there was one.
+    pub fn unsubscribe(&mut self, session: SessionId, topic: TopicId) -> bool {
+        let Some((slot, gone)) = self.find(session, topic) else {
+            return false;
+        };
+        let member = &mut self.members[session as usize];
+        member.subscriptions.swap_remove(slot as usize);
+        if let Some(lag) = &mut member.lag {
+            // A new subscription's snapshot comes behind these, and its bars behind the snapshot.
+            lag.fence(topic);
+        }
+        // The one that took its place must be found again from the topic's side.
+        if let Some(moved) = member.subscriptions.get(slot as usize).copied()
+            && let Some(Some(table)) = self.topics.get_mut(moved.topic.index())
+            && let Some(subscriber) = table.subscriber_mut(moved)
+        {
+            subscriber.slot = slot;
+        }
+        self.leave_topic(gone);
+        true
+    }
+
+    pub(super) fn unsubscribe_all(&mut self, session: SessionId) {
+        let Some(member) = self.members.get_mut(session as usize) else {
+            return;
+        };
+        for gone in std::mem::take(&mut member.subscriptions) {
+            self.leave_topic(gone);
+        }
+    }
+
+    /// Takes a subscriber out of its topic's list.
+    fn leave_topic(&mut self, gone: Subscription) {
+        let Some(Some(table)) = self.topics.get_mut(gone.topic.index()) else {
+            return;
+        };
+        table.entry.subscribers.fetch_sub(1, Ordering::Relaxed);
+        let (waited, moved) = table.remove(gone.list, gone.at);
+        let empty = table.is_empty();
+        self.tally.gapped_left += u64::from(waited.is_some());
+        if let Some(moved) = moved {
+            set_place(&mut self.members, moved, gone.list, gone.at);
+        }
+        if empty && let Some(table) = self.topics[gone.topic.index()].take() {
+            self.todo.unwatched.push(table.entry);
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! From the bus to batches of frames: everything that is done once per bar.
+//!
+//! Runs on its own thread. Decode and validate, find the topic, keep the bar, and — only if somebody
+//! on this node watches — encode one WebSocket frame. The same batch then goes to every worker.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use super::batch::{Batch, Frame, Kind};
+use super::mailbox::Mailbox;
+use super::protocol::write_gap;
+use super::registry::{Entry, Hole, Registry};
+use super::ws::FrameBuilder;
+use crate::bar::{Decoder, Malformed, Message, write_update};
+use crate::bus::Sink;
+use crate::clock::now_ms;
+use crate::limited::Limited;
+use crate::metrics::GatewayMetrics;
+
+/// Frames in one batch at most: bounds what a worker notes down at once.
+const MAX_BATCH_FRAMES: usize = 1_024;
+/// After the bus is back, a topic whose `seq` could prove that nothing was missed has this long to
+/// do so by its next bar; then its watchers are told of a gap all the same.
+const PROOF_WAIT: Duration = Duration::from_secs(10);
+/// Label of bars dropped because the node holds as many topics as it may.
+pub const DROPPED_AT_LIMIT: &str = "topic_limit";
+/// Bytes of a malformed payload that are logged.
+const LOGGED_BYTES: usize = 120;
+
+/// Whether the bus stands, for `/readyz` and `/metrics`.
+#[derive(Debug, Default)]
+pub struct BusState {
+    connected: AtomicBool,
+    losses: AtomicU64,
+}
+
+impl BusState {
+    /// Whether the subscription stands now.
+    pub fn is_connected(&self) -> bool {
+        self.connected.load(Ordering::Relaxed)
+    }
+}
+
+/// The sink of the bus on a gateway.
+pub struct Ingest {
+    registry: Arc<Registry>,
+    mailboxes: Vec<Arc<Mailbox>>,
+    metrics: GatewayMetrics,
+    bus: Arc<BusState>,
+    address: String,
+    decoder: Decoder,
+    frames: Frames,
+    /// When the topics that are still suspect are told of a gap.
+    proof_due: Option<Instant>,
+    malformed_log: Limited,
+}
+
+/// The batch in the making.
+#[derive(Debug, Default)]
+struct Frames {
+    builder: FrameBuilder,
+    batch: Batch,
+    received: u64,
+    encoded: u64,
+}
+
+impl Ingest {
+    /// Feeds `mailboxes`, one a worker.
+    pub fn new(
+        registry: Arc<Registry>,
+        mailboxes: Vec<Arc<Mailbox>>,
+        metrics: GatewayMetrics,
+        bus: Arc<BusState>,
+        address: String,
+    ) -> Self {
+        Self {
+            registry,
+            mailboxes,
+            metrics,
+            bus,
+            address,
+            decoder: Decoder::default(),
+            frames: Frames::default(),
+            proof_due: None,
+            malformed_log: Limited::default(),
+        }
+    }
+
+    fn hand_over(&mut self) {
+        self.metrics
+            .received
+            .inc_by(std::mem::take(&mut self.frames.received));
+        self.metrics
+            .broadcast
+            .inc_by(std::mem::take(&mut self.frames.encoded));
+        if self.frames.batch.is_empty() {
+            return;
+        }
+        let batch = Arc::new(std::mem::take(&mut self.frames.batch));
+        for mailbox in &self.mailboxes {
+            mailbox.push(&batch);
+        }
+    }
+
+    /// Tells the watchers of every topic that is still suspect; with `unproven`, those whose `seq`
+    /// may yet prove that nothing was missed, too.
+    fn tell_gaps(&mut self, unproven: bool) {
+        let losses = self.bus.losses.load(Ordering::Relaxed);
+        for entry in self.registry.all() {
+            let hole = {
+                let mut state = entry.lock();
+                if state.losses_seen >= losses || (state.provable() && !unproven) {
+                    continue;
+                }
+                state.losses_seen = losses;
+                let Some(last) = state.history.last() else {
+                    continue;
+                };
+                let from = last.time();
+                let to = entry.topic.resolution.floor(now_ms()).max(from);
+                state.version += 1;
+                (state.watchers > 0).then_some((Hole { from, to }, state.version))
+            };
+            if let Some((hole, version)) = hole {
+                self.frames.gap(&entry, hole, version);
+                self.metrics.gaps_upstream.inc();
+            }
+        }
+        self.hand_over();
+    }
+}
+
+impl Frames {
+    fn bar(&mut self, entry: &Entry, message: &Message, version: u64) {
+        let bytes = self.builder.text(|out| write_update(out, message));
+        self.encoded += 1;
+        tracing::debug!("Broadcasted bar for {}", message.topic);
+        self.batch.push(Frame {
+            topic: entry.id,
+            version,
+            time: message.bar.time(),
+            kind: if message.bar.closed {
+                Kind::Closed
+            } else {
+                Kind::Forming
+            },
+            ts: message.ts,
+            bytes,
+        });
+    }
+
+    fn gap(&mut self, entry: &Entry, hole: Hole, version: u64) {
+        let bytes = self
+            .builder
+            .text(|out| write_gap(out, &entry.topic, hole.from, hole.to, "upstream"));
+        self.batch.push(Frame {
+            topic: entry.id,
+            version,
+            time: hole.to,
+            kind: Kind::Gap,
+            ts: None,
+            bytes,
+        });
+    }
+
+    /// One valid message: kept, and encoded if anybody watches. Tells whether a hole was found.
+    fn take(&mut self, entry: &Entry, message: &Message, losses: u64) -> bool {
+        self.received += 1;
+        let (hole, version, watched) = {
+            let mut state = entry.lock();
+            if state.history.last().is_none() {
+                self.batch.opened.push((entry.id, entry.topic));
+            }
+            let hole = state.apply(message, losses);
+            (hole, state.version, state.watchers > 0)
+        };
+        if watched {
+            if let Some(hole) = hole {
+                self.gap(entry, hole, version);
+            }
+            self.bar(entry, message, version);
+        }
+        hole.is_some()
+    }
+}
+
+impl Sink for Ingest {
+    fn connected(&mut self) {
+        self.bus.connected.store(true, Ordering::Relaxed);
+        self.metrics.bus_connected.set(1);
+        let losses = self.bus.losses.load(Ordering::Relaxed);
+        if losses == 0 {
+            tracing::info!(bus = self.address, "bus connected");
+            return;
+        }
+        self.metrics.bus_reconnects.inc();
+        tracing::info!(bus = self.address, losses, "bus connected again, bars flow");
+        self.tell_gaps(false);
+        self.proof_due = Some(Instant::now() + PROOF_WAIT);
+    }
+
+    fn lost(&mut self, why: &str) {
+        self.hand_over();
+        self.metrics.bus_connected.set(0);
+        if self.bus.connected.swap(false, Ordering::Relaxed) {
+            self.bus.losses.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!(
+                bus = self.address,
+                why,
+                "bus lost, clients stay, reconnecting"
+            );
+        } else {
+            tracing::warn!(
+                bus = self.address,
+                why,
+                "bus cannot be reached, trying again"
+            );
+        }
+    }
+
+    fn message(&mut self, channel: &str, payload: &[u8]) {
+        let Self {
+            registry,
+            metrics,
+            bus,
+            decoder,
+            frames,
+            malformed_log,
+            ..
+        } = self;
+        let losses = bus.losses.load(Ordering::Relaxed);
+        decoder.decode(channel, payload, |message| match message {
+            Ok(message) => {
+                match registry.of_bar(&message.topic, |e| frames.take(e, &message, losses)) {
+                    Ok(false) => {}
+                    Ok(true) => {
+                        metrics.gaps_upstream.inc();
+                    }
+                    Err(why) => {
+                        metrics.dropped(DROPPED_AT_LIMIT).inc();
+                        malformed_log.say(|left_out| {
+                            tracing::warn!(topic = %message.topic, %why, left_out, "bar dropped");
+                        });
+                    }
+                }
+            }
+            Err(why) => report(metrics, malformed_log, channel, payload, &why),
+        });
+        if self.frames.batch.frames.len() >= MAX_BATCH_FRAMES {
+            self.hand_over();
+        }
+    }
+
+    fn flush(&mut self) {
+        if self.proof_due.is_some_and(|due| due <= Instant::now()) {
+            self.proof_due = None;
+            self.tell_gaps(true);
+        }
+        self.hand_over();
+    }
+}
+
+fn report(
+    metrics: &GatewayMetrics,
+    log: &mut Limited,
+    channel: &str,
+    payload: &[u8],
+    why: &Malformed,
+) {
+    metrics.dropped(why.reason()).inc();
+    log.say(|left_out| {
+        let start = &payload[..payload.len().min(LOGGED_BYTES)];
+        tracing::warn!(
+            channel = channel.chars().take(LOGGED_BYTES).collect::<String>(),
+            payload = %start.escape_ascii(),
+            bytes = payload.len(),
+            %why,
+            left_out,
+            "malformed message dropped"
+        );
+    });
+}

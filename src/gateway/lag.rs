@@ -1,0 +1,149 @@
+//! A session whose socket is full: what the kernel took a part of, and the outbox behind it.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::batch::{Frame, TopicId};
+use super::hub::{Socket, would_block};
+use super::outbox::{Out, Outbox, Taken};
+use super::protocol::write_gap;
+use super::ws::FrameBuilder;
+use crate::bar::Topic;
+use crate::metrics::Tally;
+
+/// Bytes gathered into one write when a slow client can be written again.
+const GATHER_BYTES: usize = 16 << 10;
+
+/// How a flush ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    Empty,
+    Full,
+    Dead,
+}
+
+/// What one slow session has yet to get.
+#[derive(Debug, Default)]
+pub struct Lag {
+    /// Bytes that must go next, whatever comes: a frame was begun, so it must be finished.
+    begun: Bytes,
+    /// Where in `begun` a bar's frame ends, counted from its end so that it holds while it shrinks.
+    bar_ends: Vec<usize>,
+    outbox: Outbox,
+}
+
+impl Lag {
+    /// The rest of a frame of which the socket took the first part.
+    pub fn begin(&mut self, rest: Bytes, bar: bool) {
+        if bar {
+            self.bar_ends.push(0);
+        }
+        self.begun = rest;
+    }
+
+    /// Offers a frame to the outbox and counts what became of it.
+    pub fn offer(&mut self, frame: &Frame, limit: usize, now: Instant, tally: &mut Tally) {
+        match self.outbox.push(frame, limit, now) {
+            Taken::Queued => {}
+            Taken::Conflated => tally.conflated += 1,
+            Taken::Gapped => tally.gapped_slow += 1,
+        }
+    }
+
+    /// Queues an answer.
+    pub fn push_answer(&mut self, bytes: Bytes) {
+        self.outbox.push_answer(bytes);
+    }
+
+    /// What comes of this topic from now on stands behind all that waits.
+    pub fn fence(&mut self, topic: TopicId) {
+        self.outbox.fence(topic);
+    }
+
+    /// Bars that wait.
+    pub fn bars(&self) -> u64 {
+        self.outbox.bars() + self.bar_ends.len() as u64
+    }
+
+    /// Bytes that wait, answers and bars.
+    pub fn bytes(&self) -> usize {
+        self.begun.len() + self.outbox.bar_bytes() + self.outbox.answer_bytes()
+    }
+
+    /// Bytes of answers that wait.
+    pub fn answer_bytes(&self) -> usize {
+        self.outbox.answer_bytes()
+    }
+
+    /// When the outbox's bound was first reached since it was last empty.
+    pub fn over_since(&self) -> Option<Instant> {
+        self.outbox.over_since()
+    }
+
+    /// Forgets all but the frame that was begun; tells how many bars went.
+    pub fn forget_bars(&mut self) -> u64 {
+        std::mem::take(&mut self.outbox).bars()
+    }
+
+    /// Writes as much as the socket takes.
+    pub fn flush<S: Socket>(
+        &mut self,
+        socket: &S,
+        name: impl Fn(TopicId) -> Option<Topic>,
+        tally: &mut Tally,
+    ) -> Progress {
+        loop {
+            if self.begun.is_empty() && !self.gather(&name) {
+                return Progress::Empty;
+            }
+            tally.writes += 1;
+            let written = match socket.try_write(&self.begun) {
+                Ok(0) => return Progress::Dead,
+                Ok(written) => written,
+                Err(why) if would_block(&why) => return Progress::Full,
+                Err(_) => return Progress::Dead,
+            };
+            tally.bytes += written as u64;
+            self.begun = self.begun.slice(written..);
+            let left = self.begun.len();
+            let before = self.bar_ends.len();
+            self.bar_ends.retain(|from_end| *from_end < left);
+            tally.delivered += (before - self.bar_ends.len()) as u64;
+        }
+    }
+
+    /// Moves what is next from the outbox to `begun`; `false` when there is nothing.
+    fn gather(&mut self, name: &impl Fn(TopicId) -> Option<Topic>) -> bool {
+        let mut bytes = Vec::new();
+        let mut ends = Vec::new();
+        while bytes.len() < GATHER_BYTES
+            && let Some(out) = self.outbox.pop()
+        {
+            match out {
+                Out::Answer(answer) => bytes.extend_from_slice(&answer),
+                Out::Frame {
+                    bytes: frame,
+                    counted,
+                } => {
+                    bytes.extend_from_slice(&frame);
+                    if counted {
+                        ends.push(bytes.len());
+                    }
+                }
+                Out::Gap { topic, from, to } => {
+                    // A topic that was unsubscribed meanwhile needs no notice.
+                    if let Some(topic) = name(topic) {
+                        let gap = FrameBuilder::default()
+                            .text(|out| write_gap(out, &topic, from, to, "slow_client"));
+                        bytes.extend_from_slice(&gap);
+                    }
+                }
+            }
+        }
+        let len = bytes.len();
+        self.bar_ends = ends.into_iter().map(|end| len - end).collect();
+        self.begun = bytes.into();
+        !self.begun.is_empty()
+    }
+}

@@ -1,0 +1,240 @@
+//! The gateway: bars from a bus out to WebSocket clients.
+//!
+//! The life of a bar: [`ingest`] (its own thread) decodes it, keeps it in the [`registry`] and, if
+//! anybody watches, encodes one frame; a [`mailbox`] takes the [`batch`] to each [`worker`]; the
+//! worker's [`hub`] writes every client that is due once. What a full socket does not take waits in
+//! the session's [`lag`] and [`outbox`].
+
+pub mod batch;
+pub mod config;
+pub mod http;
+pub mod hub;
+pub mod ingest;
+pub mod lag;
+pub mod mailbox;
+pub mod node;
+pub mod outbox;
+pub mod protocol;
+pub mod registry;
+pub mod session;
+mod subscribe;
+pub mod worker;
+pub mod ws;
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::oneshot;
+use tokio::task::{JoinSet, spawn_local};
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+pub use config::{Config, Limits};
+
+use crate::bus::Bus;
+use crate::limited::Limited;
+use crate::metrics::GatewayMetrics;
+use ingest::Ingest;
+use mailbox::Mailbox;
+use node::Node;
+use worker::Worker;
+
+/// Connections the kernel holds until they are accepted; it takes less where `somaxconn` is lower.
+const BACKLOG: i32 = 4_096;
+/// Wait after a failed accept, most often for want of file descriptors: they come back slowly.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How often a drain looks whether everybody is gone.
+const DRAIN_POLL: Duration = Duration::from_millis(20);
+
+/// A gateway whose port is bound and that is not running yet.
+#[derive(Debug)]
+pub struct Gateway {
+    node: Arc<Node>,
+    listeners: Vec<TcpListener>,
+    address: SocketAddr,
+}
+
+/// How a gateway's run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ended {
+    /// Clients that were still there when the grace period was over.
+    pub cut: usize,
+}
+
+impl Gateway {
+    /// Binds one listener a worker to the same address.
+    ///
+    /// # Errors
+    /// When the address is taken or cannot be bound.
+    pub fn bind(config: Config) -> io::Result<Self> {
+        // With SO_REUSEPORT a second gateway on the same port would silently share its clients with
+        // the first, so the port is tried without it before.
+        drop(TcpListener::bind(config.listen)?);
+        let mut address = config.listen;
+        let mut listeners = Vec::with_capacity(config.workers);
+        for _ in 0..config.workers {
+            let listener = bind_shared(address)?;
+            address = listener.local_addr()?;
+            listeners.push(listener);
+        }
+        Ok(Self {
+            node: Arc::new(Node::new(config, GatewayMetrics::default())),
+            listeners,
+            address,
+        })
+    }
+
+    /// The address that clients connect to, with the port that port 0 became.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What the gateway's parts share, to look at from outside.
+    pub fn node(&self) -> Arc<Node> {
+        Arc::clone(&self.node)
+    }
+
+    /// Runs until `stop` is cancelled and everybody has left, or the grace period is over.
+    ///
+    /// # Errors
+    /// When a thread or a runtime cannot be made.
+    pub async fn run<B: Bus>(self, bus: B, stop: CancellationToken) -> io::Result<Ended> {
+        let node = self.node;
+        let mailboxes: Vec<_> = self.listeners.iter().map(|_| Arc::default()).collect();
+        let ingest_stop = CancellationToken::new();
+        let ingest = Ingest::new(
+            Arc::clone(&node.registry),
+            mailboxes.clone(),
+            node.metrics.clone(),
+            Arc::clone(&node.bus),
+            bus.address(),
+        );
+        let mut ends = Vec::new();
+        for (at, (listener, mailbox)) in self.listeners.into_iter().zip(&mailboxes).enumerate() {
+            let worker = (Arc::clone(&node), listener, Arc::clone(mailbox));
+            // However a worker ends, the others must not go on as if nothing had happened.
+            let (stop, fail) = (stop.clone(), stop.clone().drop_guard());
+            ends.push(spawn_thread(format!("worker-{at}"), move || {
+                let (node, listener, mailbox) = worker;
+                let ended = run_worker(node, listener, mailbox, stop);
+                drop(fail);
+                ended
+            })?);
+        }
+        let ingest_end = spawn_thread("ingest".to_owned(), {
+            let (ingest_stop, fail) = (ingest_stop.clone(), stop.clone().drop_guard());
+            move || {
+                let runtime = Builder::new_current_thread().enable_all().build()?;
+                runtime.block_on(bus.subscribe(ingest, ingest_stop));
+                drop(fail);
+                Ok(0)
+            }
+        })?;
+        let mut cut = 0;
+        let mut failed = None;
+        for end in ends {
+            match end.await.unwrap_or_else(|_| Err(panicked())) {
+                Ok(clients) => cut += clients,
+                Err(why) => failed = Some(why),
+            }
+        }
+        ingest_stop.cancel();
+        for mailbox in &mailboxes {
+            mailbox.close();
+        }
+        ingest_end.await.unwrap_or_else(|_| Err(panicked()))?;
+        failed.map_or(Ok(Ended { cut }), Err)
+    }
+}
+
+fn panicked() -> io::Error {
+    io::Error::other("a thread panicked: its message is above")
+}
+
+fn bind_shared(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+fn spawn_thread(
+    name: String,
+    run: impl FnOnce() -> io::Result<usize> + Send + 'static,
+) -> io::Result<oneshot::Receiver<io::Result<usize>>> {
+    let (done, end) = oneshot::channel();
+    thread::Builder::new().name(name).spawn(move || {
+        // Nobody waits any more only when the process is on its way out.
+        let _ = done.send(run());
+    })?;
+    Ok(end)
+}
+
+/// A worker thread's life; tells how many clients it had to cut at the end.
+fn run_worker(
+    node: Arc<Node>,
+    listener: TcpListener,
+    mailbox: Arc<Mailbox>,
+    stop: CancellationToken,
+) -> io::Result<usize> {
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .build_local(LocalOptions::default())?;
+    runtime.block_on(async move {
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        let worker = Rc::new(Worker::new(Arc::clone(&node)));
+        let mut duties = JoinSet::new();
+        duties.spawn_local(accept(Rc::clone(&worker), listener));
+        duties.spawn_local(worker::deliver(Rc::clone(&worker), Arc::clone(&mailbox)));
+        duties.spawn_local(worker::sweep(Rc::clone(&worker)));
+        duties.spawn_local(worker::pace(Rc::clone(&worker)));
+        tokio::select! {
+            () = stop.cancelled() => {}
+            // None of them ends by itself: a worker that lacks one only looks alive.
+            _ = duties.join_next() => {
+                mailbox.close();
+                return Err(panicked());
+            }
+        }
+        // Probes are still answered, with 503, and upgrades are refused.
+        node.drain();
+        worker.close_all();
+        let grace = Instant::now() + node.config.drain_grace;
+        while worker.clients() > 0 && Instant::now() < grace {
+            sleep(DRAIN_POLL).await;
+        }
+        mailbox.close();
+        Ok(worker.clients())
+    })
+}
+
+async fn accept(worker: Rc<Worker>, listener: tokio::net::TcpListener) {
+    let mut log = Limited::default();
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                // Frames are gathered before they are written: waiting for more gains nothing.
+                if stream.set_nodelay(true).is_ok() {
+                    spawn_local(http::serve(Rc::clone(&worker), stream, peer));
+                }
+            }
+            Err(why) => {
+                log.say(|left_out| tracing::warn!(%why, left_out, "cannot accept a connection"));
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! What the workers and ingest of one gateway share.
+
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use dashmap::DashMap;
+use prometheus_client::registry::Registry as MetricsRegistry;
+
+use super::config::Config;
+use super::ingest::{BusState, DROPPED_AT_LIMIT};
+use super::registry::Registry;
+use super::worker::REFUSED_HTTP;
+use super::ws::CloseCode;
+use crate::bar::Malformed;
+use crate::metrics::{self, GAPPED_LEFT, GAPPED_SLOW, GatewayMetrics, GeneratorMetrics};
+
+/// One gateway.
+#[derive(Debug)]
+pub struct Node {
+    pub config: Config,
+    pub registry: Arc<Registry>,
+    pub metrics: GatewayMetrics,
+    pub bus: Arc<BusState>,
+    /// Counters of a generator in the same process, shown beside the gateway's own.
+    generator: OnceLock<GeneratorMetrics>,
+    clients: AtomicUsize,
+    per_address: DashMap<IpAddr, usize>,
+    draining: AtomicBool,
+}
+
+/// Why a client was not let in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    #[error("this gateway is draining")]
+    Draining,
+    #[error("this gateway holds as many clients as it may")]
+    Clients,
+    #[error("too many clients from this address")]
+    ClientsPerAddress,
+}
+
+/// A limit that a subscription can meet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    TopicsPerClient,
+    PatternsPerClient,
+    Topics,
+    SnapshotBars,
+}
+
+impl Limit {
+    const ALL: [Self; 4] = [
+        Self::TopicsPerClient,
+        Self::PatternsPerClient,
+        Self::Topics,
+        Self::SnapshotBars,
+    ];
+
+    /// The label it is counted under.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::TopicsPerClient => "topics_per_client",
+            Self::PatternsPerClient => "patterns_per_client",
+            Self::Topics => "topics",
+            Self::SnapshotBars => "snapshot_bars",
+        }
+    }
+}
+
+/// A client's place; given back when dropped.
+#[derive(Debug)]
+pub struct Admission {
+    node: Arc<Node>,
+    address: IpAddr,
+}
+
+impl Refused {
+    const ALL: [Self; 3] = [Self::Draining, Self::Clients, Self::ClientsPerAddress];
+
+    /// The label it is counted under.
+    pub const fn reason(self) -> &'static str {
+        match self {
+            Self::Draining => "draining",
+            Self::Clients => "max_clients",
+            Self::ClientsPerAddress => "max_clients_per_address",
+        }
+    }
+}
+
+/// Makes every label value that can be foreseen, so that a rate over it has a beginning.
+fn foresee(metrics: &GatewayMetrics) {
+    for reason in Malformed::REASONS.into_iter().chain([DROPPED_AT_LIMIT]) {
+        metrics.dropped(reason);
+    }
+    for code in CloseCode::ALL {
+        metrics.closed(code.code());
+    }
+    for reason in Refused::ALL
+        .map(Refused::reason)
+        .into_iter()
+        .chain([REFUSED_HTTP])
+    {
+        metrics.refused(reason);
+    }
+    for reason in [GAPPED_SLOW, GAPPED_LEFT] {
+        metrics.gapped(reason);
+    }
+    for limit in Limit::ALL {
+        metrics.limited(limit.label());
+    }
+}
+
+impl Node {
+    /// A gateway with nothing in it.
+    pub fn new(config: Config, metrics: GatewayMetrics) -> Self {
+        foresee(&metrics);
+        let registry = Registry::new(config.limits.max_topics, config.history_bars);
+        Self {
+            registry: Arc::new(registry),
+            config,
+            metrics,
+            bus: Arc::default(),
+            generator: OnceLock::new(),
+            clients: AtomicUsize::new(0),
+            per_address: DashMap::new(),
+            draining: AtomicBool::new(false),
+        }
+    }
+
+    /// Shows a generator's counters in `/metrics`, too. Only the first call counts.
+    pub fn show_generator(&self, metrics: GeneratorMetrics) {
+        let _ = self.generator.set(metrics);
+    }
+
+    /// The text of `/metrics`.
+    pub fn render_metrics(&self) -> String {
+        let mut registry = MetricsRegistry::default();
+        self.metrics.register(&mut registry);
+        if let Some(generator) = self.generator.get() {
+            generator.register(&mut registry);
+        }
+        registry.register_collector(Box::new(self.registry.topics_by_subscribers()));
+        metrics::render(&registry)
+    }
+
+    /// From now on nobody is let in.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether this gateway is on its way out.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// How many clients there are.
+    pub fn clients(&self) -> usize {
+        self.clients.load(Ordering::Relaxed)
+    }
+
+    /// Lets one client in.
+    ///
+    /// # Errors
+    /// [`Refused`], counted.
+    pub fn admit(self: &Arc<Self>, address: IpAddr) -> Result<Admission, Refused> {
+        let admitted = self.try_admit(address);
+        if let Err(why) = admitted {
+            self.metrics.refused(why.reason()).inc();
+        }
+        admitted.map(|()| Admission {
+            node: Arc::clone(self),
+            address,
+        })
+    }
+
+    fn try_admit(&self, address: IpAddr) -> Result<(), Refused> {
+        let limits = &self.config.limits;
+        if self.is_draining() {
+            return Err(Refused::Draining);
+        }
+        if self.clients.fetch_add(1, Ordering::Relaxed) >= limits.max_clients {
+            self.clients.fetch_sub(1, Ordering::Relaxed);
+            return Err(Refused::Clients);
+        }
+        if limits.max_clients_per_address > 0 {
+            let mut count = self.per_address.entry(address).or_insert(0);
+            if *count >= limits.max_clients_per_address {
+                self.clients.fetch_sub(1, Ordering::Relaxed);
+                return Err(Refused::ClientsPerAddress);
+            }
+            *count += 1;
+        }
+        self.metrics.clients.inc();
+        self.metrics.accepted.inc();
+        Ok(())
+    }
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        self.node.clients.fetch_sub(1, Ordering::Relaxed);
+        self.node.metrics.clients.dec();
+        if self.node.config.limits.max_clients_per_address > 0
+            && let Some(mut count) = self.node.per_address.get_mut(&self.address)
+        {
+            *count -= 1;
+        }
+        self.node
+            .per_address
+            .remove_if(&self.address, |_, count| *count == 0);
+    }
+}

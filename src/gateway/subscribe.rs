@@ -1,0 +1,273 @@
+//! What happens on `bars.subscribe` and `bars.unsubscribe`.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::hub::SessionId;
+use super::node::Limit;
+use super::protocol::{
+    Answer, Refusal, Selection, Wishes, gap_before, write_answer, write_gap, write_snapshot,
+};
+use super::registry::Entry;
+use super::session::Connection;
+use super::worker::{Holder, Worker};
+use crate::bar::{Bar, Message, Pattern, write_update};
+use crate::history::History;
+
+/// Bars that one request may bring, over all its topics: bounds one answer to some 1.3 MB.
+const MAX_SNAPSHOT_BARS: usize = 10_000;
+
+/// Patterns with a `*` that one client may hold: each is looked up whenever a topic opens.
+const MAX_PATTERNS_PER_CLIENT: usize = 64;
+
+/// What a new subscriber is shown first.
+enum First {
+    Nothing,
+    Current(Message),
+    Bars {
+        gap: Option<(i64, i64)>,
+        bars: Vec<Bar>,
+    },
+}
+
+/// How many bars of a topic the wishes ask for.
+fn asked_bars(history: &History, wishes: Wishes) -> usize {
+    match (wishes.snapshot, wishes.since) {
+        (Some(count), _) => history.newest(count).count(),
+        (None, Some(since)) => history.since(since).count(),
+        (None, None) => 0,
+    }
+}
+
+impl Worker {
+    /// Subscribes a session to all that is selected, or to nothing.
+    ///
+    /// # Errors
+    /// A [`Refusal`] with code `limit`.
+    pub fn subscribe(
+        self: &Rc<Self>,
+        id: SessionId,
+        connection: &Connection,
+        which: &Selection,
+        wishes: Wishes,
+        request: Option<String>,
+    ) -> Result<(), Refusal> {
+        let patterns = self.hold_patterns(id, connection, which, wishes.max_rate);
+        match self.watch_selected(id, connection, which, wishes) {
+            Ok(entries) => {
+                self.answer(id, |out| {
+                    write_answer(out, Answer::Subscribed, which, request.as_deref());
+                });
+                for entry in entries {
+                    self.join_topic(id, &entry, wishes);
+                }
+                Ok(())
+            }
+            Err((limit, message)) => {
+                for pattern in patterns {
+                    self.release_pattern(id, connection, pattern);
+                }
+                self.node.metrics.limited(limit.label()).inc();
+                Err(Refusal {
+                    id: request,
+                    code: "limit",
+                    message,
+                })
+            }
+        }
+    }
+
+    /// Notes the patterns with a `*` that the session did not hold before. Done before the topics are
+    /// looked through, so that none can open unseen in between.
+    fn hold_patterns(
+        &self,
+        id: SessionId,
+        connection: &Connection,
+        which: &Selection,
+        max_rate: Option<f64>,
+    ) -> Vec<Pattern> {
+        let mut added = Vec::new();
+        let holder = Holder {
+            session: id,
+            max_rate,
+        };
+        for &pattern in which.patterns.iter().filter(|p| p.topic().is_none()) {
+            let mut held = connection.patterns.borrow_mut();
+            let mut patterns = self.patterns.borrow_mut();
+            let holders = patterns.entry(pattern).or_default();
+            if held.contains(&pattern) {
+                if let Some(old) = holders.iter_mut().find(|h| h.session == id) {
+                    *old = holder;
+                }
+                continue;
+            }
+            holders.push(holder);
+            held.push(pattern);
+            added.push(pattern);
+            self.node.registry.add_pattern(pattern);
+        }
+        added
+    }
+
+    fn release_pattern(&self, id: SessionId, connection: &Connection, pattern: Pattern) {
+        let mut held = connection.patterns.borrow_mut();
+        if let Some(at) = held.iter().position(|p| *p == pattern) {
+            held.swap_remove(at);
+            self.forget_pattern(id, pattern);
+        }
+    }
+
+    /// The selected topics, each with one watcher more; or the limit that is in the way.
+    fn watch_selected(
+        &self,
+        id: SessionId,
+        connection: &Connection,
+        which: &Selection,
+        wishes: Wishes,
+    ) -> Result<Vec<Arc<Entry>>, (Limit, String)> {
+        let limit = self.node.config.limits.max_topics_per_client;
+        let patterns = connection.patterns.borrow().len();
+        let patterns_limit = limit.min(MAX_PATTERNS_PER_CLIENT);
+        if patterns > patterns_limit {
+            return Err((
+                Limit::PatternsPerClient,
+                format!("that would make {patterns} patterns, {patterns_limit} are allowed"),
+            ));
+        }
+        let registry = &self.node.registry;
+        let mut topics = Vec::new();
+        for pattern in &which.patterns {
+            match pattern.topic() {
+                Some(topic) => topics.push(topic),
+                None => topics.extend(registry.matching(pattern).iter().map(|e| e.topic)),
+            }
+        }
+        topics.sort_unstable();
+        topics.dedup();
+        let held = self.hub().count_of(id);
+        let new = topics
+            .iter()
+            .filter(|topic| {
+                registry
+                    .get(topic)
+                    .is_none_or(|entry| !self.hub().is_subscribed(id, entry.id))
+            })
+            .count();
+        if held + new > limit {
+            return Err((
+                Limit::TopicsPerClient,
+                format!(
+                    "{new} more topics would make {}, {limit} are allowed",
+                    held + new
+                ),
+            ));
+        }
+        let bars: usize = topics
+            .iter()
+            .filter_map(|topic| registry.get(topic))
+            .map(|entry| asked_bars(&entry.lock().history, wishes))
+            .sum();
+        if bars > MAX_SNAPSHOT_BARS {
+            let count = topics.len();
+            return Err((
+                Limit::SnapshotBars,
+                format!(
+                    "{bars} bars of {count} topics, {MAX_SNAPSHOT_BARS} are allowed in one request"
+                ),
+            ));
+        }
+        let mut watched = Vec::with_capacity(topics.len());
+        for topic in topics {
+            match registry.watch(&topic) {
+                Ok(entry) => watched.push(entry),
+                Err(why) => {
+                    for entry in watched {
+                        registry.unwatch(&entry);
+                    }
+                    return Err((Limit::Topics, why.to_string()));
+                }
+            }
+        }
+        Ok(watched)
+    }
+
+    /// Shows a session what is known of a topic and lets it in right behind that: the version read
+    /// under the topic's lock is where the live stream goes on.
+    fn join_topic(&self, id: SessionId, entry: &Arc<Entry>, wishes: Wishes) {
+        let (first, version) = self.first(id, entry, wishes);
+        {
+            let mut hub = self.hub();
+            if matches!(first, First::Bars { .. }) {
+                // Asked again: what is on its way to the old subscription is in the snapshot.
+                hub.unsubscribe(id, entry.id);
+            }
+            if hub.is_watched(entry.id) {
+                // The worker counts as one watcher, however many clients it has for the topic.
+                self.node.registry.unwatch(entry);
+            }
+            if hub.is_subscribed(id, entry.id) {
+                hub.set_rate(id, entry.id, wishes.max_rate);
+            } else {
+                hub.subscribe(id, entry, version, wishes.max_rate);
+            }
+        }
+        match first {
+            First::Nothing => {}
+            First::Current(message) => self.answer(id, |out| write_update(out, &message)),
+            First::Bars { gap, bars } => {
+                if let Some((from, to)) = gap {
+                    self.answer(id, |out| write_gap(out, &entry.topic, from, to, "upstream"));
+                }
+                self.answer(id, |out| write_snapshot(out, &entry.topic, &bars));
+            }
+        }
+    }
+
+    fn first(&self, id: SessionId, entry: &Arc<Entry>, wishes: Wishes) -> (First, u64) {
+        let again = self.hub().is_subscribed(id, entry.id);
+        let state = entry.lock();
+        let first = if let Some(count) = wishes.snapshot {
+            First::Bars {
+                gap: None,
+                bars: state.history.newest(count).copied().collect(),
+            }
+        } else if let Some(since) = wishes.since {
+            First::Bars {
+                gap: gap_before(entry.topic.resolution, since, state.history.first()),
+                bars: state.history.since(since).copied().collect(),
+            }
+        } else if again {
+            // It has the current bar, and may only want another rate.
+            First::Nothing
+        } else {
+            state
+                .current(entry.topic)
+                .map_or(First::Nothing, First::Current)
+        };
+        (first, state.version)
+    }
+
+    /// Ends the selected subscriptions; what was not subscribed is no error.
+    pub fn unsubscribe(
+        &self,
+        id: SessionId,
+        connection: &Connection,
+        which: &Selection,
+        request: Option<&str>,
+    ) {
+        for pattern in &which.patterns {
+            self.release_pattern(id, connection, *pattern);
+            let ended: Vec<_> = {
+                let hub = self.hub();
+                let meant = hub.topics_of(id).filter(|e| pattern.matches(&e.topic));
+                meant.map(|entry| entry.id).collect()
+            };
+            for topic in ended {
+                self.hub().unsubscribe(id, topic);
+            }
+        }
+        self.answer(id, |out| {
+            write_answer(out, Answer::Unsubscribed, which, request);
+        });
+    }
+}

@@ -1,0 +1,408 @@
+//! One worker: a thread with its own runtime, listener and clients.
+
+use std::cell::{Cell, RefCell, RefMut};
+use std::collections::HashMap;
+use std::net::Shutdown;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+use tokio::task::spawn_local;
+use tokio::time::{MissedTickBehavior, interval, timeout_at};
+
+use super::batch::Batch;
+use super::hub::{Hub, SessionId};
+use super::mailbox::Mailbox;
+use super::node::{Limit, Node};
+use super::registry::Entry;
+use super::session::{self, CLOSE_TIMEOUT, Connection};
+use super::ws::{Close, CloseCode, FrameBuilder, close_frame, ping_frame};
+use crate::bar::Pattern;
+use crate::clock::now_us;
+
+/// One read's size. Shared by all clients of the worker, so it can be generous; a client's message
+/// is at most 4 KiB by default.
+const READ_BYTES: usize = 16 << 10;
+/// Connections of one worker that are not, or not yet, sessions: handshakes, pages, probes. Each
+/// costs some 10 KiB for at most the handshake's time-out.
+const MAX_HTTP_CONNECTIONS: usize = 4_096;
+/// Label of connections refused at that bound.
+pub const REFUSED_HTTP: &str = "http_connections";
+/// How often slow, silent and closing clients are looked for.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// Reason of the close frames of a drain.
+const GOING_AWAY: &str = "gateway is going away";
+
+/// A session that is subscribed to a pattern.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Holder {
+    pub session: SessionId,
+    pub max_rate: Option<f64>,
+}
+
+/// A worker's state. Everything is touched by its own thread only, and no borrow is held across an
+/// await.
+pub struct Worker {
+    pub node: Arc<Node>,
+    pub read_buffer: RefCell<Box<[u8]>>,
+    pub(super) hub: RefCell<Hub<Rc<Connection>>>,
+    /// Patterns with a `*`, and who holds them.
+    pub(super) patterns: RefCell<HashMap<Pattern, Vec<Holder>>>,
+    /// Connections that are not (yet) sessions.
+    http_connections: Cell<usize>,
+    /// Some update began to wait for its turn.
+    turns: Notify,
+    frames: RefCell<FrameBuilder>,
+    started: Instant,
+}
+
+impl Worker {
+    /// A worker without clients.
+    pub fn new(node: Arc<Node>) -> Self {
+        let outbox_bytes = node.config.limits.outbox_bytes;
+        Self {
+            node,
+            read_buffer: RefCell::new(vec![0; READ_BYTES].into_boxed_slice()),
+            hub: RefCell::new(Hub::new(outbox_bytes)),
+            patterns: RefCell::default(),
+            http_connections: Cell::new(0),
+            turns: Notify::new(),
+            frames: RefCell::default(),
+            started: Instant::now(),
+        }
+    }
+
+    /// Whole seconds since this worker started: coarse on purpose, it is kept for every client.
+    pub fn seconds(&self) -> u32 {
+        u32::try_from(self.started.elapsed().as_secs()).unwrap_or(u32::MAX)
+    }
+
+    fn connection(&self, id: SessionId) -> Option<Rc<Connection>> {
+        self.hub.borrow().socket(id).cloned()
+    }
+
+    /// Takes a session in; one that comes while this gateway drains is closed at once.
+    pub fn join(self: &Rc<Self>, connection: &Rc<Connection>) -> SessionId {
+        let id = self.hub.borrow_mut().add(Rc::clone(connection));
+        if self.node.is_draining() {
+            self.close(id, connection, CloseCode::GoingAway, GOING_AWAY);
+        }
+        id
+    }
+
+    /// Forgets a session whose reading ended.
+    pub fn leave(self: &Rc<Self>, id: SessionId, connection: &Connection) {
+        connection.gone.set(true);
+        self.forget_patterns(id, connection);
+        self.hub.borrow_mut().remove(id);
+        self.see_to_todo();
+    }
+
+    pub(super) fn forget_patterns(&self, id: SessionId, connection: &Connection) {
+        for pattern in connection.patterns.take() {
+            self.forget_pattern(id, pattern);
+        }
+    }
+
+    pub(super) fn forget_pattern(&self, id: SessionId, pattern: Pattern) {
+        let mut patterns = self.patterns.borrow_mut();
+        if let Some(holders) = patterns.get_mut(&pattern) {
+            holders.retain(|holder| holder.session != id);
+            if holders.is_empty() {
+                patterns.remove(&pattern);
+            }
+        }
+        self.node.registry.remove_pattern(pattern);
+    }
+
+    /// Counts a connection that is no session, until the guard goes; `None` when there are too many.
+    pub fn http_connection(self: &Rc<Self>) -> Option<HttpConnection> {
+        let count = self.http_connections.get();
+        if count >= MAX_HTTP_CONNECTIONS {
+            self.node.metrics.refused(REFUSED_HTTP).inc();
+            return None;
+        }
+        self.http_connections.set(count + 1);
+        Some(HttpConnection(Rc::clone(self)))
+    }
+
+    /// Sends an answer, a snapshot or a control frame.
+    pub fn send(&self, id: SessionId, frame: Bytes) {
+        self.hub.borrow_mut().send(id, frame);
+    }
+
+    /// Sends one text frame whose payload `write` appends.
+    pub fn answer(&self, id: SessionId, write: impl FnOnce(&mut Vec<u8>)) {
+        let frame = self.frames.borrow_mut().text(write);
+        self.send(id, frame);
+    }
+
+    /// Bytes of answers that the client has not taken yet.
+    pub fn answer_backlog(&self, id: SessionId) -> usize {
+        self.hub
+            .borrow()
+            .lag(id)
+            .map_or(0, |lag| lag.answer_bytes())
+    }
+
+    /// Starts the closing handshake: no bar after this, one close frame, and a time by which the
+    /// connection is cut.
+    pub fn close(
+        self: &Rc<Self>,
+        id: SessionId,
+        connection: &Connection,
+        code: CloseCode,
+        reason: &str,
+    ) {
+        if code != CloseCode::Normal && connection.closing.get().is_none() {
+            tracing::debug!(session = id, code = code.code(), reason, "closing");
+        }
+        self.say_goodbye(id, connection, code, close_frame(code.code(), reason));
+    }
+
+    /// Answers a client's close frame with its own code (RFC 6455, section 5.5.1), unless it is the
+    /// answer to ours; then the connection ends as soon as our part of it is written.
+    pub fn answer_close(self: &Rc<Self>, id: SessionId, connection: &Connection, close: Close) {
+        let (code, reason) = match close.code {
+            Some(code) => (code, "goodbye"),
+            None => (CloseCode::Normal.code(), ""),
+        };
+        // Counted as one code, so that clients cannot fill the metrics with labels.
+        self.say_goodbye(id, connection, CloseCode::Normal, close_frame(code, reason));
+        if self.hub.borrow().lag(id).is_none() {
+            connection.shut(Shutdown::Both);
+        }
+    }
+
+    fn say_goodbye(
+        self: &Rc<Self>,
+        id: SessionId,
+        connection: &Connection,
+        counted: CloseCode,
+        frame: Bytes,
+    ) {
+        if connection.closing.get().is_some() {
+            return;
+        }
+        let timeout = u32::try_from(CLOSE_TIMEOUT.as_secs()).unwrap_or(u32::MAX);
+        connection
+            .closing
+            .set(Some(self.seconds().saturating_add(timeout)));
+        self.node.metrics.closed(counted.code()).inc();
+        self.forget_patterns(id, connection);
+        let mut hub = self.hub.borrow_mut();
+        hub.silence(id);
+        hub.send(id, frame);
+        if hub.lag(id).is_none() {
+            connection.shut(Shutdown::Write);
+        }
+    }
+
+    /// Writes what waits for a session; `true` when nothing is left.
+    pub fn flush(self: &Rc<Self>, id: SessionId) -> bool {
+        let done = self.hub.borrow_mut().flush(id);
+        self.see_to_todo();
+        done
+    }
+
+    /// Starts what the hub asked for, and adds what it counted to the node's counters: once per batch
+    /// or command, never per delivery.
+    pub fn see_to_todo(self: &Rc<Self>) {
+        let (todo, tally) = {
+            let mut hub = self.hub.borrow_mut();
+            if hub.next_turn().is_some() {
+                self.turns.notify_one();
+            }
+            (hub.take_todo(), hub.take_tally())
+        };
+        self.node.metrics.add(&tally);
+        for id in todo.lagging {
+            if let Some(connection) = self.connection(id) {
+                spawn_local(session::flush(Rc::clone(self), id, connection));
+            }
+        }
+        for id in todo.dead {
+            if let Some(connection) = self.connection(id) {
+                connection.shut(Shutdown::Both);
+            }
+        }
+        for entry in todo.unwatched {
+            self.node.registry.unwatch(&entry);
+        }
+    }
+
+    fn deliver(self: &Rc<Self>, batch: &Batch) {
+        for &(id, topic) in &batch.opened {
+            let holders: Vec<Holder> = {
+                let patterns = self.patterns.borrow();
+                let covering = Pattern::covering(&topic);
+                let lists = covering.iter().filter_map(|p| patterns.get(p));
+                lists.flatten().copied().collect()
+            };
+            // The topic just had a bar, so it is there and stays.
+            if !holders.is_empty()
+                && let Some(entry) = self.node.registry.get(&topic)
+                && entry.id == id
+            {
+                for holder in holders {
+                    self.expand(holder, &entry);
+                }
+            }
+        }
+        let now = Instant::now();
+        self.hub.borrow_mut().fan_out(batch, now);
+        let sent = now_us();
+        for frame in &batch.frames {
+            if let Some(ts) = frame.ts
+                && self.hub.borrow().is_watched(frame.topic)
+            {
+                #[expect(clippy::cast_precision_loss, reason = "microseconds of lag are small")]
+                let lag = sent.saturating_sub(ts) as f64 / 1e6;
+                self.node.metrics.lag.observe(lag);
+            }
+        }
+        self.see_to_todo();
+    }
+
+    /// Subscribes the holder of a pattern to a topic that just opened.
+    fn expand(&self, holder: Holder, entry: &Arc<Entry>) {
+        let id = holder.session;
+        let mut hub = self.hub();
+        if hub.is_subscribed(id, entry.id) {
+            return;
+        }
+        if hub.count_of(id) >= self.node.config.limits.max_topics_per_client {
+            self.node
+                .metrics
+                .limited(Limit::TopicsPerClient.label())
+                .inc();
+            tracing::debug!(session = id, topic = %entry.topic, "pattern at the topic limit");
+            return;
+        }
+        if !hub.is_watched(entry.id) && self.node.registry.watch(&entry.topic).is_err() {
+            return;
+        }
+        // Its first bar is in the batch that opened it, so there is nothing to join.
+        hub.subscribe(id, entry, 0, holder.max_rate);
+    }
+
+    pub(super) fn hub(&self) -> RefMut<'_, Hub<Rc<Connection>>> {
+        self.hub.borrow_mut()
+    }
+
+    /// Looks after closing, slow and silent clients.
+    fn sweep(self: &Rc<Self>) {
+        let now = self.seconds();
+        let limits = &self.node.config.limits;
+        let period = u32::try_from(limits.ping_interval.as_secs())
+            .unwrap_or(u32::MAX)
+            .max(1);
+        let mut closes = Vec::new();
+        let mut pings = Vec::new();
+        for (id, connection) in self.hub.borrow().sessions() {
+            let lag = self.hub.borrow();
+            let over = lag.lag(id).and_then(|lag| lag.over_since());
+            if let Some(deadline) = connection.closing.get() {
+                if now >= deadline {
+                    connection.shut(Shutdown::Both);
+                }
+            } else if over.is_some_and(|since| since.elapsed() > limits.slow_grace) {
+                closes.push((id, CloseCode::SlowClient, "too slow for its subscriptions"));
+            } else if id % period == now % period {
+                // Spread over the interval by the session's number.
+                if now.saturating_sub(connection.heard.get()) > 2 * period {
+                    closes.push((id, CloseCode::IdleTimeout, "silent for two ping intervals"));
+                } else {
+                    pings.push(id);
+                }
+            }
+        }
+        for (id, code, reason) in closes {
+            if let Some(connection) = self.connection(id) {
+                self.close(id, &connection, code, reason);
+            }
+        }
+        for id in pings {
+            self.send(id, ping_frame());
+        }
+        self.see_to_todo();
+    }
+
+    /// Closes everyone with 1001.
+    pub fn close_all(self: &Rc<Self>) {
+        let all: Vec<_> = self
+            .hub
+            .borrow()
+            .sessions()
+            .map(|(id, connection)| (id, Rc::clone(connection)))
+            .collect();
+        for (id, connection) in all {
+            self.close(
+                id,
+                &connection,
+                CloseCode::GoingAway,
+                "gateway is going away",
+            );
+        }
+        self.see_to_todo();
+    }
+
+    /// How many clients this worker has.
+    pub fn clients(&self) -> usize {
+        self.hub.borrow().len()
+    }
+}
+
+/// A connection that is no session; gives its place back when dropped.
+pub struct HttpConnection(Rc<Worker>);
+
+impl Drop for HttpConnection {
+    fn drop(&mut self) {
+        let count = &self.0.http_connections;
+        count.set(count.get().saturating_sub(1));
+    }
+}
+
+/// Takes batches from the mailbox to the clients.
+pub async fn deliver(worker: Rc<Worker>, mailbox: Arc<Mailbox>) {
+    let mut batches = Vec::new();
+    loop {
+        mailbox.take(&mut batches).await;
+        for batch in batches.drain(..) {
+            worker.deliver(&batch);
+            // Between batches others get their turn: reads, accepts, answers.
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// Sends updates that wait because of a `max_rate` when their turn has come.
+pub async fn pace(worker: Rc<Worker>) {
+    loop {
+        let next = worker.hub.borrow().next_turn();
+        let changed = worker.turns.notified();
+        match next {
+            // Whichever comes first; the turns are looked at anew either way.
+            Some(next) => drop(timeout_at(next.into(), changed).await),
+            None => changed.await,
+        }
+        let now = Instant::now();
+        if next.is_some_and(|next| next <= now) {
+            worker.hub.borrow_mut().take_turns(now);
+            worker.see_to_todo();
+        }
+    }
+}
+
+/// Looks after the clients once a second.
+pub async fn sweep(worker: Rc<Worker>) {
+    let mut tick = interval(SWEEP);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        worker.sweep();
+    }
+}

@@ -1,0 +1,118 @@
+//! A generator's own `/healthz` and `/metrics`.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use prometheus_client::registry::Registry;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::metrics::{self, GeneratorMetrics};
+
+/// Connections at once: a few probes and scrapers, and no stranger takes the generator's files.
+const MAX_CONNECTIONS: usize = 64;
+/// Longest wait for a request's headers, which also ends idle connections.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Pause after accept failed, mostly for want of open files: trying at once would spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Answers on `listener` until `stop`.
+///
+/// `/healthz` is 200 as long as the process answers, and says whether the bus is connected: a
+/// generator without its bus goes on, and restarting it would not help.
+pub async fn serve(
+    listener: TcpListener,
+    registry: Arc<Registry>,
+    metrics: GeneratorMetrics,
+    stop: CancellationToken,
+) {
+    let free = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let accept = async {
+        loop {
+            let Ok(permit) = Arc::clone(&free).acquire_owned().await else {
+                return;
+            };
+            let stream = match listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(why) => {
+                    tracing::warn!(%why, "health: cannot accept");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            let (registry, metrics) = (Arc::clone(&registry), metrics.clone());
+            let stop = stop.clone();
+            tokio::spawn(async move {
+                let served = connection(stream, &registry, &metrics);
+                stop.run_until_cancelled(served).await;
+                drop(permit);
+            });
+        }
+    };
+    stop.run_until_cancelled(accept).await;
+}
+
+async fn connection(stream: TcpStream, registry: &Registry, metrics: &GeneratorMetrics) {
+    let service = service_fn(|request: Request<Incoming>| async move {
+        Ok::<_, Infallible>(answer(&request, registry, metrics))
+    });
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+    if let Err(why) = served {
+        tracing::debug!(%why, "health: connection ended");
+    }
+}
+
+fn answer<B>(
+    request: &Request<B>,
+    registry: &Registry,
+    metrics: &GeneratorMetrics,
+) -> Response<Full<Bytes>> {
+    let (content_type, text) = match request.uri().path() {
+        "/healthz" => ("application/json", health(metrics)),
+        "/metrics" => (metrics::CONTENT_TYPE, metrics::render(registry)),
+        _ => {
+            return plain(
+                StatusCode::NOT_FOUND,
+                "not found: /healthz and /metrics are\n",
+            );
+        }
+    };
+    if request.method() != Method::GET && request.method() != Method::HEAD {
+        let mut refused = plain(StatusCode::METHOD_NOT_ALLOWED, "GET only\n");
+        let allowed = HeaderValue::from_static("GET, HEAD");
+        refused.headers_mut().insert(ALLOW, allowed);
+        return refused;
+    }
+    let mut response = Response::new(Full::from(text));
+    let content_type = HeaderValue::from_static(content_type);
+    response.headers_mut().insert(CONTENT_TYPE, content_type);
+    response
+}
+
+fn health(metrics: &GeneratorMetrics) -> String {
+    let bus = match metrics.bus_connected.get() {
+        0 => "disconnected",
+        _ => "connected",
+    };
+    format!("{{\"status\":\"ok\",\"bus\":\"{bus}\"}}\n")
+}
+
+fn plain(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::from(text));
+    *response.status_mut() = status;
+    response
+}

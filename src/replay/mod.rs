@@ -1,0 +1,311 @@
+//! Replay: bars of the past from CSV files, out to the bus at any speed.
+//!
+//! The files are merged by bar time and read row by row. What the bus does not confirm is published
+//! again (at least once), so a lost bus costs time, not bars.
+
+mod file;
+mod merge;
+mod name;
+mod progress;
+mod time;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::str::FromStr;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+pub use file::BadRow;
+use file::BarFile;
+use merge::Merge;
+use progress::Progress;
+
+use crate::bar::{Bar, Message, Resolution, Symbol, Topic};
+use crate::bus::{Bus, Publisher, RedisBus};
+use crate::clock::now_us;
+use crate::generator::outlet::Outlet;
+use crate::generator::pack::Form;
+use crate::metrics::GeneratorMetrics;
+
+/// Bars of one write, at most: bounds the memory for payloads and what is published again after the
+/// bus was lost.
+const CHUNK_BARS: usize = 2_000;
+/// Longest wait for a bar that is due later, so that no speed overflows the clock: a century.
+const LONGEST_WAIT: Duration = Duration::from_secs(100 * 365 * 86_400);
+
+/// How fast bars go out.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Speed {
+    /// So many times as fast as they happened.
+    Times(f64),
+    /// As fast as the bus confirms.
+    Max,
+}
+
+impl fmt::Display for Speed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Times(factor) => write!(f, "{factor}x"),
+            Self::Max => f.write_str("max"),
+        }
+    }
+}
+
+impl FromStr for Speed {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "max" {
+            return Ok(Self::Max);
+        }
+        text.strip_suffix('x')
+            .and_then(|factor| factor.parse::<f64>().ok())
+            .filter(|factor| factor.is_finite() && *factor > 0.0)
+            .map(Self::Times)
+            .ok_or_else(|| "allowed: max, or a factor above zero with x, as 1x or 60x".to_owned())
+    }
+}
+
+/// What to replay.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub files: Vec<PathBuf>,
+    /// Instead of what the files' names say.
+    pub symbol: Option<Symbol>,
+    /// Instead of what the files' names say.
+    pub resolution: Option<Resolution>,
+    pub speed: Speed,
+    pub form: Form,
+}
+
+/// `barcast replay`, validated but for its files.
+#[derive(Debug, Clone)]
+pub struct Replay {
+    pub config: Config,
+    pub bus: RedisBus,
+}
+
+/// How a replay ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Totals {
+    /// Bars that the bus confirmed.
+    pub published: u64,
+    /// Rows that gave no bar.
+    pub bad_rows: u64,
+    pub elapsed: Duration,
+    /// Whether it was stopped before the end.
+    pub stopped: bool,
+}
+
+impl Totals {
+    /// 1 when nothing at all was published, 0 otherwise.
+    pub fn exit_code(&self) -> ExitCode {
+        ExitCode::from(u8::from(self.published == 0))
+    }
+}
+
+/// Why a replay could not start or go on. One line.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ReplayError {
+    /// A file is missing, has no usable header or no known topic: nothing was published. Exit code 2.
+    #[error("{0}")]
+    Files(String),
+    /// A file could not be read to its end. Exit code 1.
+    #[error("{0}")]
+    Read(String),
+}
+
+/// Runs `barcast replay` to its end, or until `stop`.
+///
+/// # Errors
+/// [`ReplayError`].
+pub async fn replay(settings: Replay, stop: CancellationToken) -> Result<Totals, ReplayError> {
+    run(settings.config, settings.bus.publisher(), stop).await
+}
+
+/// Publishes the bars of the files in order of their times, each with `closed`.
+///
+/// Reads the files on the calling task: from a local disk that is faster than any bus.
+///
+/// # Errors
+/// [`ReplayError`].
+pub async fn run<P: Publisher>(
+    config: Config,
+    publisher: P,
+    stop: CancellationToken,
+) -> Result<Totals, ReplayError> {
+    let files = open(&config)?;
+    for file in &files {
+        tracing::info!(topic = %file.topic, file = %file.path.display(), speed = %config.speed, "replaying");
+    }
+    let mut progress = Progress::start(&files);
+    let mut merge = Merge::new(files);
+    let mut outlet = Outlet::new(publisher, config.form, GeneratorMetrics::default());
+    let mut numbering = Numbering::new();
+    let started = Instant::now();
+    let mut pace = Pace::new(config.speed);
+    let mut published = 0;
+    let mut stopped = !outlet.ready(&stop).await;
+    let mut unread = None;
+    while !stopped {
+        let mut report = |row: BadRow| progress.bad_row(&row);
+        match due(&mut merge, &mut pace, &mut report) {
+            Ok(Chunk::End) => break,
+            Err(why) => {
+                unread = Some(ReplayError::Read(why));
+                break;
+            }
+            Ok(Chunk::Later(at)) => {
+                stopped = stop.run_until_cancelled(sleep_until(at)).await.is_none();
+            }
+            Ok(Chunk::Bars(bars)) => {
+                let mut messages: Vec<Message> =
+                    bars.iter().map(|bar| numbering.message(*bar)).collect();
+                stopped = !outlet.deliver(&mut messages, &stop).await;
+                published += if stopped { 0 } else { count(messages.len()) };
+            }
+        }
+        progress.at(merge.position, published);
+    }
+    progress.end();
+    let totals = Totals {
+        published,
+        bad_rows: merge.bad_rows,
+        elapsed: started.elapsed(),
+        stopped,
+    };
+    let ended = if stopped { "stopped" } else { "ended" };
+    tracing::info!(published, bad_rows = totals.bad_rows, elapsed = ?totals.elapsed, "replay {ended}");
+    unread.map_or(Ok(totals), Err)
+}
+
+fn open(config: &Config) -> Result<Vec<BarFile>, ReplayError> {
+    let one = |path: &PathBuf| {
+        let topic = name::topic(path, config.symbol, config.resolution)?;
+        BarFile::open(path, topic)
+    };
+    let files: Result<_, String> = config.files.iter().map(one).collect();
+    files.map_err(ReplayError::Files)
+}
+
+enum Chunk {
+    Bars(Vec<(Topic, Bar)>),
+    /// Nothing is due before.
+    Later(Instant),
+    End,
+}
+
+/// The bars that are due now, up to a chunk.
+fn due(
+    merge: &mut Merge,
+    pace: &mut Pace,
+    report: &mut impl FnMut(BadRow),
+) -> Result<Chunk, String> {
+    let now = Instant::now();
+    let mut bars = Vec::new();
+    while bars.len() < CHUNK_BARS {
+        let Some(time) = merge.peek(report)? else {
+            break;
+        };
+        let at = pace.due(time, now);
+        if at > now {
+            if bars.is_empty() {
+                return Ok(Chunk::Later(at));
+            }
+            break;
+        }
+        bars.extend(merge.next(report)?);
+    }
+    Ok(if bars.is_empty() {
+        Chunk::End
+    } else {
+        Chunk::Bars(bars)
+    })
+}
+
+/// When bars are due: at the scaled distance of their times from the first one's.
+struct Pace {
+    speed: Speed,
+    first: Option<(i64, Instant)>,
+}
+
+impl Pace {
+    fn new(speed: Speed) -> Self {
+        Self { speed, first: None }
+    }
+
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "exact up to 2^53 ms, which is 285,000 years"
+    )]
+    fn due(&mut self, time: i64, now: Instant) -> Instant {
+        let (first, start) = *self.first.get_or_insert((time, now));
+        let Speed::Times(factor) = self.speed else {
+            return start;
+        };
+        let seconds = time.saturating_sub(first).max(0) as f64 / 1_000.0 / factor;
+        start + Duration::from_secs_f64(seconds.min(LONGEST_WAIT.as_secs_f64()))
+    }
+}
+
+/// Gives every topic's messages their `seq`.
+struct Numbering {
+    epoch: u64,
+    last: HashMap<Topic, u64>,
+}
+
+impl Numbering {
+    fn new() -> Self {
+        Self {
+            epoch: now_us(),
+            last: HashMap::new(),
+        }
+    }
+
+    fn message(&mut self, (topic, bar): (Topic, Bar)) -> Message {
+        let seq = self.last.entry(topic).or_default();
+        *seq += 1;
+        Message {
+            seq: Some(*seq),
+            epoch: Some(self.epoch),
+            ..Message::new(topic, bar)
+        }
+    }
+}
+
+fn count(n: usize) -> u64 {
+    u64::try_from(n).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn speeds_are_factors_or_max() {
+        assert_eq!("max".parse(), Ok(Speed::Max));
+        assert_eq!("60x".parse(), Ok(Speed::Times(60.0)));
+        assert_eq!("0.5x".parse(), Ok(Speed::Times(0.5)));
+        for text in ["", "x", "60", "-1x", "0x", "infx", "nanx", "MAX"] {
+            assert!(text.parse::<Speed>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn bars_are_due_at_the_scaled_distance_of_their_times() {
+        let now = Instant::now();
+        let mut pace = Pace::new(Speed::Times(60.0));
+        assert_eq!(pace.due(1_000, now), now);
+        assert_eq!(pace.due(61_000, now), now + Duration::from_secs(1));
+        let mut endless = Pace::new(Speed::Times(1e-300));
+        endless.due(0, now);
+        assert_eq!(endless.due(i64::MAX, now), now + LONGEST_WAIT);
+        let mut max = Pace::new(Speed::Max);
+        max.due(0, now);
+        assert_eq!(max.due(1_000_000, now), now);
+    }
+}

@@ -1,0 +1,122 @@
+//! What each command does once its settings are known.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use crate::bus::{Bus, MemoryBus, RedisBus};
+use crate::gateway::{self, Gateway};
+use crate::generator;
+use crate::metrics::GeneratorMetrics;
+
+/// How often `dev` looks whether its gateway listens to the bus yet.
+const CONNECT_POLL: Duration = Duration::from_millis(5);
+
+/// `barcast serve`: a gateway on Redis, until `stop`.
+///
+/// # Errors
+/// When the address cannot be bound or a thread cannot be made.
+pub async fn serve(
+    config: gateway::Config,
+    bus: RedisBus,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let gateway = bind(config)?;
+    run(gateway, bus, stop).await
+}
+
+/// `barcast dev`: generator and gateway in one process, until `stop`.
+///
+/// # Errors
+/// As [`serve`].
+pub async fn dev(
+    config: gateway::Config,
+    market: generator::Config,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let gateway = bind(config)?;
+    let address = gateway.address();
+    let first = market.symbols.first().zip(market.resolutions.first());
+    let subscribe = first.map_or_else(String::new, |(symbol, resolution)| {
+        format!(
+            r#"{{"type":"bars.subscribe","payload":{{"symbol":"{symbol}","resolution":"{resolution}"}}}}"#
+        )
+    });
+    println!(
+        "barcast {} streams synthetic bars",
+        env!("CARGO_PKG_VERSION")
+    );
+    println!("  charts     http://{address}/");
+    println!("  WebSocket  ws://{address}/api/v1/ws");
+    println!("  try        python3 -m websockets ws://{address}/ws");
+    println!("             {subscribe}");
+
+    let bus = MemoryBus::default();
+    let node = gateway.node();
+    let metrics = GeneratorMetrics::default();
+    node.show_generator(metrics.clone());
+    let generator = tokio::spawn({
+        let (bus, stop) = (bus.clone(), stop.clone());
+        async move {
+            // What is published before anybody listens is gone, and the backfill comes but once.
+            while !node.bus.is_connected() && !stop.is_cancelled() {
+                sleep(CONNECT_POLL).await;
+            }
+            generator::run(market, bus.publisher(), metrics, stop).await;
+        }
+    });
+    let ended = run(gateway, bus, stop.clone()).await;
+    stop.cancel();
+    generator.await.context("the generator panicked")?;
+    ended
+}
+
+fn bind(config: gateway::Config) -> anyhow::Result<Gateway> {
+    let listen = config.listen;
+    Gateway::bind(config).with_context(|| format!("--listen (BARCAST_LISTEN) = {listen}"))
+}
+
+async fn run<B: Bus>(gateway: Gateway, bus: B, stop: CancellationToken) -> anyhow::Result<()> {
+    let node = gateway.node();
+    tracing::info!(
+        address = %gateway.address(),
+        workers = node.config.workers,
+        bus = bus.address(),
+        limits = ?node.config.limits,
+        history_bars = node.config.history_bars,
+        "gateway listens"
+    );
+    raise_open_files(node.config.limits.max_clients);
+    let told = tokio::spawn({
+        let (stop, node) = (stop.clone(), node.clone());
+        async move {
+            stop.cancelled().await;
+            let grace = node.config.drain_grace;
+            tracing::info!(clients = node.clients(), ?grace, "draining");
+        }
+    });
+    let ended = gateway.run(bus, stop).await;
+    told.abort();
+    match ended.context("the gateway stopped")?.cut {
+        0 => tracing::info!("drained: all clients have left"),
+        cut => tracing::warn!(cut, "the grace period is over: clients were cut"),
+    }
+    Ok(())
+}
+
+/// Raises the soft limit of open files to the hard one, and says when that is too few.
+fn raise_open_files(max_clients: usize) {
+    /// Listeners, runtimes, the bus and HTTP connections beside the clients.
+    const BESIDE_CLIENTS: u64 = 256;
+    match rlimit::increase_nofile_limit(u64::MAX) {
+        Ok(files) if files < max_clients as u64 + BESIDE_CLIENTS => tracing::info!(
+            files,
+            max_clients,
+            "fewer files may be open than clients are allowed: raise `ulimit -n` for more"
+        ),
+        Ok(_) => {}
+        Err(why) => tracing::warn!(%why, "cannot raise the limit of open files"),
+    }
+}
