@@ -12,7 +12,7 @@ use crate::market::Market;
 use crate::pins::Pins;
 use crate::process::{Cpu, cpu, family, resident};
 use crate::publisher::Publisher;
-use crate::servers::{Kind, Launch, Redis, Server};
+use crate::servers::{Kind, Launch, Redis, Server, kill_all};
 use crate::swarm::Target;
 
 /// The path of our servers' WebSocket.
@@ -121,6 +121,9 @@ impl Watched {
     }
 }
 
+/// The code of a process that SIGINT ended, as shells have it: 128 + 2.
+const INTERRUPTED: i32 = 130;
+
 /// Turns true when the user asks to end early. A second time ends at once.
 ///
 /// # Errors
@@ -130,7 +133,8 @@ pub fn stop_on_signal() -> Result<Arc<AtomicBool>> {
     let flag = Arc::clone(&stop);
     ctrlc::set_handler(move || {
         if flag.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
+            kill_all();
+            std::process::exit(INTERRUPTED);
         }
         eprintln!("\nending early: once more ends at once");
     })?;

@@ -9,6 +9,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::str::FromStr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -77,6 +78,21 @@ pub struct Launch {
     pub cores: Cores,
 }
 
+/// The process groups that run now, with their folders: for an end without destructors.
+static STARTED: Mutex<Vec<(i32, PathBuf)>> = Mutex::new(Vec::new());
+
+fn started() -> MutexGuard<'static, Vec<(i32, PathBuf)>> {
+    STARTED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Kills everything that was started here: only for when this process ends at once.
+pub fn kill_all() {
+    for (group, folder) in started().iter() {
+        let _ = kill(Pid::from_raw(-group), Signal::SIGKILL);
+        let _ = fs::remove_dir_all(folder);
+    }
+}
+
 /// A process that ends with this value.
 #[derive(Debug)]
 struct Process {
@@ -104,6 +120,7 @@ impl Process {
         let child = command
             .spawn()
             .with_context(|| format!("starting {}", command.get_program().display()))?;
+        started().push((i32::try_from(child.id())?, dir.path().to_owned()));
         Ok(Self {
             child,
             output,
@@ -129,8 +146,8 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        let group = i32::try_from(self.child.id()).map(|pid| Pid::from_raw(-pid));
-        if let Ok(group) = group {
+        if let Ok(id) = i32::try_from(self.child.id()) {
+            let group = Pid::from_raw(-id);
             let _ = kill(group, Signal::SIGTERM);
             let start = Instant::now();
             while start.elapsed() < END_TIMEOUT {
@@ -141,6 +158,7 @@ impl Drop for Process {
             }
             // Whatever is left of it, children included.
             let _ = kill(group, Signal::SIGKILL);
+            started().retain(|(other, _)| *other != id);
         }
         let _ = self.child.wait();
     }

@@ -3,9 +3,12 @@
 
 mod support;
 
+use std::fs::File;
 use std::net::TcpListener;
-use std::process::Stdio;
+use std::path::Path;
+use std::process::{Child, Stdio};
 
+use loadtest::process::family;
 use loadtest::publisher::connect;
 use loadtest::servers::Redis;
 use nix::sys::signal::{Signal, kill};
@@ -129,33 +132,62 @@ fn loss_is_told_and_ends_with_code_1() {
     assert!(String::from_utf8_lossy(&output.stdout).contains("LOST on bars:"));
 }
 
-#[test]
-fn ctrl_c_ends_early_with_a_valid_report() {
-    let dir = tempfile::tempdir().unwrap();
-    let (json, errors) = (dir.path().join("report.json"), dir.path().join("errors"));
+/// Starts a run of ten minutes and waits for its first figures.
+fn long_run(dir: &Path) -> (Child, impl Fn() -> String) {
+    let errors = dir.join("errors");
     let line = format!("run --spawn --server floor {SMALL} --duration 600 --warmup 0");
     let mut child = loadtest()
         .args(line.split_whitespace())
         .arg("--json")
-        .arg(&json)
+        .arg(dir.join("report.json"))
         .stdout(Stdio::null())
-        .stderr(std::fs::File::create(&errors).unwrap())
+        .stderr(File::create(&errors).unwrap())
         .spawn()
         .unwrap();
-    let said = || std::fs::read_to_string(&errors).unwrap();
+    let said = move || std::fs::read_to_string(&errors).unwrap();
     until("the first figures", || {
         said().contains("bars/s") || child.try_wait().unwrap().is_some()
     });
+    (child, said)
+}
+
+fn interrupt(child: &Child) {
     kill(
         Pid::from_raw(child.id().try_into().unwrap()),
         Signal::SIGINT,
     )
     .unwrap();
+}
+
+#[test]
+fn ctrl_c_ends_early_with_a_valid_report() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut child, said) = long_run(dir.path());
+    interrupt(&child);
     assert!(child.wait().unwrap().success(), "{}", said());
-    let report = report(&json);
+    let report = report(&dir.path().join("report.json"));
     assert_eq!(report["ended_early"], true);
     assert!(report["delivered"].as_u64().unwrap() > 0);
     assert_eq!(report["delivered"], report["expected"]);
+}
+
+#[test]
+fn a_second_ctrl_c_leaves_nothing_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut child, said) = long_run(dir.path());
+    let started = family(child.id());
+    assert_eq!(started.len(), 3, "loadtest, redis-server and the yardstick");
+    interrupt(&child);
+    until("the answer", || said().contains("ending early"));
+    interrupt(&child);
+    child.wait().unwrap();
+    // Whoever adopts them may take its time to reap them.
+    let runs = |pid: &u32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.rsplit_once(") ")
+            .is_some_and(|(_, state)| !state.starts_with('Z'))
+    };
+    until("the end of all", || !started.iter().any(runs));
 }
 
 #[test]
