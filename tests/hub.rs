@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use barcast::gateway::batch::{Batch, Frame, Kind};
+use barcast::gateway::batch::{Batch, Head, Kind};
 use barcast::gateway::hub::{Hub, SessionId, Socket};
 use barcast::gateway::registry::{Entry, Registry};
 use barcast::gateway::ws::FrameBuilder;
@@ -34,6 +34,16 @@ struct Pipe {
 struct End(Rc<RefCell<Pipe>>);
 
 impl Socket for End {
+    type Handle<'a> = &'a Self;
+
+    fn handle(&self) -> &Self {
+        self
+    }
+
+    fn send(handle: &Self, bytes: &[u8]) -> io::Result<usize> {
+        handle.try_write(bytes)
+    }
+
     fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         let mut pipe = self.0.borrow_mut();
         if pipe.dead {
@@ -78,22 +88,21 @@ fn entries(count: usize) -> Vec<Arc<Entry>> {
         .collect()
 }
 
-fn frame(entry: &Entry, version: u64, time: i64, kind: Kind) -> Frame {
-    let text = format!("{}/{version}/{time}", entry.topic.symbol);
-    Frame {
+fn frame(entry: &Entry, version: u64, time: i64, kind: Kind) -> (Head, String) {
+    let head = Head {
         topic: entry.id,
         version,
         time,
         kind,
         ts: None,
-        bytes: FrameBuilder::default().text(|out| out.extend_from_slice(text.as_bytes())),
-    }
+    };
+    (head, format!("{}/{version}/{time}", entry.topic.symbol))
 }
 
-fn batch(frames: Vec<Frame>) -> Batch {
+fn batch(frames: Vec<(Head, String)>) -> Batch {
     let mut batch = Batch::default();
-    for frame in frames {
-        batch.push(frame);
+    for (head, text) in frames {
+        batch.push(head, |out| out.extend_from_slice(text.as_bytes()));
     }
     batch
 }

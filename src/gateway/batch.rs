@@ -1,5 +1,6 @@
 use bytes::Bytes;
 
+use super::ws::append_text;
 use crate::bar::Topic;
 
 /// A topic's dense number on this node: an index into every worker's table.
@@ -24,9 +25,9 @@ pub enum Kind {
     Gap,
 }
 
-/// One message, encoded once for all who watch its topic.
-#[derive(Clone, Debug)]
-pub struct Frame {
+/// What is known of one encoded message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head {
     pub topic: TopicId,
     /// Counts the messages of the topic on this node; joins snapshots and the live stream.
     pub version: u64,
@@ -35,7 +36,21 @@ pub struct Frame {
     pub kind: Kind,
     /// Publish time in µs since the epoch, when the producer gave one.
     pub ts: Option<u64>,
-    /// The whole WebSocket frame.
+}
+
+/// One message, encoded once for all who watch its topic: a range of its batch's bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Frame {
+    pub head: Head,
+    pub start: u32,
+    pub end: u32,
+}
+
+/// A frame that outlives its batch, for a session that cannot take it yet. Copied out, so that one
+/// slow client holds on to its frames only and not to whole batches.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    pub head: Head,
     pub bytes: Bytes,
 }
 
@@ -46,15 +61,38 @@ pub struct Batch {
     pub opened: Vec<(TopicId, Topic)>,
     /// In the order in which they came.
     pub frames: Vec<Frame>,
-    /// Sum of the frames' sizes.
-    pub bytes: usize,
+    /// All frames side by side, so that neighbours can be sent as they lie.
+    pub bytes: Vec<u8>,
+    /// How many of the frames are notices and no bars.
+    pub notices: usize,
 }
 
 impl Batch {
-    /// Adds one frame.
-    pub fn push(&mut self, frame: Frame) {
-        self.bytes += frame.bytes.len();
-        self.frames.push(frame);
+    /// An empty batch with room for as much as `other` holds.
+    pub fn like(other: &Self) -> Self {
+        Self {
+            frames: Vec::with_capacity(other.frames.len()),
+            bytes: Vec::with_capacity(other.bytes.len()),
+            ..Self::default()
+        }
+    }
+
+    /// Adds one text frame whose payload `write` appends.
+    pub fn push(&mut self, head: Head, write: impl FnOnce(&mut Vec<u8>)) {
+        let range = append_text(&mut self.bytes, write);
+        // A batch is bounded far below 4 GiB by the size of what comes over the bus.
+        let offset = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
+        self.notices += usize::from(head.kind == Kind::Gap);
+        self.frames.push(Frame {
+            head,
+            start: offset(range.start),
+            end: offset(range.end),
+        });
+    }
+
+    /// A frame's bytes, header and payload.
+    pub fn bytes_of(&self, frame: &Frame) -> &[u8] {
+        &self.bytes[frame.start as usize..frame.end as usize]
     }
 
     /// Whether there is nothing to hand over.

@@ -22,7 +22,7 @@ use tokio::task::spawn_local;
 use tokio::time::timeout;
 
 use super::node::{Node, Refused};
-use super::session::{self, Connection};
+use super::session::{Connection, Reading};
 use super::worker::Worker;
 use crate::bar::write_bar;
 use crate::metrics;
@@ -266,7 +266,7 @@ fn upgrade(
         let stream = parts.io.into_inner();
         let connection = Connection::new(stream, admission, worker.seconds());
         // A task of its own, so that an idle client costs no more than its session.
-        spawn_local(session::run(worker, Rc::new(connection), parts.read_buf));
+        spawn_local(Reading::new(worker, connection, parts.read_buf));
     });
     response
 }

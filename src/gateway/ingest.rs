@@ -7,11 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use super::batch::{Batch, Frame, Kind};
+use super::batch::{Batch, Head, Kind};
 use super::mailbox::Mailbox;
 use super::protocol::write_gap;
 use super::registry::{Entry, Hole, Registry};
-use super::ws::FrameBuilder;
 use crate::bar::{Decoder, Malformed, Message, write_update};
 use crate::bus::Sink;
 use crate::clock::now_ms;
@@ -59,7 +58,6 @@ pub struct Ingest {
 /// The batch in the making.
 #[derive(Debug, Default)]
 struct Frames {
-    builder: FrameBuilder,
     batch: Batch,
     received: u64,
     encoded: u64,
@@ -97,7 +95,8 @@ impl Ingest {
         if self.frames.batch.is_empty() {
             return;
         }
-        let batch = Arc::new(std::mem::take(&mut self.frames.batch));
+        let next = Batch::like(&self.frames.batch);
+        let batch = Arc::new(std::mem::replace(&mut self.frames.batch, next));
         for mailbox in &self.mailboxes {
             mailbox.push(&batch);
         }
@@ -133,10 +132,9 @@ impl Ingest {
 
 impl Frames {
     fn bar(&mut self, entry: &Entry, message: &Message, version: u64) {
-        let bytes = self.builder.text(|out| write_update(out, message));
         self.encoded += 1;
         tracing::debug!("Broadcasted bar for {}", message.topic);
-        self.batch.push(Frame {
+        let head = Head {
             topic: entry.id,
             version,
             time: message.bar.time(),
@@ -146,21 +144,20 @@ impl Frames {
                 Kind::Forming
             },
             ts: message.ts,
-            bytes,
-        });
+        };
+        self.batch.push(head, |out| write_update(out, message));
     }
 
     fn gap(&mut self, entry: &Entry, hole: Hole, version: u64) {
-        let bytes = self
-            .builder
-            .text(|out| write_gap(out, &entry.topic, hole.from, hole.to, "upstream"));
-        self.batch.push(Frame {
+        let head = Head {
             topic: entry.id,
             version,
             time: hole.to,
             kind: Kind::Gap,
             ts: None,
-            bytes,
+        };
+        self.batch.push(head, |out| {
+            write_gap(out, &entry.topic, hole.from, hole.to, "upstream");
         });
     }
 

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::batch::{Frame, TopicId};
+use super::batch::{Head, TopicId};
 use super::hub::{Socket, would_block};
 use super::outbox::{Out, Outbox, Taken};
 use super::protocol::write_gap;
@@ -43,8 +43,15 @@ impl Lag {
     }
 
     /// Offers a frame to the outbox and counts what became of it.
-    pub fn offer(&mut self, frame: &Frame, limit: usize, now: Instant, tally: &mut Tally) {
-        match self.outbox.push(frame, limit, now) {
+    pub fn offer(
+        &mut self,
+        head: &Head,
+        bytes: &[u8],
+        limit: usize,
+        now: Instant,
+        tally: &mut Tally,
+    ) {
+        match self.outbox.push(head, bytes, limit, now) {
             Taken::Queued => {}
             Taken::Conflated => tally.conflated += 1,
             Taken::Gapped => tally.gapped_slow += 1,

@@ -15,7 +15,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::batch::{Frame, Kind, TopicId};
+use super::batch::{Head, Kind, TopicId};
 
 /// One thing in the queue.
 #[derive(Debug)]
@@ -110,50 +110,50 @@ impl Outbox {
         self.queue.push_back(Item::Answer(bytes));
     }
 
-    /// Offers a frame; `limit` bounds the bytes of bars.
-    pub fn push(&mut self, frame: &Frame, limit: usize, now: Instant) -> Taken {
-        let fits = self.bar_bytes + frame.bytes.len() <= limit;
+    /// Offers a frame; `limit` bounds the bytes of bars. What is kept of it is copied.
+    pub fn push(&mut self, head: &Head, bytes: &[u8], limit: usize, now: Instant) -> Taken {
+        let fits = self.bar_bytes + bytes.len() <= limit;
         let waiting = self
             .newest
-            .get(&frame.topic)
+            .get(&head.topic)
             .and_then(|at| usize::try_from(at - self.left).ok())
             .and_then(|at| self.queue.get_mut(at));
         if let Some(Item::Bar(bar)) = waiting {
-            let same_forming = bar.kind == Kind::Forming && bar.time == frame.time;
-            if same_forming && frame.kind != Kind::Gap {
-                self.bar_bytes = self.bar_bytes - bar.bytes.len() + frame.bytes.len();
-                bar.kind = frame.kind;
-                bar.bytes = frame.bytes.clone();
+            let same_forming = bar.kind == Kind::Forming && bar.time == head.time;
+            if same_forming && head.kind != Kind::Gap {
+                self.bar_bytes = self.bar_bytes - bar.bytes.len() + bytes.len();
+                bar.kind = head.kind;
+                bar.bytes = Bytes::copy_from_slice(bytes);
                 return Taken::Conflated;
             }
             // A notice is never replaced: there is one a loss of the bus, so they stay few.
             if !fits && bar.kind != Kind::Gap {
                 self.over_since.get_or_insert(now);
-                let (from, to) = bar.gap.unwrap_or((bar.time, bar.time));
-                let lost = if frame.time < bar.time {
+                let lost = if head.time < bar.time {
                     // A revision of the past that there is no room for.
-                    frame.time
+                    head.time
                 } else {
                     bar.time
                 };
+                let (from, to) = bar.gap.unwrap_or((lost, lost));
                 bar.gap = Some((from.min(lost), to.max(lost)));
-                if frame.time >= bar.time {
-                    self.bar_bytes = self.bar_bytes - bar.bytes.len() + frame.bytes.len();
-                    bar.time = frame.time;
-                    bar.kind = frame.kind;
-                    bar.bytes = frame.bytes.clone();
+                if head.time >= bar.time {
+                    self.bar_bytes = self.bar_bytes - bar.bytes.len() + bytes.len();
+                    bar.time = head.time;
+                    bar.kind = head.kind;
+                    bar.bytes = Bytes::copy_from_slice(bytes);
                 }
                 return Taken::Gapped;
             }
         }
-        self.bar_bytes += frame.bytes.len();
+        self.bar_bytes += bytes.len();
         self.newest
-            .insert(frame.topic, self.left + self.queue.len() as u64);
+            .insert(head.topic, self.left + self.queue.len() as u64);
         self.queue.push_back(Item::Bar(Waiting {
-            topic: frame.topic,
-            time: frame.time,
-            kind: frame.kind,
-            bytes: frame.bytes.clone(),
+            topic: head.topic,
+            time: head.time,
+            kind: head.kind,
+            bytes: Bytes::copy_from_slice(bytes),
             gap: None,
         }));
         Taken::Queued

@@ -7,7 +7,10 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::Shutdown;
 use std::ops::ControlFlow;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -69,9 +72,32 @@ impl Connection {
 }
 
 impl Socket for Rc<Connection> {
+    type Handle<'a> = BorrowedFd<'a>;
+
+    fn handle(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+
+    /// Past the runtime, whose note of whether the socket can be written lies in memory of its own:
+    /// one more place to wait for, in order to learn what the kernel says anyway.
+    fn send(handle: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
+        SockRef::from(&handle).send(bytes)
+    }
+
     fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         self.stream.try_write(bytes)
     }
+}
+
+/// Reads one session to its end.
+///
+/// A future by hand: an `async fn` would be three times its size, and it is the largest thing that a
+/// client costs here. The session leaves its worker when this is dropped.
+pub struct Reading {
+    session: Session,
+    decoder: Decoder,
+    /// Nothing more is looked at; only the end of the connection is waited for.
+    ended: bool,
 }
 
 struct Session {
@@ -83,58 +109,92 @@ struct Session {
     allowed_at: u32,
 }
 
-/// Runs one session to its end. `early` is what the client sent right behind its handshake.
-pub async fn run(worker: Rc<Worker>, connection: Rc<Connection>, early: Bytes) {
-    let id = worker.join(&connection);
-    let limits = &worker.node.config.limits;
-    let mut decoder = Decoder::new(limits.max_message_bytes);
-    let mut session = Session {
-        allowance: limits.max_messages_per_second.saturating_mul(BURST_SECONDS),
-        allowed_at: worker.seconds(),
-        worker: Rc::clone(&worker),
-        connection: Rc::clone(&connection),
-        id,
-    };
-    let mut broken = false;
-    if !early.is_empty() {
-        broken = session.feed(&mut decoder, &mut BytesMut::from(early));
-    }
-    loop {
-        if connection.stream.readable().await.is_err() {
-            break;
+impl Reading {
+    /// A session of `worker`. `early` is what the client sent right behind its handshake.
+    pub fn new(worker: Rc<Worker>, connection: Connection, early: Bytes) -> Self {
+        let connection = Rc::new(connection);
+        let id = worker.join(&connection);
+        let limits = &worker.node.config.limits;
+        let mut reading = Self {
+            decoder: Decoder::new(limits.max_message_bytes),
+            session: Session {
+                allowance: limits.max_messages_per_second.saturating_mul(BURST_SECONDS),
+                allowed_at: worker.seconds(),
+                worker,
+                connection,
+                id,
+            },
+            ended: false,
+        };
+        if !early.is_empty() {
+            reading.feed(&mut BytesMut::from(early));
         }
+        reading
+    }
+
+    /// Reads once; `false` at the end of the connection.
+    fn read(&mut self) -> bool {
+        let worker = Rc::clone(&self.session.worker);
+        let connection = &self.session.connection;
         let mut buffer = worker.read_buffer.borrow_mut();
         match connection.stream.try_read(&mut buffer) {
-            Ok(0) => break,
-            Ok(_) if broken => {}
+            Ok(0) => false,
             Ok(n) => {
                 connection.heard.set(worker.seconds());
-                broken = session.feed(&mut decoder, &mut buffer[..n]);
+                if !self.ended {
+                    self.feed(&mut buffer[..n]);
+                }
+                true
             }
-            Err(why) if why.kind() == io::ErrorKind::WouldBlock => {}
-            Err(_) => break,
+            Err(why) => why.kind() == io::ErrorKind::WouldBlock,
         }
     }
-    worker.leave(id, &connection);
-}
 
-impl Session {
-    /// Takes what came; `true` when nothing more is to be looked at.
-    fn feed(&mut self, decoder: &mut Decoder, bytes: &mut [u8]) -> bool {
-        let mut ended = false;
+    fn feed(&mut self, bytes: &mut [u8]) {
+        let Self {
+            session,
+            decoder,
+            ended,
+        } = self;
         let fed = decoder.feed(bytes, |event| {
-            let flow = self.event(event);
-            ended |= flow.is_break();
+            let flow = session.event(event);
+            *ended |= flow.is_break();
             flow
         });
         if let Err(violation) = fed {
-            self.close(violation.code(), &violation.to_string());
-            ended = true;
+            session.close(violation.code(), &violation.to_string());
+            *ended = true;
         }
-        self.worker.see_to_todo();
-        ended
+        session.worker.see_to_todo();
     }
+}
 
+impl Future for Reading {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let readable = self.session.connection.stream.poll_read_ready(context);
+            if ready!(readable).is_err() || !self.read() {
+                return Poll::Ready(());
+            }
+        }
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        let Session {
+            worker,
+            connection,
+            id,
+            ..
+        } = &self.session;
+        worker.leave(*id, connection);
+    }
+}
+
+impl Session {
     fn event(&mut self, event: Event<'_>) -> ControlFlow<()> {
         if let Event::Close(close) = event {
             self.worker.answer_close(self.id, &self.connection, close);

@@ -256,8 +256,8 @@ impl Worker {
         self.hub.borrow_mut().fan_out(batch, now);
         let sent = now_us();
         for frame in &batch.frames {
-            if let Some(ts) = frame.ts
-                && self.hub.borrow().is_watched(frame.topic)
+            if let Some(ts) = frame.head.ts
+                && self.hub.borrow().is_watched(frame.head.topic)
             {
                 #[expect(clippy::cast_precision_loss, reason = "microseconds of lag are small")]
                 let lag = sent.saturating_sub(ts) as f64 / 1e6;

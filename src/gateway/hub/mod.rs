@@ -3,15 +3,20 @@
 //! Everything here belongs to one thread, so a delivery costs no lock, no atomic and no wake-up; and
 //! it is written so that it costs no allocation either. Per batch:
 //!
-//! 1. every frame is noted for its subscribers: one step in a linked list of plain indices
-//!    ([`Hub::fan_out`]), in memory that is kept from batch to batch;
+//! 1. every frame is noted for its subscribers ([`Hub::fan_out`]): a two-byte index in the session's
+//!    own two cache lines;
 //! 2. every session that was noted is written once, all its frames together
-//!    ([`Hub::write_noted`]): one frame goes out as it is, several are copied side by side into one
-//!    buffer first, which costs tens of nanoseconds where a second `send` would cost microseconds;
-//!    neighbours with the same frames share the copy;
-//! 3. only if the socket is full is a frame cloned, into the session's outbox.
+//!    ([`Hub::write_noted`]). Frames that lie side by side in the batch are sent as they lie; others
+//!    are copied side by side into one buffer first, which costs tens of nanoseconds where a second
+//!    `send` would cost microseconds;
+//! 3. only if the socket is full is a frame copied, into the session's outbox.
 //!
-//! Knows no socket library: a socket is whatever can [`try_write`](Socket::try_write).
+//! What is left of the cost beside the kernel's is waiting for memory: each `send` empties the fast
+//! caches, so the session's data is far away when its turn comes. Sessions are therefore taken in
+//! groups of [`GROUP`], and their sockets are looked up for the whole group first: the loads do not
+//! depend on each other, so the processor waits for them once.
+//!
+//! Knows no socket library: a socket is whatever is a [`Socket`].
 
 mod pacing;
 mod topics;
@@ -25,43 +30,70 @@ use std::time::Instant;
 use bytes::Bytes;
 use slab::Slab;
 
-use super::batch::{Batch, Frame, Kind, TopicId};
+use super::batch::{Batch, Frame, Kept, Kind, TopicId};
 use super::lag::{Lag, Progress};
 use super::registry::Entry;
 use crate::metrics::Tally;
 use topics::{Subscription, TopicTable};
 
-/// Notes (frame × subscriber) held at once: 8 MiB. A batch with more is written in several rounds.
+/// Sessions whose sockets are looked up together. Enough to hide the memory's latency, few enough to
+/// stay in registers and the nearest cache lines.
+const GROUP: usize = 16;
+/// Frames noted within the session itself: a usual watchlist. More go to a list.
+const NOTED_WITHIN: usize = 36;
+/// Frames of one round, so that two bytes number them.
+const ROUND_FRAMES: usize = 1 << 15;
+/// Overflowing notes held at once: 8 MiB. A round with more is written in several turns.
 const MAX_NOTES: usize = 1 << 20;
 /// End of a list of notes.
 const NONE: u32 = u32::MAX;
 
 /// Where frames go.
 pub trait Socket {
-    /// Writes what can be written without waiting.
+    /// What a write needs, apart from the session's memory.
+    type Handle<'a>: Copy
+    where
+        Self: 'a;
+
+    /// Looks the socket up.
+    fn handle(&self) -> Self::Handle<'_>;
+
+    /// Writes what can be written without waiting, and nothing else: the hot path.
     ///
     /// # Errors
     /// `WouldBlock` when nothing can; anything else means that the socket is dead.
+    fn send(handle: Self::Handle<'_>, bytes: &[u8]) -> io::Result<usize>;
+
+    /// Likewise, and sees to it that whoever waits for the socket to take more is woken: for sessions
+    /// that lag.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
     fn try_write(&self, bytes: &[u8]) -> io::Result<usize>;
 }
 
 /// A session's number on its worker. Used again after the session ended.
 pub type SessionId = u32;
 
+/// A session as the hub sees it. What the fan-out touches stands in the first two cache lines.
 #[derive(Debug)]
+#[repr(align(64))]
 struct Member<S> {
     socket: S,
-    subscriptions: Vec<Subscription>,
-    /// Only while the socket is full.
-    lag: Option<Box<Lag>>,
-    /// The notes of the round: first and last index into `Hub::notes`.
+    /// Frames noted within `noted`.
+    count: u16,
+    noted: [u16; NOTED_WITHIN],
+    /// First and last index into `Hub::notes` of those beyond.
     first_note: u32,
     last_note: u32,
+    /// Only while the socket is full.
+    lag: Option<Box<Lag>>,
+    subscriptions: Vec<Subscription>,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Note {
-    frame: u32,
+    frame: u16,
     next: u32,
 }
 
@@ -86,41 +118,61 @@ pub struct Hub<S> {
     todo: Todo,
     /// Updates that wait for their turn, soonest first. One that was sent meanwhile is found stale.
     turns: BinaryHeap<Reverse<(Instant, SessionId, TopicId)>>,
-    /// Counts fan-outs.
+    /// Counts rounds: a batch, or a part of a very long one.
     round: u64,
     // Kept from round to round for their memory.
     notes: Notes,
-    gathered: Gathered,
+    wanted: Vec<u16>,
+    gathered: Vec<u8>,
 }
 
-/// Which frames are due to which sessions in this round: a linked list a session, all in one vector.
+/// Which sessions have frames due in this round.
 #[derive(Debug, Default)]
 struct Notes {
-    list: Vec<Note>,
     sessions: Vec<SessionId>,
+    /// What did not fit into the sessions: a linked list each, all in one vector.
+    list: Vec<Note>,
 }
 
 impl Notes {
-    fn add<S>(&mut self, members: &mut Slab<Member<S>>, session: SessionId, frame: u32) {
+    #[inline]
+    fn add<S>(&mut self, members: &mut Slab<Member<S>>, session: SessionId, frame: u16) {
         let member = &mut members[session as usize];
+        let count = usize::from(member.count);
+        if count == 0 {
+            self.sessions.push(session);
+        }
+        if let Some(place) = member.noted.get_mut(count) {
+            *place = frame;
+            member.count += 1;
+        } else {
+            self.add_beyond(member, frame);
+        }
+    }
+
+    #[cold]
+    fn add_beyond<S>(&mut self, member: &mut Member<S>, frame: u16) {
         let note = index(self.list.len());
         self.list.push(Note { frame, next: NONE });
         if member.first_note == NONE {
             member.first_note = note;
-            self.sessions.push(session);
         } else {
             self.list[member.last_note as usize].next = note;
         }
         member.last_note = note;
     }
-}
 
-/// Frames copied side by side, and which they are.
-#[derive(Debug, Default)]
-struct Gathered {
-    frames: Vec<u32>,
-    wanted: Vec<u32>,
-    bytes: Vec<u8>,
+    /// The frames noted for a session, in order.
+    fn read<S>(&self, member: &Member<S>, wanted: &mut Vec<u16>) {
+        wanted.clear();
+        wanted.extend_from_slice(&member.noted[..usize::from(member.count)]);
+        let mut at = member.first_note;
+        while at != NONE {
+            let note = self.list[at as usize];
+            wanted.push(note.frame);
+            at = note.next;
+        }
+    }
 }
 
 fn index(n: usize) -> u32 {
@@ -140,7 +192,8 @@ impl<S: Socket> Hub<S> {
             turns: BinaryHeap::new(),
             round: 0,
             notes: Notes::default(),
-            gathered: Gathered::default(),
+            wanted: Vec::new(),
+            gathered: Vec::new(),
         }
     }
 
@@ -148,10 +201,12 @@ impl<S: Socket> Hub<S> {
     pub fn add(&mut self, socket: S) -> SessionId {
         index(self.members.insert(Member {
             socket,
-            subscriptions: Vec::new(),
-            lag: None,
+            count: 0,
+            noted: [0; NOTED_WITHIN],
             first_note: NONE,
             last_note: NONE,
+            lag: None,
+            subscriptions: Vec::new(),
         }))
     }
 
@@ -199,43 +254,150 @@ impl<S: Socket> Hub<S> {
 
     /// Sends a batch to all subscribers: one write a session.
     pub fn fan_out(&mut self, batch: &Batch, now: Instant) {
-        self.round += 1;
-        for (at, frame) in batch.frames.iter().enumerate() {
-            let Some(Some(table)) = self.topics.get_mut(frame.topic.index()) else {
-                continue;
-            };
-            table.position = frame.version;
-            if !table.joining.is_empty() {
-                table.promote(frame.version, &mut self.members);
+        for frames in batch.frames.chunks(ROUND_FRAMES) {
+            self.round += 1;
+            for (at, frame) in (0_u16..).zip(frames) {
+                self.note(batch, frame, at, now);
+                if self.notes.list.len() >= MAX_NOTES {
+                    self.write_noted(batch, frames, now);
+                }
             }
-            if frame.kind != Kind::Gap {
-                self.tally.due += (table.live.len() + table.paced.len()) as u64;
+            self.write_noted(batch, frames, now);
+        }
+    }
+
+    /// Notes a frame for all who are to get it in this round.
+    fn note(&mut self, batch: &Batch, frame: &Frame, at: u16, now: Instant) {
+        let Some(Some(table)) = self.topics.get_mut(frame.head.topic.index()) else {
+            return;
+        };
+        table.position = frame.head.version;
+        if !table.joining.is_empty() {
+            table.promote(frame.head.version, &mut self.members);
+        }
+        if frame.head.kind != Kind::Gap {
+            self.tally.due += (table.live.len() + table.paced.len()) as u64;
+        }
+        for subscriber in &table.live {
+            self.notes.add(&mut self.members, subscriber.session, at);
+        }
+        if !table.paced.is_empty() {
+            self.pace(batch, frame, at, now);
+        }
+    }
+
+    /// Writes every session that has notes, once.
+    fn write_noted(&mut self, batch: &Batch, frames: &[Frame], now: Instant) {
+        let mut noted = std::mem::take(&mut self.notes.sessions);
+        for group in noted.chunks(GROUP) {
+            let mut handles = [None; GROUP];
+            for (&session, handle) in group.iter().zip(&mut handles) {
+                let member = &self.members[session as usize];
+                *handle = member.lag.is_none().then(|| member.socket.handle());
             }
-            for subscriber in &table.live {
+            // What each session's socket took; `None` when it is dead.
+            let mut taken = [Some(0); GROUP];
+            let mut due = [0; GROUP];
+            for (at, &session) in group.iter().enumerate() {
+                let Some(handle) = handles[at] else { continue };
                 self.notes
-                    .add(&mut self.members, subscriber.session, index(at));
+                    .read(&self.members[session as usize], &mut self.wanted);
+                let bytes = gather(batch, frames, &self.wanted, &mut self.gathered);
+                self.tally.writes += 1;
+                due[at] = bytes.len();
+                taken[at] = match S::send(handle, bytes) {
+                    Ok(written) => Some(written),
+                    Err(why) if would_block(&why) => Some(0),
+                    Err(_) => None,
+                };
+                if taken[at] == Some(bytes.len()) {
+                    self.tally.bytes += bytes.len() as u64;
+                    self.tally.delivered += bars(batch, frames, &self.wanted);
+                }
             }
-            if !table.paced.is_empty() {
-                self.pace(frame, index(at), now);
-            }
-            if self.notes.list.len() >= MAX_NOTES {
-                self.write_noted(&batch.frames, now);
+            for (at, &session) in group.iter().enumerate() {
+                if due[at] == 0 || taken[at] != Some(due[at]) {
+                    self.fell_short(session, batch, frames, taken[at], now);
+                }
+                let member = &mut self.members[session as usize];
+                member.count = 0;
+                member.first_note = NONE;
             }
         }
-        self.write_noted(&batch.frames, now);
+        noted.clear();
+        self.notes.sessions = noted;
+        self.notes.list.clear();
     }
+
+    /// A session did not take all of its frames: it lags, its socket is full, or it is dead.
+    #[cold]
+    fn fell_short(
+        &mut self,
+        session: SessionId,
+        batch: &Batch,
+        frames: &[Frame],
+        taken: Option<usize>,
+        now: Instant,
+    ) {
+        let mut wanted = std::mem::take(&mut self.wanted);
+        self.notes
+            .read(&self.members[session as usize], &mut wanted);
+        if let Some(mut written) = taken {
+            self.tally.bytes += written as u64;
+            for at in &wanted {
+                let frame = &frames[usize::from(*at)];
+                let kept = (&frame.head, batch.bytes_of(frame));
+                written = self.queue(session, kept, written, now);
+            }
+        } else {
+            self.tally.gapped_left += bars(batch, frames, &wanted);
+            self.todo.dead.push(session);
+        }
+        self.wanted = wanted;
+    }
+
+    /// Puts one frame, of which the socket took up to `written` bytes, into the outbox; tells how many
+    /// of those bytes belong to the frames after it.
+    fn queue(
+        &mut self,
+        session: SessionId,
+        (head, bytes): (&super::batch::Head, &[u8]),
+        written: usize,
+        now: Instant,
+    ) -> usize {
+        let bar = head.kind != Kind::Gap;
+        if let Some(beyond) = written.checked_sub(bytes.len()) {
+            self.tally.delivered += u64::from(bar);
+            return beyond;
+        }
+        let member = &mut self.members[session as usize];
+        let lag = member.lag.get_or_insert_with(|| {
+            self.tally.full += 1;
+            self.todo.lagging.push(session);
+            Box::default()
+        });
+        if written > 0 {
+            lag.begin(Bytes::copy_from_slice(&bytes[written..]), bar);
+        } else {
+            lag.offer(head, bytes, self.outbox_limit, now, &mut self.tally);
+        }
+        0
+    }
+
+    // ---- max_rate ------------------------------------------------------------------------------
 
     /// Notes a frame for the subscribers with a `max_rate` whose turn it is.
     #[cold]
-    fn pace(&mut self, frame: &Frame, at: u32, now: Instant) {
-        let Some(Some(table)) = self.topics.get_mut(frame.topic.index()) else {
+    fn pace(&mut self, batch: &Batch, frame: &Frame, at: u16, now: Instant) {
+        let Some(Some(table)) = self.topics.get_mut(frame.head.topic.index()) else {
             return;
         };
-        // Of an earlier batch, so it goes out before all that is noted of this one.
+        // Of an earlier round, so it goes out before all that is noted in this one.
         let mut earlier = Vec::new();
         for paced in &mut table.paced {
             let session = paced.subscriber.session;
-            let decision = paced.pace.offer(frame, self.round, at, now);
+            let bytes = batch.bytes_of(frame);
+            let decision = paced.pace.offer(&frame.head, bytes, self.round, at, now);
             self.tally.conflated += decision.conflated;
             match decision.before {
                 Some(waiting) if waiting.round == self.round => {
@@ -248,11 +410,11 @@ impl<S: Socket> Hub<S> {
                 self.notes.add(&mut self.members, session, at);
             }
             if let Some(due) = decision.due {
-                self.turns.push(Reverse((due, session, frame.topic)));
+                self.turns.push(Reverse((due, session, frame.head.topic)));
             }
         }
-        for (session, frame) in earlier {
-            self.send_frame(session, &frame, now);
+        for (session, kept) in earlier {
+            self.send_kept(session, &kept, now);
         }
     }
 
@@ -275,136 +437,61 @@ impl<S: Socket> Hub<S> {
                 continue;
             };
             match paced.pace.take_due(now) {
-                Ok(Some(frame)) => self.send_frame(session, &frame, now),
+                Ok(Some(kept)) => self.send_kept(session, &kept, now),
                 Ok(None) => {}
                 Err(later) => self.turns.push(Reverse((later, session, topic))),
             }
         }
     }
 
-    /// Sends one frame to one session.
-    fn send_frame(&mut self, session: SessionId, frame: &Frame, now: Instant) {
-        let Some(member) = self.members.get_mut(session as usize) else {
+    /// Sends one frame that waited to its session.
+    fn send_kept(&mut self, session: SessionId, kept: &Kept, now: Instant) {
+        let Some(written) = self.write(session, &kept.bytes) else {
+            self.tally.gapped_left += u64::from(kept.head.kind != Kind::Gap);
             return;
         };
-        let bar = u64::from(frame.kind != Kind::Gap);
-        let mut written = 0;
-        if member.lag.is_none() {
-            self.tally.writes += 1;
-            written = match member.socket.try_write(&frame.bytes) {
-                Ok(written) => written,
-                Err(why) if would_block(&why) => 0,
-                Err(_) => {
-                    self.tally.gapped_left += bar;
-                    return self.todo.dead.push(session);
-                }
-            };
-            self.tally.bytes += written as u64;
-        }
-        if written == frame.bytes.len() {
-            self.tally.delivered += bar;
-        } else {
-            self.gathered.wanted.clear();
-            self.gathered.wanted.push(0);
-            self.queue(session, std::slice::from_ref(frame), written, now);
-        }
-    }
-
-    /// Writes every session that has notes, once.
-    fn write_noted(&mut self, frames: &[Frame], now: Instant) {
-        let mut noted = std::mem::take(&mut self.notes.sessions);
-        self.gathered.frames.clear();
-        for &session in &noted {
-            let member = &mut self.members[session as usize];
-            let wanted = &mut self.gathered.wanted;
-            wanted.clear();
-            let mut at = member.first_note;
-            while at != NONE {
-                let note = self.notes.list[at as usize];
-                wanted.push(note.frame);
-                at = note.next;
-            }
-            member.first_note = NONE;
-            if member.lag.is_some() {
-                self.queue(session, frames, 0, now);
-                continue;
-            }
-            let bytes: &[u8] = if let [one] = wanted.as_slice() {
-                &frames[*one as usize].bytes
-            } else {
-                self.gathered.fill(frames);
-                &self.gathered.bytes
-            };
-            self.tally.writes += 1;
-            let written = match member.socket.try_write(bytes) {
-                Ok(written) => written,
-                Err(why) if would_block(&why) => 0,
-                Err(_) => {
-                    self.tally.gapped_left += bars(frames, &self.gathered.wanted);
-                    self.todo.dead.push(session);
-                    continue;
-                }
-            };
-            self.tally.bytes += written as u64;
-            if written == bytes.len() {
-                self.tally.delivered += bars(frames, &self.gathered.wanted);
-            } else {
-                self.queue(session, frames, written, now);
-            }
-        }
-        noted.clear();
-        self.notes.sessions = noted;
-        self.notes.list.clear();
-    }
-
-    /// The socket is full: what it did not take of the wanted frames goes to the outbox.
-    #[cold]
-    fn queue(&mut self, session: SessionId, frames: &[Frame], mut written: usize, now: Instant) {
-        let member = &mut self.members[session as usize];
-        let lag = member.lag.get_or_insert_with(|| {
-            self.tally.full += 1;
-            self.todo.lagging.push(session);
-            Box::default()
-        });
-        for frame in self.gathered.wanted.iter().map(|at| &frames[*at as usize]) {
-            let bar = frame.kind != Kind::Gap;
-            if written >= frame.bytes.len() {
-                written -= frame.bytes.len();
-                self.tally.delivered += u64::from(bar);
-            } else if written > 0 {
-                lag.begin(frame.bytes.slice(written..), bar);
-                written = 0;
-            } else {
-                lag.offer(frame, self.outbox_limit, now, &mut self.tally);
-            }
-        }
+        self.queue(session, (&kept.head, &kept.bytes), written, now);
     }
 
     // ---- answers and the outbox ----------------------------------------------------------------
 
-    /// Sends an answer, a snapshot or a control frame, behind whatever waits already.
-    pub fn send(&mut self, session: SessionId, bytes: Bytes) {
-        let Some(member) = self.members.get_mut(session as usize) else {
-            return;
-        };
-        if let Some(lag) = &mut member.lag {
-            lag.push_answer(bytes);
-            return;
+    /// Writes to a session that does not lag, and nothing to one that does; `None` if there is no
+    /// such session or its socket is dead.
+    fn write(&mut self, session: SessionId, bytes: &[u8]) -> Option<usize> {
+        let member = self.members.get(session as usize)?;
+        if member.lag.is_some() {
+            return Some(0);
         }
         self.tally.writes += 1;
-        let written = match member.socket.try_write(&bytes) {
+        let written = match S::send(member.socket.handle(), bytes) {
             Ok(written) => written,
             Err(why) if would_block(&why) => 0,
-            Err(_) => return self.todo.dead.push(session),
+            Err(_) => {
+                self.todo.dead.push(session);
+                return None;
+            }
         };
         self.tally.bytes += written as u64;
-        if written < bytes.len() {
-            let mut lag = Box::<Lag>::default();
-            lag.begin(bytes.slice(written..), false);
-            member.lag = Some(lag);
-            self.tally.full += 1;
-            self.todo.lagging.push(session);
+        Some(written)
+    }
+
+    /// Sends an answer, a snapshot or a control frame, behind whatever waits already.
+    pub fn send(&mut self, session: SessionId, bytes: Bytes) {
+        let Some(written) = self.write(session, &bytes) else {
+            return;
+        };
+        if written == bytes.len() {
+            return;
         }
+        let member = &mut self.members[session as usize];
+        if let Some(lag) = &mut member.lag {
+            return lag.push_answer(bytes);
+        }
+        let mut lag = Box::<Lag>::default();
+        lag.begin(bytes.slice(written..), false);
+        member.lag = Some(lag);
+        self.tally.full += 1;
+        self.todo.lagging.push(session);
     }
 
     /// Writes what waits for a session as far as its socket takes it; `true` when nothing is left.
@@ -450,23 +537,40 @@ impl<S: Socket> Hub<S> {
     }
 }
 
-impl Gathered {
-    /// Copies the wanted frames side by side, unless they already are.
-    fn fill(&mut self, frames: &[Frame]) {
-        if self.frames == self.wanted {
-            return;
+/// The wanted frames as one piece: as they lie in the batch if they are neighbours there, otherwise
+/// copied side by side, neighbours together.
+fn gather<'a>(
+    batch: &'a Batch,
+    frames: &[Frame],
+    wanted: &[u16],
+    gathered: &'a mut Vec<u8>,
+) -> &'a [u8] {
+    let mut wanted = wanted.iter().map(|at| &frames[usize::from(*at)]);
+    let Some(first) = wanted.next() else {
+        return &[];
+    };
+    let (mut start, mut end) = (first.start as usize, first.end as usize);
+    gathered.clear();
+    for frame in wanted {
+        if frame.start as usize != end {
+            gathered.extend_from_slice(&batch.bytes[start..end]);
+            start = frame.start as usize;
         }
-        self.bytes.clear();
-        for at in &self.wanted {
-            self.bytes.extend_from_slice(&frames[*at as usize].bytes);
-        }
-        self.frames.clone_from(&self.wanted);
+        end = frame.end as usize;
     }
+    if gathered.is_empty() {
+        return &batch.bytes[start..end];
+    }
+    gathered.extend_from_slice(&batch.bytes[start..end]);
+    gathered
 }
 
 /// How many of the wanted frames are bars: all, but for the rare notices.
-fn bars(frames: &[Frame], wanted: &[u32]) -> u64 {
-    let bar = |at: &&u32| frames[**at as usize].kind != Kind::Gap;
+fn bars(batch: &Batch, frames: &[Frame], wanted: &[u16]) -> u64 {
+    if batch.notices == 0 {
+        return wanted.len() as u64;
+    }
+    let bar = |at: &&u16| frames[usize::from(**at)].head.kind != Kind::Gap;
     wanted.iter().filter(bar).count() as u64
 }
 

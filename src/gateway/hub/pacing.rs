@@ -4,7 +4,9 @@
 
 use std::time::{Duration, Instant};
 
-use crate::gateway::batch::{Frame, Kind};
+use bytes::Bytes;
+
+use crate::gateway::batch::{Head, Kept, Kind};
 
 /// A subscription's rate and the newest update that waits for its turn.
 #[derive(Debug)]
@@ -18,10 +20,10 @@ pub struct Pace {
 /// An update that waits.
 #[derive(Debug, Clone)]
 pub struct Waiting {
-    pub frame: Frame,
+    pub frame: Kept,
     /// The fan-out it came in, and where in its batch: its order within that fan-out.
     pub round: u64,
-    pub at: u32,
+    pub at: u16,
 }
 
 /// What is to be done about a frame.
@@ -48,24 +50,36 @@ impl Pace {
     }
 
     /// Decides about the frame that stands at `at` in the batch of fan-out `round`.
-    pub fn offer(&mut self, frame: &Frame, round: u64, at: u32, now: Instant) -> Decision {
+    pub fn offer(
+        &mut self,
+        head: &Head,
+        bytes: &[u8],
+        round: u64,
+        at: u16,
+        now: Instant,
+    ) -> Decision {
         let waited = self.waiting.take();
         // The same bar again: whatever waits of it is stale. Another bar, or a notice: what waits
         // was the final state of its own.
-        let replaces =
-            frame.kind != Kind::Gap && waited.as_ref().is_some_and(|w| w.frame.time == frame.time);
+        let replaces = head.kind != Kind::Gap
+            && waited
+                .as_ref()
+                .is_some_and(|w| w.frame.head.time == head.time);
         let conflated = u64::from(replaces);
         let had_timer = waited.is_some();
         let before = waited.filter(|_| !replaces);
-        let send = frame.kind != Kind::Forming || now >= self.next_at;
+        let send = head.kind != Kind::Forming || now >= self.next_at;
         let mut due = None;
         if send {
-            if frame.kind == Kind::Forming {
+            if head.kind == Kind::Forming {
                 self.next_at = now + self.interval;
             }
         } else {
             self.waiting = Some(Waiting {
-                frame: frame.clone(),
+                frame: Kept {
+                    head: *head,
+                    bytes: Bytes::copy_from_slice(bytes),
+                },
                 round,
                 at,
             });
@@ -80,7 +94,7 @@ impl Pace {
     }
 
     /// The waiting update if its turn has come, or when it will.
-    pub fn take_due(&mut self, now: Instant) -> Result<Option<Frame>, Instant> {
+    pub fn take_due(&mut self, now: Instant) -> Result<Option<Kept>, Instant> {
         if self.waiting.is_none() {
             return Ok(None);
         }
@@ -92,7 +106,7 @@ impl Pace {
     }
 
     /// The waiting update, whenever its turn would be.
-    pub fn take(&mut self) -> Option<Frame> {
+    pub fn take(&mut self) -> Option<Kept> {
         self.waiting.take().map(|waiting| waiting.frame)
     }
 }
@@ -102,14 +116,13 @@ mod tests {
     use super::*;
     use crate::gateway::batch::TopicId;
 
-    fn frame(time: i64, kind: Kind) -> Frame {
-        Frame {
+    fn head(time: i64, kind: Kind) -> Head {
+        Head {
             topic: TopicId(0),
             version: 0,
             time,
             kind,
             ts: None,
-            bytes: bytes::Bytes::from_static(b"x"),
         }
     }
 
@@ -117,10 +130,10 @@ mod tests {
     fn forming_updates_wait_and_the_newest_wins() {
         let start = Instant::now();
         let mut pace = Pace::new(2.0, start);
-        assert!(pace.offer(&frame(1, Kind::Forming), 1, 0, start).now);
-        let second = pace.offer(&frame(1, Kind::Forming), 2, 0, start);
+        assert!(pace.offer(&head(1, Kind::Forming), b"x", 1, 0, start).now);
+        let second = pace.offer(&head(1, Kind::Forming), b"x", 2, 0, start);
         assert!(!second.now && second.due == Some(start + Duration::from_millis(500)));
-        let third = pace.offer(&frame(1, Kind::Forming), 3, 0, start);
+        let third = pace.offer(&head(1, Kind::Forming), b"x", 3, 0, start);
         assert!(!third.now && third.conflated == 1 && third.due.is_none());
         assert!(pace.take_due(start).is_err());
         let due = start + Duration::from_millis(500);
@@ -132,14 +145,14 @@ mod tests {
     fn closed_bars_go_at_once_and_final_states_before_them() {
         let start = Instant::now();
         let mut pace = Pace::new(1.0, start);
-        assert!(pace.offer(&frame(1, Kind::Forming), 1, 0, start).now);
-        assert!(!pace.offer(&frame(1, Kind::Forming), 2, 0, start).now);
+        assert!(pace.offer(&head(1, Kind::Forming), b"x", 1, 0, start).now);
+        assert!(!pace.offer(&head(1, Kind::Forming), b"x", 2, 0, start).now);
         // A newer bar opens: the update of the old one that waits was its final state.
-        let opened = pace.offer(&frame(2, Kind::Forming), 3, 0, start);
+        let opened = pace.offer(&head(2, Kind::Forming), b"x", 3, 0, start);
         assert!(!opened.now && opened.conflated == 0);
-        assert_eq!(opened.before.map(|w| w.frame.time), Some(1));
+        assert_eq!(opened.before.map(|w| w.frame.head.time), Some(1));
         // Its closing replaces the forming update that waits, and does not wait itself.
-        let closed = pace.offer(&frame(2, Kind::Closed), 4, 0, start);
+        let closed = pace.offer(&head(2, Kind::Closed), b"x", 4, 0, start);
         assert!(closed.now && closed.conflated == 1 && closed.before.is_none());
     }
 }

@@ -11,7 +11,7 @@ use slab::Slab;
 
 use super::pacing::Pace;
 use super::{Hub, Member, SessionId, Socket, index};
-use crate::gateway::batch::{Frame, TopicId};
+use crate::gateway::batch::{Kept, TopicId};
 use crate::gateway::registry::Entry;
 
 /// One subscriber in a topic's list.
@@ -110,7 +110,7 @@ impl TopicTable {
     }
 
     /// Takes a subscriber out: what waited for its turn, and who stands in its place now.
-    fn remove(&mut self, list: List, at: u32) -> (Option<Frame>, Option<Subscriber>) {
+    fn remove(&mut self, list: List, at: u32) -> (Option<Kept>, Option<Subscriber>) {
         let at = at as usize;
         match list {
             List::Live => {
@@ -245,7 +245,7 @@ impl<S: Socket> Hub<S> {
         let (list, at) = table.insert(subscriber, 0, pace);
         set_place(&mut self.members, subscriber, list, at);
         if let Some(frame) = waited {
-            self.send_frame(session, &frame, Instant::now());
+            self.send_kept(session, &frame, Instant::now());
         }
     }
 

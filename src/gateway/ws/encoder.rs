@@ -1,24 +1,48 @@
+use std::ops::Range;
+
 use bytes::Bytes;
 
 use super::{FIN, MAX_CONTROL_BYTES, Opcode};
 
-/// Longest header of an unmasked frame: two bytes and a 64-bit length.
-const MAX_HEADER: usize = 10;
+/// Header of a frame of 126 to 65,535 bytes, as nearly all are: room for it is left in advance.
+const USUAL_HEADER: usize = 4;
 
-/// Builds text frames in one reused buffer: the payload is written behind room for the longest
-/// header, then the header is put right before it, so that the finished frame is copied once, into
-/// memory of exactly its size.
-#[derive(Debug)]
-pub struct FrameBuilder {
-    buffer: Vec<u8>,
+/// Appends a text frame whose payload `write` appends; tells where the frame lies.
+///
+/// The payload is written in place behind room for the usual header. A shorter header leaves two
+/// bytes unused in front, which are not part of the frame; a longer one moves the payload.
+pub fn append_text(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) -> Range<usize> {
+    append(Opcode::Text, out, write)
 }
 
-impl Default for FrameBuilder {
-    fn default() -> Self {
-        Self {
-            buffer: vec![0; MAX_HEADER],
-        }
-    }
+fn append(opcode: Opcode, out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) -> Range<usize> {
+    let start = out.len();
+    out.extend_from_slice(&[0; USUAL_HEADER]);
+    write(out);
+    let len = out.len() - start - USUAL_HEADER;
+    let first = FIN | opcode as u8;
+    let start = if let Ok(short) = u8::try_from(len)
+        && usize::from(short) <= MAX_CONTROL_BYTES
+    {
+        out[start + 2..start + USUAL_HEADER].copy_from_slice(&[first, short]);
+        start + 2
+    } else if let Ok(medium) = u16::try_from(len) {
+        let [high, low] = medium.to_be_bytes();
+        out[start..start + USUAL_HEADER].copy_from_slice(&[first, 126, high, low]);
+        start
+    } else {
+        let mut header = vec![first, 127];
+        header.extend_from_slice(&(len as u64).to_be_bytes());
+        out.splice(start..start + USUAL_HEADER, header);
+        start
+    };
+    start..out.len()
+}
+
+/// Builds frames in one reused buffer, each copied once into memory of exactly its size.
+#[derive(Debug, Default)]
+pub struct FrameBuilder {
+    buffer: Vec<u8>,
 }
 
 impl FrameBuilder {
@@ -33,25 +57,9 @@ impl FrameBuilder {
     }
 
     fn frame(&mut self, opcode: Opcode, write: impl FnOnce(&mut Vec<u8>)) -> Bytes {
-        self.buffer.truncate(MAX_HEADER);
-        write(&mut self.buffer);
-        let len = self.buffer.len() - MAX_HEADER;
-        let first = FIN | opcode as u8;
-        let start = if let Ok(short) = u8::try_from(len)
-            && usize::from(short) <= MAX_CONTROL_BYTES
-        {
-            self.buffer[8..MAX_HEADER].copy_from_slice(&[first, short]);
-            8
-        } else if let Ok(medium) = u16::try_from(len) {
-            let [high, low] = medium.to_be_bytes();
-            self.buffer[6..MAX_HEADER].copy_from_slice(&[first, 126, high, low]);
-            6
-        } else {
-            self.buffer[..2].copy_from_slice(&[first, 127]);
-            self.buffer[2..MAX_HEADER].copy_from_slice(&(len as u64).to_be_bytes());
-            0
-        };
-        Bytes::copy_from_slice(&self.buffer[start..])
+        self.buffer.clear();
+        let range = append(opcode, &mut self.buffer, write);
+        Bytes::copy_from_slice(&self.buffer[range])
     }
 }
 

@@ -10,7 +10,7 @@ mod encoder;
 
 pub use close::{Close, CloseCode};
 pub use decoder::{Decoder, Event, Violation};
-pub use encoder::{FrameBuilder, close_frame, ping_frame, pong_frame};
+pub use encoder::{FrameBuilder, append_text, close_frame, ping_frame, pong_frame};
 
 /// What a frame is (RFC 6455, section 5.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
