@@ -71,10 +71,12 @@ pub fn grouped(n: u64) -> String {
 /// Where the middle half of some figures lies, and their ends.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Spread {
+    pub count: usize,
     pub min: f64,
     pub lower_quartile: f64,
     pub median: f64,
-    /// Between these lies, with a confidence of 95 %, the median of ever more figures.
+    /// Between these lies, with a confidence of 95 %, the median of ever more figures. Fewer than six
+    /// figures say less than that: then these are their ends.
     pub median_from: f64,
     pub median_to: f64,
     pub upper_quartile: f64,
@@ -108,6 +110,7 @@ impl Spread {
         let rank = (count / 2.0 - 0.98 * count.sqrt()).floor().max(0.0);
         let edge = rank / (count - 1.0).max(1.0);
         Self {
+            count: sorted.len(),
             min: at(0.0),
             lower_quartile: at(0.25),
             median: at(0.5),

@@ -150,10 +150,15 @@ impl PairReport {
 }
 
 fn told(spread: &Spread) -> String {
-    format!(
-        "median {:.3} (95 % between {:.3} and {:.3}; all {:.3} to {:.3})",
-        spread.median, spread.median_from, spread.median_to, spread.min, spread.max
-    )
+    /// Fewer pulses cannot bound a median with this confidence.
+    const FEWEST: usize = 6;
+    let mut text = format!("median {:.3} (", spread.median);
+    if spread.count >= FEWEST {
+        let (from, to) = (spread.median_from, spread.median_to);
+        text.push_str(&format!("95 % between {from:.3} and {to:.3}; "));
+    }
+    text.push_str(&format!("all {:.3} to {:.3})", spread.min, spread.max));
+    text
 }
 
 impl Side {
