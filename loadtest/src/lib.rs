@@ -1,0 +1,42 @@
+//! loadtest: measures barcast, and what it is compared with, from the outside.
+//!
+//! It speaks barcast's words ([`barcast::bar`]) and nothing else of it.
+//!
+//! | room | what is in it |
+//! |---|---|
+//! | [`cli`] | flags |
+//! | [`run`], [`report`] | one experiment against one server |
+//! | [`pair`], [`pair_report`] | two servers in turn: the ratio of their costs |
+//! | [`floor`] | the yardstick server |
+//! | [`market`], [`watchlist`], [`publisher`] | what is published, who watches it, the schedule |
+//! | [`swarm`], [`frame`], [`update`], [`tally`] | the clients: reading, and keeping account of what came |
+//! | [`rig`], [`servers`], [`pins`] | starting and ending what is measured, and where it runs |
+//! | [`process`], [`occupancy`], [`strace`], [`machine`], [`figures`], [`clock`], [`progress`] | CPU, who used the cores, memory, system calls, where it was measured, how figures are told |
+//!
+//! An experiment is open loop: bars are published when they are planned, whatever the server does, and
+//! latency counts from the planned time. `seq` counts the ticks, so that both sides know without a table
+//! what must come and which bars are closed.
+
+pub mod cli;
+pub mod clock;
+pub mod figures;
+pub mod floor;
+pub mod frame;
+pub mod machine;
+pub mod market;
+pub mod occupancy;
+pub mod pair;
+pub mod pair_report;
+pub mod pins;
+pub mod process;
+pub mod progress;
+pub mod publisher;
+pub mod report;
+pub mod rig;
+pub mod run;
+pub mod servers;
+pub mod strace;
+pub mod swarm;
+pub mod tally;
+pub mod update;
+pub mod watchlist;

@@ -1,0 +1,387 @@
+//! Starting what is measured: a Redis and a server of one kind or another, on free ports, and ending
+//! them again.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::str::FromStr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+use crate::floor::Mode;
+use crate::pins::Cores;
+
+/// Longest wait for a server to be ready.
+const READY_TIMEOUT: Duration = Duration::from_secs(30);
+/// Longest wait for one to end by itself.
+const END_TIMEOUT: Duration = Duration::from_secs(3);
+/// How often it is looked whether it has.
+const POLL: Duration = Duration::from_millis(10);
+/// Longest wait for an answer to a question about readiness.
+const ASK_TIMEOUT: Duration = Duration::from_secs(1);
+/// So much of a failed server's output is shown, in bytes.
+const SHOWN_BYTES: usize = 2_000;
+
+/// What serves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kind {
+    Barcast,
+    Floor(Mode),
+    /// A command with `{port}` and `{redis_port}` in it.
+    Custom(String),
+}
+
+impl FromStr for Kind {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "barcast" => Ok(Self::Barcast),
+            "floor" | "floor:gather" => Ok(Self::Floor(Mode::Gather)),
+            "floor:bare" => Ok(Self::Floor(Mode::Bare)),
+            command if command.contains("{port}") => Ok(Self::Custom(command.to_owned())),
+            _ => Err(
+                "allowed: barcast, floor, floor:bare, floor:gather, or a command with {port} and {redis_port} in it"
+                    .to_owned(),
+            ),
+        }
+    }
+}
+
+impl std::fmt::Display for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Barcast => f.write_str("barcast"),
+            Self::Floor(Mode::Bare) => f.write_str("floor:bare"),
+            Self::Floor(Mode::Gather) => f.write_str("floor:gather"),
+            Self::Custom(command) => f.write_str(command),
+        }
+    }
+}
+
+/// How servers are started.
+#[derive(Debug, Clone)]
+pub struct Launch {
+    /// barcast's workers.
+    pub workers: usize,
+    /// barcast's binary, when it is not to be looked for.
+    pub barcast: Option<PathBuf>,
+    pub cores: Cores,
+}
+
+/// The process groups that run now, with their folders: for an end without destructors.
+static STARTED: Mutex<Vec<(i32, PathBuf)>> = Mutex::new(Vec::new());
+
+fn started() -> MutexGuard<'static, Vec<(i32, PathBuf)>> {
+    STARTED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Kills everything that was started here: only for when this process ends at once.
+pub fn kill_all() {
+    for (group, folder) in started().iter() {
+        let _ = kill(Pid::from_raw(-group), Signal::SIGKILL);
+        let _ = fs::remove_dir_all(folder);
+    }
+}
+
+/// A process that ends with this value.
+#[derive(Debug)]
+struct Process {
+    child: Child,
+    output: PathBuf,
+    // Dropped after the process has ended: it writes into it.
+    _dir: TempDir,
+}
+
+impl Process {
+    /// `at_home`: in an empty folder of its own; otherwise in ours, which a command may name paths from.
+    fn start(mut command: Command, at_home: bool) -> Result<Self> {
+        let dir = tempfile::tempdir()?;
+        if at_home {
+            command.current_dir(dir.path());
+        }
+        let output = dir.path().join("output");
+        let file = File::create(&output)?;
+        command
+            .stdin(Stdio::null())
+            .stdout(file.try_clone()?)
+            .stderr(file)
+            // A group of its own: Ctrl-C on the terminal must not end it before it was measured.
+            .process_group(0);
+        let child = command
+            .spawn()
+            .with_context(|| format!("starting {}", command.get_program().display()))?;
+        started().push((i32::try_from(child.id())?, dir.path().to_owned()));
+        Ok(Self {
+            child,
+            output,
+            _dir: dir,
+        })
+    }
+
+    fn wait_for(&mut self, what: &str, mut ready: impl FnMut() -> bool) -> Result<()> {
+        let start = Instant::now();
+        while !ready() {
+            let ended = self.child.try_wait()?;
+            if ended.is_some() || start.elapsed() > READY_TIMEOUT {
+                let output = fs::read(&self.output).unwrap_or_default();
+                let output = &output[output.len().saturating_sub(SHOWN_BYTES)..];
+                let how = ended.map_or("is not ready".to_owned(), |code| format!("ended ({code})"));
+                bail!("{what} {how}:\n{}", String::from_utf8_lossy(output).trim());
+            }
+            std::thread::sleep(POLL);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if let Ok(id) = i32::try_from(self.child.id()) {
+            let group = Pid::from_raw(-id);
+            let _ = kill(group, Signal::SIGTERM);
+            let start = Instant::now();
+            while start.elapsed() < END_TIMEOUT {
+                if !matches!(self.child.try_wait(), Ok(None)) {
+                    break;
+                }
+                std::thread::sleep(POLL);
+            }
+            // Whatever is left of it, children included.
+            let _ = kill(group, Signal::SIGKILL);
+            started().retain(|(other, _)| *other != id);
+        }
+        let _ = self.child.wait();
+    }
+}
+
+/// A port that is free now, on 127.0.0.1.
+fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
+        .local_addr()?
+        .port())
+}
+
+/// A redis-server of our own, without persistence.
+#[derive(Debug)]
+pub struct Redis {
+    port: u16,
+    process: Process,
+}
+
+impl Redis {
+    /// # Errors
+    /// When redis-server is not installed or does not come up.
+    pub fn start() -> Result<Self> {
+        let port = free_port()?;
+        let mut command = Command::new("redis-server");
+        command.args(["--bind", "127.0.0.1", "--port", &port.to_string()]);
+        command.args(["--save", "", "--appendonly", "no"]);
+        let mut process =
+            Process::start(command, true).context("redis-server has to be installed")?;
+        let redis = format!("redis://127.0.0.1:{port}");
+        process.wait_for("redis-server", || crate::publisher::connect(&redis).is_ok())?;
+        Ok(Self { port, process })
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.process.child.id()
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+}
+
+/// A running server that we started.
+#[derive(Debug)]
+pub struct Server {
+    pub addr: SocketAddr,
+    /// What was started, for the report.
+    pub command: String,
+    process: Process,
+}
+
+impl Server {
+    /// Starts a server in front of `redis` and waits until it is ready.
+    ///
+    /// # Errors
+    /// When it cannot be started or does not become ready; with the end of its output.
+    pub fn start(kind: &Kind, redis: &Redis, launch: &Launch) -> Result<Self> {
+        let port = free_port()?;
+        let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let command = command(kind, addr, redis, launch)?;
+        let mut words = vec![command.get_program()];
+        words.extend(command.get_args());
+        let words: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
+        let text = words.join(" ");
+        let mut process = launch.cores.with(|| Process::start(command, false))?;
+        let asks = !matches!(kind, Kind::Custom(_));
+        process.wait_for(&text, || {
+            if asks {
+                is_ready(addr)
+            } else {
+                TcpStream::connect(addr).is_ok()
+            }
+        })?;
+        Ok(Self {
+            addr,
+            command: text,
+            process,
+        })
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.process.child.id()
+    }
+}
+
+fn command(kind: &Kind, addr: SocketAddr, redis: &Redis, launch: &Launch) -> Result<Command> {
+    let (listen, url) = (addr.to_string(), redis.url());
+    let (program, args): (OsString, Vec<String>) = match kind {
+        Kind::Custom(template) => {
+            let text = template
+                .replace("{port}", &addr.port().to_string())
+                .replace("{redis_port}", &redis.port.to_string());
+            // exec, so that the process measured is not the shell.
+            ("sh".into(), vec!["-c".into(), format!("exec {text}")])
+        }
+        Kind::Floor(mode) => {
+            let mode = if *mode == Mode::Bare {
+                "bare"
+            } else {
+                "gather"
+            };
+            let args = [
+                "floor",
+                "--listen",
+                &listen,
+                "--redis-url",
+                &url,
+                "--mode",
+                mode,
+            ];
+            let me = std::env::current_exe()?;
+            (me.into(), args.map(str::to_owned).into())
+        }
+        Kind::Barcast => {
+            let binary = match &launch.barcast {
+                Some(path) => path
+                    .canonicalize()
+                    .with_context(|| path.display().to_string())?,
+                None => find_barcast()?,
+            };
+            let workers = launch.workers.to_string();
+            let args = [
+                "serve",
+                "--listen",
+                &listen,
+                "--redis-url",
+                &url,
+                "--workers",
+                &workers,
+            ];
+            (binary.into(), args.map(str::to_owned).into())
+        }
+    };
+    let mut command = Command::new(program);
+    command.args(args);
+    Ok(command)
+}
+
+/// Whether `/readyz` answers 200.
+pub fn is_ready(addr: SocketAddr) -> bool {
+    let ask = || -> std::io::Result<bool> {
+        let mut stream = TcpStream::connect_timeout(&addr, ASK_TIMEOUT)?;
+        stream.set_read_timeout(Some(ASK_TIMEOUT))?;
+        write!(
+            stream,
+            "GET /readyz HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n"
+        )?;
+        let mut head = [0; 12];
+        stream.read_exact(&mut head)?;
+        Ok(&head == b"HTTP/1.1 200")
+    };
+    ask().unwrap_or(false)
+}
+
+/// barcast beside our own binary, or built now.
+fn find_barcast() -> Result<PathBuf> {
+    let me = std::env::current_exe()?;
+    let beside = me.with_file_name("barcast");
+    if beside.is_file() {
+        return Ok(beside);
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    eprintln!("building barcast: there is none beside {}", me.display());
+    let built = Command::new(option_env!("CARGO").unwrap_or("cargo"))
+        .args([
+            "build",
+            "--release",
+            "-p",
+            "barcast",
+            "--message-format=json",
+        ])
+        .current_dir(root)
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cargo build --release -p barcast")?;
+    if !built.status.success() {
+        bail!("barcast cannot be built");
+    }
+    built
+        .stdout
+        .split(|byte| *byte == b'\n')
+        .filter_map(|line| serde_json::from_slice::<serde_json::Value>(line).ok())
+        .filter_map(|line| line.get("executable")?.as_str().map(PathBuf::from))
+        .find(|path| path.file_name().is_some_and(|name| name == "barcast"))
+        .context("cargo built no barcast")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_of_servers_are_read_and_written() {
+        for text in [
+            "barcast",
+            "floor:bare",
+            "floor:gather",
+            "./hub {port} {redis_port}",
+        ] {
+            assert_eq!(text.parse::<Kind>().unwrap().to_string(), text);
+        }
+        assert_eq!("floor".parse::<Kind>().unwrap(), Kind::Floor(Mode::Gather));
+        assert!("flour".parse::<Kind>().is_err());
+    }
+
+    #[test]
+    fn what_a_server_said_is_told_when_it_ends_too_early() {
+        let redis = Redis::start().unwrap();
+        let launch = Launch {
+            workers: 1,
+            barcast: None,
+            cores: Cores::all().unwrap(),
+        };
+        let kind = Kind::Custom("sh -c 'echo no {port} for $0; exit 3' me".to_owned());
+        let why = Server::start(&kind, &redis, &launch)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            why.contains("exit status: 3") && why.contains("for me"),
+            "{why}"
+        );
+    }
+}

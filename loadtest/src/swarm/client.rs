@@ -1,0 +1,224 @@
+//! One client's connection: connect, handshake, subscribe, read.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use mio::net::TcpStream;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::Target;
+use crate::frame::{PONG, TEXT, write_client_frame};
+use crate::tally::Ledger;
+
+/// Clients from one source address. The kernel gives out some 28,000 ports an address (32768–60999).
+const CLIENTS_PER_ADDRESS: usize = 20_000;
+/// Longest subscribe message, in bytes, below the gateway's limit of 4 KiB.
+const SUBSCRIBE_BYTES: usize = 3_500;
+/// Longest answer to the handshake, in bytes.
+const MAX_HEAD_BYTES: usize = 8_192;
+/// Most header fields of the answer.
+const MAX_HEADERS: usize = 64;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum State {
+    Idle,
+    Connecting,
+    Handshaking,
+    /// So many subscribe messages are not answered yet.
+    Subscribing(usize),
+    Ready,
+    Gone,
+}
+
+pub(super) struct Client {
+    index: usize,
+    pub target: usize,
+    pub state: State,
+    pub stream: Option<TcpStream>,
+    /// The beginning of a frame whose end did not come yet.
+    pub partial: Vec<u8>,
+    pub ledger: Ledger,
+}
+
+impl Client {
+    pub fn new(index: usize, target: usize, topics: Vec<u32>) -> Self {
+        Self {
+            index,
+            target,
+            state: State::Idle,
+            stream: None,
+            partial: Vec::new(),
+            ledger: Ledger::new(topics),
+        }
+    }
+
+    /// Begins to connect.
+    pub fn connect(&mut self, addr: SocketAddr) -> std::io::Result<&mut TcpStream> {
+        let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_nonblocking(true)?;
+        socket.set_tcp_nodelay(true)?;
+        if let Some(source) = source(self.index, addr) {
+            socket.bind(&SocketAddr::new(source, 0).into())?;
+        }
+        match socket.connect(&addr.into()) {
+            Ok(()) => {}
+            Err(why) if why.raw_os_error() == Some(nix::errno::Errno::EINPROGRESS as i32) => {}
+            Err(why) => return Err(why),
+        }
+        self.state = State::Connecting;
+        Ok(self
+            .stream
+            .insert(TcpStream::from_std(std::net::TcpStream::from(socket))))
+    }
+
+    /// Sends a little, all of which fits into an empty socket.
+    fn send(&mut self, bytes: &[u8]) -> Result<(), String> {
+        let stream = self.stream.as_mut().ok_or("not connected")?;
+        match stream.write(bytes) {
+            Ok(sent) if sent == bytes.len() => Ok(()),
+            Ok(sent) => Err(format!(
+                "only {sent} of {} bytes could be sent",
+                bytes.len()
+            )),
+            Err(why) => Err(format!("sending: {why}")),
+        }
+    }
+
+    /// The socket can be written to for the first time: it is connected, or could not be.
+    pub fn connected(&mut self, target: &Target) -> Result<(), String> {
+        let stream = self.stream.as_ref().ok_or("not connected")?;
+        if let Some(why) = stream.take_error().map_err(|why| why.to_string())? {
+            return Err(format!("connecting: {why}"));
+        }
+        match stream.peer_addr() {
+            Err(why) if why.kind() == ErrorKind::NotConnected => return Ok(()),
+            Err(why) => return Err(format!("connecting: {why}")),
+            Ok(_) => {}
+        }
+        let mut key = [0; 16];
+        fastrand::fill(&mut key);
+        let request = format!(
+            "GET {} HTTP/1.1\r\nHost: {}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Key: {}\r\nSec-WebSocket-Version: 13\r\n\r\n",
+            target.path,
+            target.addr,
+            STANDARD.encode(key)
+        );
+        self.state = State::Handshaking;
+        self.send(request.as_bytes())
+    }
+
+    /// Looks for the whole answer to the handshake and, when it is there, subscribes and says where
+    /// the frames begin.
+    pub fn handshake(&mut self, bytes: &[u8], target: &Target) -> Result<Option<usize>, String> {
+        let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+        let mut response = httparse::Response::new(&mut headers);
+        match response.parse(bytes) {
+            Ok(httparse::Status::Complete(end)) => match response.code {
+                Some(101) => {
+                    self.subscribe(target)?;
+                    Ok(Some(end))
+                }
+                code => Err(format!("handshake refused with {}", code.unwrap_or(0))),
+            },
+            Ok(httparse::Status::Partial) if bytes.len() < MAX_HEAD_BYTES => Ok(None),
+            Ok(httparse::Status::Partial) => Err("handshake: answer too long".into()),
+            Err(why) => Err(format!("handshake: {why}")),
+        }
+    }
+
+    fn subscribe(&mut self, target: &Target) -> Result<(), String> {
+        let names: Vec<String> = self
+            .ledger
+            .topics()
+            .iter()
+            .filter_map(|topic| target.market.topics().get(usize::try_from(*topic).ok()?))
+            .map(|topic| format!("\"{topic}\""))
+            .collect();
+        let longest = names.iter().map(String::len).max().unwrap_or(1) + 1;
+        let (mut frames, mut messages) = (Vec::new(), 0);
+        for names in names.chunks(SUBSCRIBE_BYTES / longest) {
+            let text = format!(
+                r#"{{"type":"bars.subscribe","payload":{{"topics":[{}]}}}}"#,
+                names.join(",")
+            );
+            write_client_frame(&mut frames, TEXT, key(), text.as_bytes());
+            messages += 1;
+        }
+        self.state = if target.answers && messages > 0 {
+            State::Subscribing(messages)
+        } else {
+            State::Ready
+        };
+        self.send(&frames)
+    }
+
+    /// Answers a ping.
+    pub fn pong(&mut self, payload: &[u8]) -> Result<(), String> {
+        let mut frame = Vec::new();
+        write_client_frame(&mut frame, PONG, key(), payload);
+        self.send(&frame)
+    }
+
+    /// Reads once behind what is left of the last frame. Says how much is in the buffer now and
+    /// whether the socket may hold more; nothing when there was nothing.
+    pub fn read(
+        &mut self,
+        buffer: &mut Vec<u8>,
+        room: usize,
+    ) -> Result<Option<(usize, bool)>, String> {
+        let Some(stream) = self.stream.as_mut() else {
+            return Ok(None);
+        };
+        let left = self.partial.len();
+        if buffer.len() < left + room {
+            buffer.resize(left + room, 0);
+        }
+        buffer[..left].copy_from_slice(&self.partial);
+        loop {
+            return match stream.read(&mut buffer[left..]) {
+                Ok(0) => Err("disconnected".into()),
+                Ok(n) => Ok(Some((left + n, left + n == buffer.len()))),
+                Err(why) if why.kind() == ErrorKind::WouldBlock => Ok(None),
+                Err(why) if why.kind() == ErrorKind::Interrupted => continue,
+                Err(why) => Err(format!("reading: {why}")),
+            };
+        }
+    }
+
+    /// Keeps the beginning of a frame until its end comes.
+    pub fn keep(&mut self, rest: &[u8]) {
+        self.partial.clear();
+        self.partial.extend_from_slice(rest);
+    }
+}
+
+fn key() -> [u8; 4] {
+    fastrand::u32(..).to_ne_bytes()
+}
+
+/// 127.0.0.2, .3 … for clients beyond what one address carries, when the server is on this machine.
+fn source(index: usize, addr: SocketAddr) -> Option<IpAddr> {
+    let step = u32::try_from(index / CLIENTS_PER_ADDRESS).ok()?;
+    (step > 0 && addr.is_ipv4() && addr.ip().is_loopback())
+        .then(|| Ipv4Addr::from_bits(Ipv4Addr::LOCALHOST.to_bits() + step).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sources_change_when_an_address_is_used_up() {
+        let local = SocketAddr::from(([127, 0, 0, 1], 80));
+        assert_eq!(source(CLIENTS_PER_ADDRESS - 1, local), None);
+        let second: IpAddr = [127, 0, 0, 2].into();
+        assert_eq!(source(CLIENTS_PER_ADDRESS, local), Some(second));
+        assert_eq!(
+            source(CLIENTS_PER_ADDRESS, ([10, 0, 0, 1], 80).into()),
+            None
+        );
+    }
+}
