@@ -401,6 +401,25 @@ fn snapshot_and_stream_join_without_a_hole_or_a_step_back() {
 }
 
 #[test]
+fn unsubscribing_a_pattern_ends_narrower_ones() {
+    let (gateway, mut feed) = in_process(config());
+    let mut client = gateway.client();
+    client.subscribe("bars:*:1");
+    client.subscribe("bars:*:5");
+    client.ask(r#"{"type":"bars.unsubscribe","payload":{"topics":["bars:*:1"]}}"#);
+    feed.bar(&candle("AAPL", 0, 1));
+    gateway.received(1);
+    assert!(client.until_pong().is_empty());
+    client.ask(r#"{"type":"bars.unsubscribe","payload":{"topics":["bars:*:*"]}}"#);
+    feed.bar(&Candle {
+        resolution: "5",
+        ..candle("MSFT", 0, 1)
+    });
+    gateway.received(2);
+    assert!(client.until_pong().is_empty());
+}
+
+#[test]
 fn patterns_get_what_is_there_and_what_opens_later() {
     let (gateway, mut feed) = in_process(config());
     let early = candle("AAPL", 0, 1);

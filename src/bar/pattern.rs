@@ -29,6 +29,12 @@ impl Pattern {
             && self.resolution.is_none_or(|r| r == topic.resolution)
     }
 
+    /// Whether all that `other` means is meant.
+    pub fn includes(&self, other: &Self) -> bool {
+        (self.symbol.is_none() || self.symbol == other.symbol)
+            && (self.resolution.is_none() || self.resolution == other.resolution)
+    }
+
     /// The patterns with a `*` that mean `topic`, among others.
     pub fn covering(topic: &Topic) -> [Self; 3] {
         let (symbol, resolution) = (Some(topic.symbol), Some(topic.resolution));

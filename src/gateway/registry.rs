@@ -192,10 +192,14 @@ impl Registry {
         topic: &Topic,
         view: impl FnOnce(&Entry) -> T,
     ) -> Result<T, TopicLimit> {
-        if let Some(entry) = self.topics.get(topic) {
-            return Ok(view(&entry));
+        loop {
+            // Looked at while it is held in the table: another thread may forget a topic that has no
+            // bar yet, and its number would then be another's.
+            if let Some(entry) = self.topics.get(topic) {
+                return Ok(view(&entry));
+            }
+            self.open(*topic, 0)?;
         }
-        self.open(*topic, 0).map(|entry| view(&entry))
     }
 
     /// The topic, if it is known.

@@ -255,7 +255,7 @@ impl Worker {
         (first, state.version)
     }
 
-    /// Ends the selected subscriptions; what was not subscribed is no error.
+    /// Ends the selected subscriptions, narrower patterns among them; what was not subscribed is no error.
     pub fn unsubscribe(
         &self,
         id: SessionId,
@@ -264,7 +264,10 @@ impl Worker {
         request: Option<&str>,
     ) {
         for pattern in &which.patterns {
-            self.release_pattern(id, connection, *pattern);
+            let held = connection.patterns.borrow().clone();
+            for narrower in held.iter().filter(|held| pattern.includes(held)) {
+                self.release_pattern(id, connection, *narrower);
+            }
             let ended: Vec<_> = {
                 let hub = self.hub();
                 let meant = hub.topics_of(id).filter(|e| pattern.matches(&e.topic));

@@ -294,7 +294,7 @@ impl Worker {
     }
 
     /// Looks after closing, slow and silent clients.
-    fn sweep(self: &Rc<Self>) {
+    fn sweep(self: &Rc<Self>, round: u32) {
         let now = self.seconds();
         let limits = &self.node.config.limits;
         let period = u32::try_from(limits.ping_interval.as_secs())
@@ -311,7 +311,7 @@ impl Worker {
                 }
             } else if over.is_some_and(|since| since.elapsed() > limits.slow_grace) {
                 closes.push((id, CloseCode::SlowClient, "too slow for its subscriptions"));
-            } else if id % period == now % period {
+            } else if id % period == round % period {
                 // Spread over the interval by the session's number.
                 if now.saturating_sub(connection.heard.get()) > 2 * period {
                     closes.push((id, CloseCode::IdleTimeout, "silent for two ping intervals"));
@@ -401,8 +401,10 @@ pub async fn pace(worker: Rc<Worker>) {
 pub async fn sweep(worker: Rc<Worker>) {
     let mut tick = interval(SWEEP);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
+    // Counted, and not told from the clock: a tick that comes late must not leave out those whose
+    // second it was.
+    for round in (0..=u32::MAX).cycle() {
         tick.tick().await;
-        worker.sweep();
+        worker.sweep(round);
     }
 }
