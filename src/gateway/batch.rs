@@ -90,6 +90,27 @@ impl Batch {
         });
     }
 
+    /// Adds all that `other` holds behind what is here.
+    pub fn append(&mut self, other: &Self) {
+        let moved = u32::try_from(self.bytes.len()).unwrap_or(u32::MAX);
+        self.opened.extend_from_slice(&other.opened);
+        self.frames.extend(other.frames.iter().map(|frame| Frame {
+            start: frame.start + moved,
+            end: frame.end + moved,
+            ..*frame
+        }));
+        self.bytes.extend_from_slice(&other.bytes);
+        self.notices += other.notices;
+    }
+
+    /// Takes everything out; the memory stays for what comes next.
+    pub fn clear(&mut self) {
+        self.opened.clear();
+        self.frames.clear();
+        self.bytes.clear();
+        self.notices = 0;
+    }
+
     /// A frame's bytes, header and payload.
     pub fn bytes_of(&self, frame: &Frame) -> &[u8] {
         &self.bytes[frame.start as usize..frame.end as usize]
@@ -98,5 +119,41 @@ impl Batch {
     /// Whether there is nothing to hand over.
     pub fn is_empty(&self) -> bool {
         self.frames.is_empty() && self.opened.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn push(batch: &mut Batch, text: &str, kind: Kind) {
+        let head = Head {
+            topic: TopicId(0),
+            version: 1,
+            time: 0,
+            kind,
+            ts: None,
+        };
+        batch.push(head, |out| out.extend_from_slice(text.as_bytes()));
+    }
+
+    fn texts(batch: &Batch) -> Vec<String> {
+        let text = |frame| String::from_utf8_lossy(&batch.bytes_of(frame)[2..]).into_owned();
+        batch.frames.iter().map(text).collect()
+    }
+
+    #[test]
+    fn appended_frames_are_found_where_they_lie_now() {
+        let (mut first, mut second) = (Batch::default(), Batch::default());
+        push(&mut first, "a", Kind::Forming);
+        push(&mut second, "bc", Kind::Closed);
+        push(&mut second, "d", Kind::Gap);
+        first.append(&second);
+        assert_eq!(texts(&first), ["a", "bc", "d"]);
+        assert_eq!(first.notices, 1);
+        first.clear();
+        assert!(first.is_empty());
+        first.append(&second);
+        assert_eq!(texts(&first), ["bc", "d"]);
     }
 }

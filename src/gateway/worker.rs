@@ -369,13 +369,23 @@ impl Drop for HttpConnection {
 /// Takes batches from the mailbox to the clients.
 pub async fn deliver(worker: Rc<Worker>, mailbox: Arc<Mailbox>) {
     let mut batches = Vec::new();
+    let mut merged = Batch::default();
     loop {
         mailbox.take(&mut batches).await;
-        for batch in batches.drain(..) {
-            worker.deliver(&batch);
-            // Between batches others get their turn: reads, accepts, answers.
-            tokio::task::yield_now().await;
+        if let [one] = batches.as_slice() {
+            worker.deliver(one);
+        } else {
+            // Behind: what has gathered meanwhile goes out together, with one write a client. The
+            // copy costs some microseconds once, the writes it saves as much each.
+            merged.clear();
+            for batch in &batches {
+                merged.append(batch);
+            }
+            worker.deliver(&merged);
         }
+        batches.clear();
+        // Others get their turn: reads, accepts, answers.
+        tokio::task::yield_now().await;
     }
 }
 
