@@ -213,7 +213,8 @@ fn run_worker(
         node.drain();
         worker.close_all();
         let grace = Instant::now() + node.config.drain_grace;
-        while worker.clients() > 0 && Instant::now() < grace {
+        // Of the whole node: a worker that has none left still answers the probes that reach it.
+        while node.clients() > 0 && Instant::now() < grace {
             sleep(DRAIN_POLL).await;
         }
         mailbox.close();
