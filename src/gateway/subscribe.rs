@@ -55,6 +55,7 @@ impl Worker {
         let patterns = self.hold_patterns(id, connection, which, wishes.max_rate);
         match self.watch_selected(id, connection, which, wishes) {
             Ok(entries) => {
+                self.set_pattern_rates(id, which, wishes.max_rate);
                 // Joined before the answer goes out: whoever has it gets every bar from there on.
                 let joined: Vec<_> = entries
                     .into_iter()
@@ -98,20 +99,28 @@ impl Worker {
         };
         for &pattern in which.patterns.iter().filter(|p| p.topic().is_none()) {
             let mut held = connection.patterns.borrow_mut();
-            let mut patterns = self.patterns.borrow_mut();
-            let holders = patterns.entry(pattern).or_default();
             if held.contains(&pattern) {
-                if let Some(old) = holders.iter_mut().find(|h| h.session == id) {
-                    *old = holder;
-                }
                 continue;
             }
-            holders.push(holder);
+            let mut patterns = self.patterns.borrow_mut();
+            patterns.entry(pattern).or_default().push(holder);
             held.push(pattern);
             added.push(pattern);
             self.node.registry.add_pattern(pattern);
         }
         added
+    }
+
+    /// Gives the patterns that the session held before their new rate, for topics to come. Done when
+    /// nothing can refuse the request any more.
+    fn set_pattern_rates(&self, id: SessionId, which: &Selection, max_rate: Option<f64>) {
+        let mut patterns = self.patterns.borrow_mut();
+        for pattern in &which.patterns {
+            let holders = patterns.get_mut(pattern).into_iter().flatten();
+            for holder in holders.filter(|holder| holder.session == id) {
+                holder.max_rate = max_rate;
+            }
+        }
     }
 
     fn release_pattern(&self, id: SessionId, connection: &Connection, pattern: Pattern) {
