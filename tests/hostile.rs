@@ -332,6 +332,23 @@ fn patterns_over_ten_thousand_topics() {
     given_back(&gateway, TOPICS + 1);
 }
 
+/// A request must not cost a system call for each topic that its pattern covers.
+#[test]
+fn a_pattern_is_shown_in_few_writes() {
+    let (gateway, mut feed) = in_process(config());
+    let bars = (0..900).map(|n| candle(format!("T{n}").leak(), 0, 1));
+    feed.all(bars.map(|bar| bar.outgoing()).collect());
+    gateway.received(900);
+    let mut client = gateway.client();
+    client.until_pong();
+    let writes = &gateway.node.metrics.writes;
+    let before = writes.get();
+    client.wire.send(selection("subscribe", &["bars:*:*".to_owned()]));
+    assert_eq!(client.until_pong().len(), 1 + 900);
+    client.until_pong();
+    assert!(writes.get() - before < 90, "{} writes", writes.get() - before);
+}
+
 #[test]
 fn garbage_after_the_handshake_ends_the_connection() {
     let (gateway, mut feed) = in_process(config());

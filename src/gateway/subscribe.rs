@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::hub::SessionId;
+use super::lag::GATHER_BYTES;
 use super::node::Limit;
 use super::protocol::{
     Answer, Refusal, Selection, Wishes, gap_before, write_answer, write_gap, write_snapshot,
@@ -61,11 +62,19 @@ impl Worker {
                     .into_iter()
                     .map(|entry| (self.join_topic(id, &entry, wishes), entry))
                     .collect();
-                self.answer(id, |out| {
+                let answer = self.text(|out| {
                     write_answer(out, Answer::Subscribed, which, request.as_deref());
                 });
+                // Gathered: a pattern would cost a write for each of its topics.
+                let mut frames = Vec::from(answer);
                 for (first, entry) in joined {
-                    self.show(id, &entry, first);
+                    self.show(&mut frames, &entry, first);
+                    if frames.len() >= GATHER_BYTES {
+                        self.send(id, std::mem::take(&mut frames).into());
+                    }
+                }
+                if !frames.is_empty() {
+                    self.send(id, frames.into());
                 }
                 Ok(())
             }
@@ -227,15 +236,20 @@ impl Worker {
         first
     }
 
-    fn show(&self, id: SessionId, entry: &Entry, first: First) {
+    /// Appends the frames of what a new subscriber is shown first.
+    fn show(&self, frames: &mut Vec<u8>, entry: &Entry, first: First) {
         match first {
             First::Nothing => {}
-            First::Current(message) => self.answer(id, |out| write_update(out, &message)),
+            First::Current(message) => {
+                frames.extend_from_slice(&self.text(|out| write_update(out, &message)));
+            }
             First::Bars { gap, bars } => {
                 if let Some((from, to)) = gap {
-                    self.answer(id, |out| write_gap(out, &entry.topic, from, to, "upstream"));
+                    let gap = self.text(|out| write_gap(out, &entry.topic, from, to, "upstream"));
+                    frames.extend_from_slice(&gap);
                 }
-                self.answer(id, |out| write_snapshot(out, &entry.topic, &bars));
+                frames
+                    .extend_from_slice(&self.text(|out| write_snapshot(out, &entry.topic, &bars)));
             }
         }
     }

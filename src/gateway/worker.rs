@@ -134,9 +134,14 @@ impl Worker {
         self.hub.borrow_mut().send(id, frame);
     }
 
+    /// One text frame whose payload `write` appends.
+    pub(super) fn text(&self, write: impl FnOnce(&mut Vec<u8>)) -> Bytes {
+        self.frames.borrow_mut().text(write)
+    }
+
     /// Sends one text frame whose payload `write` appends.
     pub fn answer(&self, id: SessionId, write: impl FnOnce(&mut Vec<u8>)) {
-        let frame = self.frames.borrow_mut().text(write);
+        let frame = self.text(write);
         self.send(id, frame);
     }
 
