@@ -102,12 +102,13 @@ pub struct Tally {
 /// What a gateway counts. Clones count together.
 ///
 /// A bar that is due to `n` subscribers counts `n` times in `due`, and
-/// `due = delivered + conflated + gapped + pending`; a bar that nobody watched is in `received` but
-/// not in `broadcast`.
+/// `due = delivered + conflated + gapped + pending`. Before that, `received = broadcast + unwatched`: a
+/// bar whose topic nobody watched is due to nobody.
 #[derive(Debug, Clone)]
 pub struct GatewayMetrics {
     pub received: Counter,
     pub broadcast: Counter,
+    pub unwatched: Counter,
     pub due: Counter,
     pub delivered: Counter,
     pub conflated: Counter,
@@ -132,6 +133,7 @@ impl Default for GatewayMetrics {
         Self {
             received: Counter::default(),
             broadcast: Counter::default(),
+            unwatched: Counter::default(),
             due: Counter::default(),
             delivered: Counter::default(),
             conflated: Counter::default(),
@@ -214,6 +216,11 @@ impl GatewayMetrics {
             "barcast_broadcast_bars",
             "Bars encoded because somebody watches their topic",
             &self.broadcast,
+        );
+        counter(
+            "barcast_unwatched_bars",
+            "Bars not encoded because nobody watches their topic",
+            &self.unwatched,
         );
         counter(
             "barcast_due_bars",

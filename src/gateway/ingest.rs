@@ -86,12 +86,12 @@ impl Ingest {
     }
 
     fn hand_over(&mut self) {
-        self.metrics
-            .received
-            .inc_by(std::mem::take(&mut self.frames.received));
-        self.metrics
-            .broadcast
-            .inc_by(std::mem::take(&mut self.frames.encoded));
+        let received = std::mem::take(&mut self.frames.received);
+        let encoded = std::mem::take(&mut self.frames.encoded);
+        self.metrics.received.inc_by(received);
+        self.metrics.broadcast.inc_by(encoded);
+        // Every bar that is encoded was received.
+        self.metrics.unwatched.inc_by(received - encoded);
         if self.frames.batch.is_empty() {
             return;
         }

@@ -12,8 +12,8 @@ use super::ws::FrameBuilder;
 use crate::bar::Topic;
 use crate::metrics::Tally;
 
-/// Bytes gathered into one write when a slow client can be written again.
-const GATHER_BYTES: usize = 16 << 10;
+/// Bytes gathered into one write when a slow client can be written again, or is shown many topics.
+pub const GATHER_BYTES: usize = 16 << 10;
 
 /// How a flush ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

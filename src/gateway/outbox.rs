@@ -17,6 +17,10 @@ use bytes::Bytes;
 
 use super::batch::{Head, Kind, TopicId};
 
+/// What an answer that waits takes up beside its own bytes: its place in a queue that may be twice as
+/// long as it needs to be, and an allocation. Without it millions of empty pongs would fit the bound.
+const ANSWER_OVERHEAD: usize = 192;
+
 /// One thing in the queue.
 #[derive(Debug)]
 enum Item {
@@ -71,7 +75,7 @@ pub struct Outbox {
     newest: HashMap<TopicId, u64>,
     /// Bytes of bars waiting.
     bar_bytes: usize,
-    /// Bytes of answers waiting.
+    /// Bytes of answers waiting, with what else they take up.
     answer_bytes: usize,
     /// When the bound was first reached since the outbox was last empty.
     over_since: Option<Instant>,
@@ -88,7 +92,7 @@ impl Outbox {
         self.bar_bytes
     }
 
-    /// Bytes of answers waiting.
+    /// Bytes of answers waiting, with what else they take up.
     pub fn answer_bytes(&self) -> usize {
         self.answer_bytes
     }
@@ -106,7 +110,7 @@ impl Outbox {
 
     /// Queues an answer behind everything else.
     pub fn push_answer(&mut self, bytes: Bytes) {
-        self.answer_bytes += bytes.len();
+        self.answer_bytes += bytes.len() + ANSWER_OVERHEAD;
         self.queue.push_back(Item::Answer(bytes));
     }
 
@@ -180,7 +184,7 @@ impl Outbox {
         self.left += 1;
         let out = match item {
             Item::Answer(bytes) => {
-                self.answer_bytes -= bytes.len();
+                self.answer_bytes -= bytes.len() + ANSWER_OVERHEAD;
                 Out::Answer(bytes)
             }
             Item::Bar(bar) => {

@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::hub::SessionId;
+use super::lag::GATHER_BYTES;
 use super::node::Limit;
 use super::protocol::{
     Answer, Refusal, Selection, Wishes, gap_before, write_answer, write_gap, write_snapshot,
@@ -55,16 +56,25 @@ impl Worker {
         let patterns = self.hold_patterns(id, connection, which, wishes.max_rate);
         match self.watch_selected(id, connection, which, wishes) {
             Ok(entries) => {
+                self.set_pattern_rates(id, which, wishes.max_rate);
                 // Joined before the answer goes out: whoever has it gets every bar from there on.
                 let joined: Vec<_> = entries
                     .into_iter()
                     .map(|entry| (self.join_topic(id, &entry, wishes), entry))
                     .collect();
-                self.answer(id, |out| {
+                let answer = self.text(|out| {
                     write_answer(out, Answer::Subscribed, which, request.as_deref());
                 });
+                // Gathered: a pattern would cost a write for each of its topics.
+                let mut frames = Vec::from(answer);
                 for (first, entry) in joined {
-                    self.show(id, &entry, first);
+                    self.show(&mut frames, &entry, first);
+                    if frames.len() >= GATHER_BYTES {
+                        self.send(id, std::mem::take(&mut frames).into());
+                    }
+                }
+                if !frames.is_empty() {
+                    self.send(id, frames.into());
                 }
                 Ok(())
             }
@@ -98,20 +108,28 @@ impl Worker {
         };
         for &pattern in which.patterns.iter().filter(|p| p.topic().is_none()) {
             let mut held = connection.patterns.borrow_mut();
-            let mut patterns = self.patterns.borrow_mut();
-            let holders = patterns.entry(pattern).or_default();
             if held.contains(&pattern) {
-                if let Some(old) = holders.iter_mut().find(|h| h.session == id) {
-                    *old = holder;
-                }
                 continue;
             }
-            holders.push(holder);
+            let mut patterns = self.patterns.borrow_mut();
+            patterns.entry(pattern).or_default().push(holder);
             held.push(pattern);
             added.push(pattern);
             self.node.registry.add_pattern(pattern);
         }
         added
+    }
+
+    /// Gives the patterns that the session held before their new rate, for topics to come. Done when
+    /// nothing can refuse the request any more.
+    fn set_pattern_rates(&self, id: SessionId, which: &Selection, max_rate: Option<f64>) {
+        let mut patterns = self.patterns.borrow_mut();
+        for pattern in &which.patterns {
+            let holders = patterns.get_mut(pattern).into_iter().flatten();
+            for holder in holders.filter(|holder| holder.session == id) {
+                holder.max_rate = max_rate;
+            }
+        }
     }
 
     fn release_pattern(&self, id: SessionId, connection: &Connection, pattern: Pattern) {
@@ -218,15 +236,20 @@ impl Worker {
         first
     }
 
-    fn show(&self, id: SessionId, entry: &Entry, first: First) {
+    /// Appends the frames of what a new subscriber is shown first.
+    fn show(&self, frames: &mut Vec<u8>, entry: &Entry, first: First) {
         match first {
             First::Nothing => {}
-            First::Current(message) => self.answer(id, |out| write_update(out, &message)),
+            First::Current(message) => {
+                frames.extend_from_slice(&self.text(|out| write_update(out, &message)));
+            }
             First::Bars { gap, bars } => {
                 if let Some((from, to)) = gap {
-                    self.answer(id, |out| write_gap(out, &entry.topic, from, to, "upstream"));
+                    let gap = self.text(|out| write_gap(out, &entry.topic, from, to, "upstream"));
+                    frames.extend_from_slice(&gap);
                 }
-                self.answer(id, |out| write_snapshot(out, &entry.topic, &bars));
+                frames
+                    .extend_from_slice(&self.text(|out| write_snapshot(out, &entry.topic, &bars)));
             }
         }
     }

@@ -27,7 +27,7 @@ use crate::clock::now_us;
 const READ_BYTES: usize = 16 << 10;
 /// Connections of one worker that are not, or not yet, sessions: handshakes, pages, probes. Each
 /// costs some 10 KiB for at most the handshake's time-out.
-const MAX_HTTP_CONNECTIONS: usize = 4_096;
+pub const MAX_HTTP_CONNECTIONS: usize = 4_096;
 /// Label of connections refused at that bound.
 pub const REFUSED_HTTP: &str = "http_connections";
 /// How often slow, silent and closing clients are looked for.
@@ -134,9 +134,14 @@ impl Worker {
         self.hub.borrow_mut().send(id, frame);
     }
 
+    /// One text frame whose payload `write` appends.
+    pub(super) fn text(&self, write: impl FnOnce(&mut Vec<u8>)) -> Bytes {
+        self.frames.borrow_mut().text(write)
+    }
+
     /// Sends one text frame whose payload `write` appends.
     pub fn answer(&self, id: SessionId, write: impl FnOnce(&mut Vec<u8>)) {
-        let frame = self.frames.borrow_mut().text(write);
+        let frame = self.text(write);
         self.send(id, frame);
     }
 

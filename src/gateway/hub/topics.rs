@@ -78,8 +78,14 @@ impl TopicTable {
         }
     }
 
-    fn is_empty(&self) -> bool {
-        self.live.is_empty() && self.paced.is_empty() && self.joining.is_empty()
+    fn len(&self) -> usize {
+        self.live.len() + self.paced.len() + self.joining.len()
+    }
+
+    fn subscribers(&self) -> impl Iterator<Item = Subscriber> {
+        let paced = self.paced.iter().map(|p| p.subscriber);
+        let joining = self.joining.iter().map(|j| j.subscriber);
+        self.live.iter().copied().chain(paced).chain(joining)
     }
 
     fn subscriber_mut(&mut self, of: Subscription) -> Option<&mut Subscriber> {
@@ -178,9 +184,7 @@ impl<S: Socket> Hub<S> {
 
     /// Whether a session gets a topic.
     pub fn is_subscribed(&self, session: SessionId, topic: TopicId) -> bool {
-        self.members
-            .get(session as usize)
-            .is_some_and(|m| m.subscriptions.iter().any(|s| s.topic == topic))
+        self.find(session, topic).is_some()
     }
 
     /// Whether any session of this worker gets a topic.
@@ -249,10 +253,17 @@ impl<S: Socket> Hub<S> {
         }
     }
 
+    /// A subscription and its place in its session. Looked for on the shorter side, so that a pattern
+    /// over many topics does not look through all of them for each.
     fn find(&self, session: SessionId, topic: TopicId) -> Option<(u32, Subscription)> {
         let subscriptions = &self.members.get(session as usize)?.subscriptions;
-        let slot = subscriptions.iter().position(|s| s.topic == topic)?;
-        Some((index(slot), subscriptions[slot]))
+        let table = self.table(topic)?;
+        let slot = if subscriptions.len() <= table.len() {
+            index(subscriptions.iter().position(|s| s.topic == topic)?)
+        } else {
+            table.subscribers().find(|s| s.session == session)?.slot
+        };
+        Some((slot, subscriptions[slot as usize]))
     }
 
     /// Ends one subscription; tells whether there was one.
@@ -293,7 +304,7 @@ impl<S: Socket> Hub<S> {
         };
         table.entry.subscribers.fetch_sub(1, Ordering::Relaxed);
         let (waited, moved) = table.remove(gone.list, gone.at);
-        let empty = table.is_empty();
+        let empty = table.len() == 0;
         self.tally.gapped_left += u64::from(waited.is_some());
         if let Some(moved) = moved {
             set_place(&mut self.members, moved, gone.list, gone.at);
