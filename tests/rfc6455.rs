@@ -1,4 +1,22 @@
 //! The rules of RFC 6455 for what clients send: first on the decoder alone, then over real sockets.
+//!
+//! | section | rule | test |
+//! |---|---|---|
+//! | 5.1, 5.3 | a client masks; a server that gets an unmasked frame closes | `section_5_1_…`, `section_5_7_…` |
+//! | 5.2 | reserved bits and opcodes, the forms of a length | `section_5_2_…` |
+//! | 5.4 | fragments, control frames between them, no interleaving | `section_5_4_…` |
+//! | 5.5 | control frames are short and whole | `section_5_5_…` |
+//! | 5.5.1, 7.1.4, 7.1.5 | the closing handshake | `section_5_5_1_…`, `a_clients_close_…` |
+//! | 5.5.2, 5.5.3 | ping and pong | `fragments_and_control_…`, `silence_is_pinged_…` |
+//! | 5.6 | text and binary | `section_5_4_…`, `section_8_1_…` |
+//! | 5.7 | the examples | `section_5_7_…` |
+//! | 5.8, 9 | extensions: none without negotiation | `section_5_2_reserved_bits_…` |
+//! | 7.1.7, 7.4 | which breach is closed with which code; codes that may be sent | `section_5_5_1_…`, `a_breach_…` |
+//! | 8.1 | text is UTF-8, told as early as it can be | `section_8_1_…` |
+//! | 10.4 | messages are bounded | `section_10_4_…` |
+//!
+//! Section 4, the handshake, is in `handshake.rs`. Not applicable to a server: 4.1, 5.3's choice of a
+//! mask, 7.2.3 (reconnecting).
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 mod common;
@@ -218,6 +236,81 @@ fn section_8_1_text_is_utf8_also_across_fragments() {
     assert_eq!(violation(&frame_with(TEXT, b"ok \xff")), Violation::NotUtf8);
     // Binary may be anything.
     assert!(decode(&[&frame(BINARY, b"\xff")]).1.is_ok());
+}
+
+#[test]
+fn section_8_1_bad_text_is_told_inside_an_unfinished_frame() {
+    let start = "κόσμε".as_bytes();
+    // Each can no longer become UTF-8 from its last byte on.
+    for bad in [
+        &b"\xff"[..],
+        b"\xc3\x28",
+        b"\xe2\x82\x28",
+        b"\xed\xa0",
+        b"\xf4\x90",
+        b"\xc0",
+    ] {
+        let payload = [start, bad, b"and more"].concat();
+        let header = 6;
+        let end = header + start.len() + bad.len();
+        for first in [FIN | TEXT, TEXT] {
+            let bytes = frame_with(first, &payload);
+            assert_eq!(violation(&bytes[..end]), Violation::NotUtf8, "{bad:x?}");
+            let single: Vec<_> = bytes[..end].chunks(1).collect();
+            assert_eq!(decode(&single), (vec![], Err(Violation::NotUtf8)));
+            assert!(decode(&[&bytes[..end - 1]]).1.is_ok(), "{bad:x?}");
+        }
+        // Likewise in a continuation, whose first bytes finish a character.
+        let bytes = [
+            frame_with(TEXT, &start[..1]),
+            frame_with(CONTINUATION, &[&start[1..], bad, b"more"].concat()),
+        ]
+        .concat();
+        assert_eq!(violation(&bytes[..bytes.len() - 4]), Violation::NotUtf8);
+        // Binary is not looked at.
+        assert!(decode(&[&frame(BINARY, &payload)[..end]]).1.is_ok());
+    }
+}
+
+#[test]
+fn nothing_is_held_between_messages_and_little_for_a_beginning() {
+    let mut decoder = Decoder::new(MAX);
+    let mut feed = |mut bytes: Vec<u8>| {
+        let each = |_: Event<'_>| ControlFlow::Continue(());
+        decoder.feed(&mut bytes, each).unwrap();
+        decoder.held_bytes()
+    };
+    let message = frame(TEXT, "x".repeat(1_000));
+    // A read's worth, and a header's first byte.
+    let mut many = message.repeat(3);
+    many.push(message[0]);
+    assert!(feed(many.clone()) < 32);
+    many.remove(0);
+    assert!(feed(many) < 32);
+    assert_eq!(feed(message[1..].to_vec()), 0);
+    for byte in [&message[..], &frame(PING, [0; 125])].concat() {
+        assert!(feed(vec![byte]) < 4 << 10);
+    }
+    assert_eq!(feed(Vec::new()), 0);
+}
+
+/// Would not end if every byte that comes cost a look at those before it.
+#[test]
+fn a_large_message_may_come_byte_by_byte() {
+    let size = 4 << 20;
+    let mut decoder = Decoder::new(size);
+    let mut lengths = Vec::new();
+    for mut byte in frame(TEXT, "é".repeat(size / 2)) {
+        decoder
+            .feed(std::slice::from_mut(&mut byte), |event| {
+                if let Event::Text(text) = event {
+                    lengths.push(text.len());
+                }
+                ControlFlow::Continue(())
+            })
+            .unwrap();
+    }
+    assert_eq!(lengths, [size]);
 }
 
 #[test]

@@ -15,6 +15,7 @@ use hyper::header::{
 };
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
+use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
@@ -22,8 +23,10 @@ use tokio::task::spawn_local;
 use tokio::time::timeout;
 
 use super::node::{Node, Refused};
-use super::session::{Connection, Reading};
+use super::reading::Reading;
+use super::session::{Connection, Session};
 use super::worker::Worker;
+use super::ws::Decoder;
 use crate::bar::write_bar;
 use crate::metrics;
 use crate::ui;
@@ -213,24 +216,56 @@ fn is_key(key: &[u8]) -> bool {
     }
 }
 
+/// The answer to what is no good WebSocket handshake.
+pub fn refusal(request: &Request<Incoming>) -> Option<Response<Full<Bytes>>> {
+    let (status, why) = handshake_fault(request)?;
+    let mut response = refuse(status, why);
+    let headers = response.headers_mut();
+    match status {
+        StatusCode::UPGRADE_REQUIRED => {
+            headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+        }
+        StatusCode::METHOD_NOT_ALLOWED => {
+            headers.insert(ALLOW, HeaderValue::from_static("GET"));
+        }
+        _ => {}
+    }
+    Some(response)
+}
+
+/// The answer to a good handshake, and the connection once the answer has gone out.
+///
+/// # Errors
+/// The answer to one that is not good after all.
+pub fn accept(
+    request: &mut Request<Incoming>,
+) -> Result<(Response<Full<Bytes>>, OnUpgrade), Response<Full<Bytes>>> {
+    // Taken first: fastwebsockets takes it, too, and gives back a stream that has lost the bytes
+    // which came right behind the handshake.
+    let upgraded = hyper::upgrade::on(&mut *request);
+    match fastwebsockets::upgrade::upgrade(request) {
+        Ok((response, _)) => Ok((response.map(|_| Full::default()), upgraded)),
+        Err(why) => Err(refuse(StatusCode::BAD_REQUEST, &why.to_string())),
+    }
+}
+
+/// An upgraded connection's socket, and what the client sent right behind its handshake.
+pub async fn stream_of(upgraded: OnUpgrade) -> Option<(TcpStream, Bytes)> {
+    let upgraded = upgraded.await.ok()?;
+    let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else {
+        tracing::error!("an upgraded connection is no TCP stream");
+        return None;
+    };
+    Some((parts.io.into_inner(), parts.read_buf))
+}
+
 fn upgrade(
     worker: &Rc<Worker>,
     mut request: Request<Incoming>,
     peer: SocketAddr,
 ) -> Response<Full<Bytes>> {
-    if let Some((status, why)) = handshake_fault(&request) {
-        let mut response = refuse(status, why);
-        let headers = response.headers_mut();
-        match status {
-            StatusCode::UPGRADE_REQUIRED => {
-                headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
-            }
-            StatusCode::METHOD_NOT_ALLOWED => {
-                headers.insert(ALLOW, HeaderValue::from_static("GET"));
-            }
-            _ => {}
-        }
-        return response;
+    if let Some(refusal) = refusal(&request) {
+        return refusal;
     }
     let admission = match worker.node.admit(peer.ip()) {
         Ok(admission) => admission,
@@ -246,27 +281,22 @@ fn upgrade(
             return response;
         }
     };
-    // Taken first: fastwebsockets takes it, too, and gives back a stream that has lost the bytes
-    // which came right behind the handshake.
-    let upgraded = hyper::upgrade::on(&mut request);
-    let response = match fastwebsockets::upgrade::upgrade(&mut request) {
-        Ok((response, _)) => response.map(|_| Full::default()),
-        Err(why) => return refuse(StatusCode::BAD_REQUEST, &why.to_string()),
+    let (response, upgraded) = match accept(&mut request) {
+        Ok(accepted) => accepted,
+        Err(refusal) => return refusal,
     };
     let worker = Rc::clone(worker);
-    let handshake_timeout = worker.node.config.limits.handshake_timeout;
+    let limits = worker.node.config.limits.clone();
     spawn_local(async move {
-        let Ok(Ok(upgraded)) = timeout(handshake_timeout, upgraded).await else {
+        let upgraded = timeout(limits.handshake_timeout, stream_of(upgraded));
+        let Ok(Some((stream, early))) = upgraded.await else {
             return;
         };
-        let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else {
-            tracing::error!(%peer, "upgraded connection is no TCP stream");
-            return;
-        };
-        let stream = parts.io.into_inner();
         let connection = Connection::new(stream, admission, worker.seconds());
+        let session = Session::new(worker, connection);
+        let decoder = Decoder::new(limits.max_message_bytes);
         // A task of its own, so that an idle client costs no more than its session.
-        spawn_local(Reading::new(worker, connection, parts.read_buf));
+        spawn_local(Reading::new(session, decoder, early));
     });
     response
 }

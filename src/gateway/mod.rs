@@ -15,6 +15,7 @@ pub mod mailbox;
 pub mod node;
 pub mod outbox;
 pub mod protocol;
+pub mod reading;
 pub mod registry;
 pub mod session;
 mod subscribe;

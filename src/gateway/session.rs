@@ -1,27 +1,22 @@
 //! One WebSocket: commands in, answers out. Bars do not pass through here: the hub writes them.
-//!
-//! Reading is one small task a client: wait until the socket can be read, read into the worker's
-//! shared buffer, decode. A client that says nothing holds no buffer.
 
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::Shutdown;
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
 use super::hub::{SessionId, Socket};
 use super::node::Admission;
 use super::protocol::{self, Command, Request, write_pong, write_refusal};
+use super::reading::{Listener, ReadBuffer};
 use super::worker::Worker;
-use super::ws::{CloseCode, Decoder, Event, pong_frame};
+use super::ws::{CloseCode, Event, Violation, pong_frame};
 use crate::bar::Pattern;
 
 /// From our close frame to the end of the connection, whatever the client does.
@@ -89,18 +84,8 @@ impl Socket for Rc<Connection> {
     }
 }
 
-/// Reads one session to its end.
-///
-/// A future by hand: an `async fn` would be three times its size, and it is the largest thing that a
-/// client costs here. The session leaves its worker when this is dropped.
-pub struct Reading {
-    session: Session,
-    decoder: Decoder,
-    /// Nothing more is looked at; only the end of the connection is waited for.
-    ended: bool,
-}
-
-struct Session {
+/// One client's requests. The session leaves its worker when this is dropped.
+pub struct Session {
     worker: Rc<Worker>,
     connection: Rc<Connection>,
     id: SessionId,
@@ -109,92 +94,25 @@ struct Session {
     allowed_at: u32,
 }
 
-impl Reading {
-    /// A session of `worker`. `early` is what the client sent right behind its handshake.
-    pub fn new(worker: Rc<Worker>, connection: Connection, early: Bytes) -> Self {
-        let connection = Rc::new(connection);
-        let id = worker.join(&connection);
-        let limits = &worker.node.config.limits;
-        let mut reading = Self {
-            decoder: Decoder::new(limits.max_message_bytes),
-            session: Session {
-                allowance: limits.max_messages_per_second.saturating_mul(BURST_SECONDS),
-                allowed_at: worker.seconds(),
-                worker,
-                connection,
-                id,
-            },
-            ended: false,
-        };
-        if !early.is_empty() {
-            reading.feed(&mut BytesMut::from(early));
-        }
-        reading
-    }
-
-    /// Reads once; `false` at the end of the connection.
-    fn read(&mut self) -> bool {
-        let worker = Rc::clone(&self.session.worker);
-        let connection = &self.session.connection;
-        let mut buffer = worker.read_buffer.borrow_mut();
-        match connection.stream.try_read(&mut buffer) {
-            Ok(0) => false,
-            Ok(n) => {
-                connection.heard.set(worker.seconds());
-                if !self.ended {
-                    self.feed(&mut buffer[..n]);
-                }
-                true
-            }
-            Err(why) => why.kind() == io::ErrorKind::WouldBlock,
-        }
-    }
-
-    fn feed(&mut self, bytes: &mut [u8]) {
-        let Self {
-            session,
-            decoder,
-            ended,
-        } = self;
-        let fed = decoder.feed(bytes, |event| {
-            let flow = session.event(event);
-            *ended |= flow.is_break();
-            flow
-        });
-        if let Err(violation) = fed {
-            session.close(violation.code(), &violation.to_string());
-            *ended = true;
-        }
-        session.worker.see_to_todo();
-    }
-}
-
-impl Future for Reading {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        loop {
-            let readable = self.session.connection.stream.poll_read_ready(context);
-            if ready!(readable).is_err() || !self.read() {
-                return Poll::Ready(());
-            }
-        }
-    }
-}
-
-impl Drop for Reading {
+impl Drop for Session {
     fn drop(&mut self) {
-        let Session {
-            worker,
-            connection,
-            id,
-            ..
-        } = &self.session;
-        worker.leave(*id, connection);
+        self.worker.leave(self.id, &self.connection);
     }
 }
 
-impl Session {
+impl Listener for Session {
+    fn stream(&self) -> &TcpStream {
+        &self.connection.stream
+    }
+
+    fn buffer(&self) -> ReadBuffer {
+        Rc::clone(&self.worker.read_buffer)
+    }
+
+    fn heard(&mut self) {
+        self.connection.heard.set(self.worker.seconds());
+    }
+
     fn event(&mut self, event: Event<'_>) -> ControlFlow<()> {
         if let Event::Close(close) = event {
             self.worker.answer_close(self.id, &self.connection, close);
@@ -216,6 +134,30 @@ impl Session {
             self.close(CloseCode::SlowClient, "answers are not being read");
         }
         ControlFlow::Continue(())
+    }
+
+    fn violation(&mut self, violation: Violation) {
+        self.close(violation.code(), &violation.to_string());
+    }
+
+    fn fed(&mut self) {
+        self.worker.see_to_todo();
+    }
+}
+
+impl Session {
+    /// A new session of `worker`.
+    pub fn new(worker: Rc<Worker>, connection: Connection) -> Self {
+        let connection = Rc::new(connection);
+        let id = worker.join(&connection);
+        let limits = &worker.node.config.limits;
+        Self {
+            allowance: limits.max_messages_per_second.saturating_mul(BURST_SECONDS),
+            allowed_at: worker.seconds(),
+            worker,
+            connection,
+            id,
+        }
     }
 
     fn close(&self, code: CloseCode, reason: &str) {

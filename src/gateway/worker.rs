@@ -16,6 +16,7 @@ use super::batch::Batch;
 use super::hub::{Hub, SessionId};
 use super::mailbox::Mailbox;
 use super::node::{Limit, Node};
+use super::reading::ReadBuffer;
 use super::registry::Entry;
 use super::session::{self, CLOSE_TIMEOUT, Connection};
 use super::ws::{Close, CloseCode, FrameBuilder, close_frame, ping_frame};
@@ -47,7 +48,7 @@ pub(super) struct Holder {
 /// await.
 pub struct Worker {
     pub node: Arc<Node>,
-    pub read_buffer: RefCell<Box<[u8]>>,
+    pub read_buffer: ReadBuffer,
     pub(super) hub: RefCell<Hub<Rc<Connection>>>,
     /// Patterns with a `*`, and who holds them.
     pub(super) patterns: RefCell<HashMap<Pattern, Vec<Holder>>>,
@@ -65,7 +66,7 @@ impl Worker {
         let outbox_bytes = node.config.limits.outbox_bytes;
         Self {
             node,
-            read_buffer: RefCell::new(vec![0; READ_BYTES].into_boxed_slice()),
+            read_buffer: Rc::new(RefCell::new(vec![0; READ_BYTES].into_boxed_slice())),
             hub: RefCell::new(Hub::new(outbox_bytes)),
             patterns: RefCell::default(),
             http_connections: Cell::new(0),

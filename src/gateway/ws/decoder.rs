@@ -61,24 +61,37 @@ impl Violation {
     }
 }
 
-/// A message whose last fragment has not come yet.
-#[derive(Debug)]
-struct Fragments {
-    text: bool,
-    payload: Vec<u8>,
-    /// So many bytes of `payload` are known to be UTF-8.
-    checked: usize,
-}
-
 /// Decodes a client's bytes, however they are cut.
 ///
-/// Holds no memory between whole messages: an idle client costs only this struct.
+/// Every payload byte is unmasked, copied and checked once, as it comes, so that small pieces cost no
+/// more than large ones. Holds no memory between whole messages: an idle client costs only this struct.
 #[derive(Debug)]
 pub struct Decoder {
     max_message: usize,
-    /// Bytes of a frame that is not complete yet. Bounded by the largest frame let in.
+    /// A header or control frame that is not whole yet: at most 14 and 125 bytes.
     carry: Vec<u8>,
-    fragments: Option<Box<Fragments>>,
+    message: Option<Box<Message>>,
+}
+
+/// A message whose end has not come yet.
+#[derive(Debug)]
+struct Message {
+    text: bool,
+    /// What has come of it, unmasked.
+    payload: Vec<u8>,
+    /// So many bytes of `payload` are known to be UTF-8.
+    checked: usize,
+    /// The frame whose payload has come in part.
+    open: Option<Open>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Open {
+    fin: bool,
+    /// Turned so that it begins with the byte for what comes next.
+    mask: [u8; 4],
+    /// Bytes of payload that have not come yet.
+    left: usize,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -97,8 +110,15 @@ impl Decoder {
         Self {
             max_message,
             carry: Vec::new(),
-            fragments: None,
+            message: None,
         }
+    }
+
+    /// Bytes of heap held for what is not whole yet; 0 between messages.
+    pub fn held_bytes(&self) -> usize {
+        let message = self.message.as_deref();
+        let message = message.map_or(0, |m| size_of::<Message>() + m.payload.capacity());
+        self.carry.capacity() + message
     }
 
     /// Decodes what is whole after `input` came, and keeps the rest. `input` is used as work space.
@@ -120,32 +140,51 @@ impl Decoder {
         let mut carry = std::mem::take(&mut self.carry);
         carry.extend_from_slice(input);
         let used = self.decode(&mut carry, &mut each)?;
-        if used < carry.len() {
-            carry.drain(..used);
-            self.carry = carry;
-        }
+        // Copied, so that a few bytes do not keep room for a whole read.
+        self.carry = carry[used..].to_vec();
         Ok(())
     }
 
-    /// Decodes whole frames from the front and tells how many bytes they took.
+    /// Decodes from the front and tells how many bytes are dealt with.
     fn decode(
         &mut self,
         bytes: &mut [u8],
         each: &mut impl FnMut(Event<'_>) -> ControlFlow<()>,
     ) -> Result<usize, Violation> {
         let mut used = 0;
-        while let Some(header) = self.header(&bytes[used..])? {
-            let start = used + header.len;
-            let Some(payload) = bytes.get_mut(start..start + header.payload) else {
-                break;
+        loop {
+            if let Some(message) = &mut self.message
+                && let Some(open) = message.open
+            {
+                used += message.take_in(open, &mut bytes[used..])?;
+                if message.open.is_some() {
+                    return Ok(used);
+                }
+                if open.fin && self.finish(each)?.is_break() {
+                    return Ok(bytes.len());
+                }
+            }
+            let Some(header) = self.header(&bytes[used..])? else {
+                return Ok(used);
             };
-            unmask(payload, header.mask);
-            used = start + header.payload;
-            if self.frame(header, payload, each)?.is_break() {
-                return Ok(bytes.len());
+            let start = used + header.len;
+            if let Some(payload) = bytes[start..].get_mut(..header.payload) {
+                unmask(payload, header.mask);
+                used = start + header.payload;
+                if self.frame(header, payload, each)?.is_break() {
+                    return Ok(bytes.len());
+                }
+            } else if header.opcode.is_control() {
+                return Ok(used);
+            } else {
+                self.message_of(header.opcode).open = Some(Open {
+                    fin: header.fin,
+                    mask: header.mask,
+                    left: header.payload,
+                });
+                used = start;
             }
         }
-        Ok(used)
     }
 
     /// The header at the front, if it is whole; what it breaks is told as early as it can be seen.
@@ -157,16 +196,17 @@ impl Decoder {
             return Err(Violation::ReservedBits);
         }
         let fin = first & FIN != 0;
-        let (opcode, control) = match first & 0x0f {
-            0x0 => (Opcode::Continuation, false),
-            0x1 => (Opcode::Text, false),
-            0x2 => (Opcode::Binary, false),
-            0x8 => (Opcode::Close, true),
-            0x9 => (Opcode::Ping, true),
-            0xa => (Opcode::Pong, true),
+        let opcode = match first & 0x0f {
+            0x0 => Opcode::Continuation,
+            0x1 => Opcode::Text,
+            0x2 => Opcode::Binary,
+            0x8 => Opcode::Close,
+            0x9 => Opcode::Ping,
+            0xa => Opcode::Pong,
             reserved => return Err(Violation::ReservedOpcode(reserved)),
         };
-        match (opcode, &self.fragments) {
+        let control = opcode.is_control();
+        match (opcode, &self.message) {
             _ if control && !fin => return Err(Violation::FragmentedControl),
             (Opcode::Continuation, None) => return Err(Violation::NothingToContinue),
             (Opcode::Text | Opcode::Binary, Some(_)) => return Err(Violation::Unfinished),
@@ -190,7 +230,7 @@ impl Decoder {
             },
             short => (short, 2),
         };
-        let pending = self.fragments.as_ref().map_or(0, |f| f.payload.len());
+        let pending = self.message.as_ref().map_or(0, |m| m.payload.len());
         if !control && payload > self.max_message.saturating_sub(pending) {
             return Err(Violation::TooBig(self.max_message));
         }
@@ -206,6 +246,19 @@ impl Decoder {
         })
     }
 
+    /// The message that a frame with this opcode begins or continues.
+    fn message_of(&mut self, opcode: Opcode) -> &mut Message {
+        self.message.get_or_insert_with(|| {
+            Box::new(Message {
+                text: opcode == Opcode::Text,
+                payload: Vec::new(),
+                checked: 0,
+                open: None,
+            })
+        })
+    }
+
+    /// One whole frame.
     fn frame(
         &mut self,
         header: Header,
@@ -224,37 +277,47 @@ impl Decoder {
             }
             Opcode::Text if header.fin => each(Event::Text(utf8(payload)?)),
             Opcode::Binary if header.fin => each(Event::Binary(payload)),
-            Opcode::Text | Opcode::Binary => {
-                let mut fragments = Box::new(Fragments {
-                    text: header.opcode == Opcode::Text,
-                    payload: payload.to_vec(),
-                    checked: 0,
-                });
-                fragments.check()?;
-                self.fragments = Some(fragments);
-                ControlFlow::Continue(())
-            }
-            Opcode::Continuation => {
-                let mut fragments = self.fragments.take().ok_or(Violation::NothingToContinue)?;
-                fragments.payload.extend_from_slice(payload);
-                if !header.fin {
-                    fragments.check()?;
-                    self.fragments = Some(fragments);
-                    return Ok(ControlFlow::Continue(()));
-                }
-                if fragments.text {
-                    each(Event::Text(utf8(&fragments.payload)?))
+            Opcode::Text | Opcode::Binary | Opcode::Continuation => {
+                self.message_of(header.opcode).append(payload)?;
+                if header.fin {
+                    self.finish(each)?
                 } else {
-                    each(Event::Binary(&fragments.payload))
+                    ControlFlow::Continue(())
                 }
             }
         })
     }
+
+    /// Tells of the message that has come to its end.
+    fn finish(
+        &mut self,
+        each: &mut impl FnMut(Event<'_>) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>, Violation> {
+        let message = self.message.take().ok_or(Violation::NothingToContinue)?;
+        Ok(if message.text {
+            each(Event::Text(utf8(&message.payload)?))
+        } else {
+            each(Event::Binary(&message.payload))
+        })
+    }
 }
 
-impl Fragments {
+impl Message {
+    /// Takes in what has come of the open frame; tells how many bytes that is.
+    fn take_in(&mut self, mut open: Open, bytes: &mut [u8]) -> Result<usize, Violation> {
+        let count = open.left.min(bytes.len());
+        let come = &mut bytes[..count];
+        unmask(come, open.mask);
+        open.mask.rotate_left(count % 4);
+        open.left -= count;
+        self.open = (open.left > 0).then_some(open);
+        self.append(come)?;
+        Ok(count)
+    }
+
     /// Fails as soon as the text so far can no longer become UTF-8 (RFC 6455, section 8.1).
-    fn check(&mut self) -> Result<(), Violation> {
+    fn append(&mut self, payload: &[u8]) -> Result<(), Violation> {
+        self.payload.extend_from_slice(payload);
         if !self.text {
             return Ok(());
         }

@@ -23,6 +23,13 @@ pub(crate) enum Opcode {
     Pong = 0xa,
 }
 
+impl Opcode {
+    /// Whether this may come between a message's fragments (RFC 6455, section 5.5).
+    pub(crate) const fn is_control(self) -> bool {
+        matches!(self, Self::Close | Self::Ping | Self::Pong)
+    }
+}
+
 /// Longest payload of a control frame (RFC 6455, section 5.5).
 pub(crate) const MAX_CONTROL_BYTES: usize = 125;
 /// Bit that marks the last frame of a message.
