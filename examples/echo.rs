@@ -127,7 +127,7 @@ fn answer(mut request: Request<Incoming>, buffer: ReadBuffer) -> Response<Full<B
     }
     let (response, upgraded) = match http::accept(&mut request) {
         Ok(accepted) => accepted,
-        Err(refusal) => return refusal,
+        Err(refusal) => return *refusal,
     };
     spawn_local(async move {
         let Some((stream, early)) = http::stream_of(upgraded).await else {

@@ -343,10 +343,16 @@ fn a_pattern_is_shown_in_few_writes() {
     client.until_pong();
     let writes = &gateway.node.metrics.writes;
     let before = writes.get();
-    client.wire.send(selection("subscribe", &["bars:*:*".to_owned()]));
+    client
+        .wire
+        .send(selection("subscribe", &["bars:*:*".to_owned()]));
     assert_eq!(client.until_pong().len(), 1 + 900);
     client.until_pong();
-    assert!(writes.get() - before < 90, "{} writes", writes.get() - before);
+    assert!(
+        writes.get() - before < 90,
+        "{} writes",
+        writes.get() - before
+    );
 }
 
 #[test]

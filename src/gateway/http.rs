@@ -66,6 +66,9 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr) {
     }
 }
 
+/// A whole answer.
+pub type Answer = Response<Full<Bytes>>;
+
 fn respond(
     status: StatusCode,
     content_type: &'static str,
@@ -237,15 +240,16 @@ pub fn refusal(request: &Request<Incoming>) -> Option<Response<Full<Bytes>>> {
 ///
 /// # Errors
 /// The answer to one that is not good after all.
-pub fn accept(
-    request: &mut Request<Incoming>,
-) -> Result<(Response<Full<Bytes>>, OnUpgrade), Response<Full<Bytes>>> {
+pub fn accept(request: &mut Request<Incoming>) -> Result<(Answer, OnUpgrade), Box<Answer>> {
     // Taken first: fastwebsockets takes it, too, and gives back a stream that has lost the bytes
     // which came right behind the handshake.
     let upgraded = hyper::upgrade::on(&mut *request);
     match fastwebsockets::upgrade::upgrade(request) {
         Ok((response, _)) => Ok((response.map(|_| Full::default()), upgraded)),
-        Err(why) => Err(refuse(StatusCode::BAD_REQUEST, &why.to_string())),
+        Err(why) => {
+            let refusal = refuse(StatusCode::BAD_REQUEST, &why.to_string());
+            Err(Box::new(refusal))
+        }
     }
 }
 
@@ -283,7 +287,7 @@ fn upgrade(
     };
     let (response, upgraded) = match accept(&mut request) {
         Ok(accepted) => accepted,
-        Err(refusal) => return refusal,
+        Err(refusal) => return *refusal,
     };
     let worker = Rc::clone(worker);
     let limits = worker.node.config.limits.clone();
