@@ -125,7 +125,7 @@ fn answer(mut request: Request<Incoming>, buffer: ReadBuffer) -> Response<Full<B
     if let Some(refusal) = http::refusal(&request) {
         return refusal;
     }
-    let (response, upgraded) = match http::accept(&mut request) {
+    let (response, upgraded, packed) = match http::accept(&mut request, true) {
         Ok(accepted) => accepted,
         Err(refusal) => return refusal,
     };
@@ -142,7 +142,12 @@ fn answer(mut request: Request<Incoming>, buffer: ReadBuffer) -> Response<Full<B
             frames: FrameBuilder::default(),
             out,
         };
-        Reading::new(echo, Decoder::new(MAX_MESSAGE_BYTES), early).await;
+        let mut decoder = Decoder::new(MAX_MESSAGE_BYTES);
+        if packed {
+            // What comes back is plain, as it may be (RFC 7692, section 6).
+            decoder = decoder.inflating();
+        }
+        Reading::new(echo, decoder, early).await;
     });
     response
 }
