@@ -125,9 +125,13 @@ fn answer(mut request: Request<Incoming>, buffer: ReadBuffer) -> Response<Full<B
     if let Some(refusal) = http::refusal(&request) {
         return refusal;
     }
-    let (response, upgraded, packed) = match http::accept(&mut request, true) {
+    let http::Accepted {
+        response,
+        upgraded,
+        packed,
+    } = match http::accept(&mut request, true) {
         Ok(accepted) => accepted,
-        Err(refusal) => return refusal,
+        Err(refusal) => return *refusal,
     };
     spawn_local(async move {
         let Some((stream, early)) = http::stream_of(upgraded).await else {

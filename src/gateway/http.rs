@@ -233,15 +233,24 @@ pub fn refusal(request: &Request<Incoming>) -> Option<Response<Full<Bytes>>> {
     Some(response)
 }
 
-/// The answer to a good handshake, the connection once the answer has gone out, and whether messages
-/// may come and go compressed: if that is wanted here and the client offers it (RFC 7692).
+/// A good handshake.
+pub struct Accepted {
+    /// What to answer.
+    pub response: Response<Full<Bytes>>,
+    /// The connection, once the answer has gone out.
+    pub upgraded: OnUpgrade,
+    /// Messages may come and go compressed.
+    pub packed: bool,
+}
+
+/// Accepts a good handshake; with `compression` also what the client offers of it (RFC 7692).
 ///
 /// # Errors
 /// The answer to one that is not good after all.
 pub fn accept(
     request: &mut Request<Incoming>,
     compression: bool,
-) -> Result<(Response<Full<Bytes>>, OnUpgrade, bool), Response<Full<Bytes>>> {
+) -> Result<Accepted, Box<Response<Full<Bytes>>>> {
     let offers = request.headers().get_all(SEC_WEBSOCKET_EXTENSIONS).iter();
     let agreed = Agreed::on(offers.filter_map(|offer| offer.to_str().ok()))
         .filter(|_| compression)
@@ -258,9 +267,13 @@ pub fn accept(
                     .headers_mut()
                     .insert(SEC_WEBSOCKET_EXTENSIONS, agreed);
             }
-            Ok((response, upgraded, packed))
+            Ok(Accepted {
+                response,
+                upgraded,
+                packed,
+            })
         }
-        Err(why) => Err(refuse(StatusCode::BAD_REQUEST, &why.to_string())),
+        Err(why) => Err(Box::new(refuse(StatusCode::BAD_REQUEST, &why.to_string()))),
     }
 }
 
@@ -297,9 +310,13 @@ fn upgrade(
         }
     };
     let compression = worker.node.config.compression;
-    let (response, upgraded, packed) = match accept(&mut request, compression) {
+    let Accepted {
+        response,
+        upgraded,
+        packed,
+    } = match accept(&mut request, compression) {
         Ok(accepted) => accepted,
-        Err(refusal) => return refusal,
+        Err(refusal) => return *refusal,
     };
     if packed {
         admission.pack();
