@@ -1,6 +1,8 @@
 //! An echo server that runs what the gateway runs — handshake, reading, decoder, encoder — so that
 //! conformance suites made for echo servers, such as the Autobahn|Testsuite, can be run against it.
 //!
+//! For tests only: what a client does not read waits without a bound.
+//!
 //! `cargo run --release --example echo -- --listen 127.0.0.1:9001`
 
 use std::cell::RefCell;
