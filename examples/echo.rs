@@ -1,6 +1,8 @@
 //! An echo server that runs what the gateway runs — handshake, reading, decoder, encoder — so that
 //! conformance suites made for echo servers, such as the Autobahn|Testsuite, can be run against it.
 //!
+//! For tests only: what a client does not read waits without a bound.
+//!
 //! `cargo run --release --example echo -- --listen 127.0.0.1:9001`
 
 use std::cell::RefCell;
@@ -125,7 +127,11 @@ fn answer(mut request: Request<Incoming>, buffer: ReadBuffer) -> Response<Full<B
     if let Some(refusal) = http::refusal(&request) {
         return refusal;
     }
-    let (response, upgraded) = match http::accept(&mut request) {
+    let http::Accepted {
+        response,
+        upgraded,
+        packed,
+    } = match http::accept(&mut request, true) {
         Ok(accepted) => accepted,
         Err(refusal) => return *refusal,
     };
@@ -142,7 +148,12 @@ fn answer(mut request: Request<Incoming>, buffer: ReadBuffer) -> Response<Full<B
             frames: FrameBuilder::default(),
             out,
         };
-        Reading::new(echo, Decoder::new(MAX_MESSAGE_BYTES), early).await;
+        let mut decoder = Decoder::new(MAX_MESSAGE_BYTES);
+        if packed {
+            // What comes back is plain, as it may be (RFC 7692, section 6).
+            decoder = decoder.inflating();
+        }
+        Reading::new(echo, decoder, early).await;
     });
     response
 }

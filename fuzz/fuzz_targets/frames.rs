@@ -11,8 +11,14 @@ const MAX_MESSAGE_BYTES: usize = 512;
 /// Held beyond a message: a vector grows to twice its size, and a header or control frame may wait.
 const MAX_HELD_BYTES: usize = 4 * MAX_MESSAGE_BYTES;
 
-fn told<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> (Vec<String>, Result<(), Violation>) {
+fn told<'a>(
+    inflating: bool,
+    pieces: impl Iterator<Item = &'a [u8]>,
+) -> (Vec<String>, Result<(), Violation>) {
     let mut decoder = Decoder::new(MAX_MESSAGE_BYTES);
+    if inflating {
+        decoder = decoder.inflating();
+    }
     let mut told = Vec::new();
     let mut ended = false;
     for piece in pieces {
@@ -29,10 +35,10 @@ fn told<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> (Vec<String>, Result<(), 
     (told, Ok(()))
 }
 
-fuzz_target!(|input: (Vec<u8>, Vec<u8>)| {
-    let (cuts, bytes) = input;
-    let whole = told(std::iter::once(&bytes[..]));
-    assert_eq!(told(bytes.chunks(1)), whole);
+fuzz_target!(|input: (bool, Vec<u8>, Vec<u8>)| {
+    let (inflating, cuts, bytes) = input;
+    let whole = told(inflating, std::iter::once(&bytes[..]));
+    assert_eq!(told(inflating, bytes.chunks(1)), whole);
     let mut rest = &bytes[..];
     let mut pieces = Vec::new();
     for cut in cuts {
@@ -41,5 +47,5 @@ fuzz_target!(|input: (Vec<u8>, Vec<u8>)| {
         rest = after;
     }
     pieces.push(rest);
-    assert_eq!(told(pieces.into_iter()), whole);
+    assert_eq!(told(inflating, pieces.into_iter()), whole);
 });

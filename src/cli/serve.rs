@@ -2,6 +2,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::Args;
+use clap::builder::BoolishValueParser;
 
 use super::values;
 use crate::bus::RedisBus;
@@ -46,6 +47,9 @@ pub struct GatewayArgs {
     /// Seconds that a slow client may stay at that bound before it is closed with 4503
     #[arg(long, env = "BARCAST_SLOW_GRACE", default_value = "10", value_parser = values::seconds)]
     slow_grace: Duration,
+    /// Compress what clients get who offer permessage-deflate: less traffic for more processor time
+    #[arg(long, env = "BARCAST_COMPRESSION", value_parser = BoolishValueParser::new())]
+    compression: bool,
     /// Closed bars kept in memory for each topic
     #[arg(long, env = "BARCAST_HISTORY_BARS", default_value_t = Config::default().history_bars, value_parser = values::whole::<usize>)]
     history_bars: usize,
@@ -72,6 +76,7 @@ impl GatewayArgs {
                 outbox_bytes: self.outbox_bytes,
                 slow_grace: self.slow_grace,
             },
+            compression: self.compression,
             history_bars: self.history_bars,
             drain_grace: self.drain_grace,
         }

@@ -1,6 +1,6 @@
 use bytes::Bytes;
 
-use super::ws::append_text;
+use super::ws::{Packer, append_text, payload_of};
 use crate::bar::Topic;
 
 /// A topic's dense number on this node: an index into every worker's table.
@@ -65,6 +65,22 @@ pub struct Batch {
     pub bytes: Vec<u8>,
     /// How many of the frames are notices and no bars.
     pub notices: usize,
+    packed: Packed,
+}
+
+/// The same frames compressed, while there are clients who take them so. Apart from the plain ones,
+/// which stay neighbours.
+#[derive(Debug, Default)]
+struct Packed {
+    bytes: Vec<u8>,
+    /// Where each frame lies; empty for one that did not become smaller. None at all without such
+    /// clients.
+    spans: Vec<(u32, u32)>,
+}
+
+/// A batch is bounded far below 4 GiB by the size of what comes over the bus.
+fn offset(at: usize) -> u32 {
+    u32::try_from(at).unwrap_or(u32::MAX)
 }
 
 impl Batch {
@@ -80,8 +96,6 @@ impl Batch {
     /// Adds one text frame whose payload `write` appends.
     pub fn push(&mut self, head: Head, write: impl FnOnce(&mut Vec<u8>)) {
         let range = append_text(&mut self.bytes, write);
-        // A batch is bounded far below 4 GiB by the size of what comes over the bus.
-        let offset = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
         self.notices += usize::from(head.kind == Kind::Gap);
         self.frames.push(Frame {
             head,
@@ -114,6 +128,35 @@ impl Batch {
     /// A frame's bytes, header and payload.
     pub fn bytes_of(&self, frame: &Frame) -> &[u8] {
         &self.bytes[frame.start as usize..frame.end as usize]
+    }
+
+    /// Compresses every frame, once for all who take it so.
+    pub fn pack(&mut self, packer: &mut Packer) {
+        let Packed { bytes, spans } = &mut self.packed;
+        spans.reserve(self.frames.len());
+        for frame in &self.frames {
+            let plain = &self.bytes[frame.start as usize..frame.end as usize];
+            let range = packer.append_text(payload_of(plain), bytes);
+            let range = range.unwrap_or_default();
+            spans.push((offset(range.start), offset(range.end)));
+        }
+    }
+
+    /// The bytes of the frame at this index for a client who takes compressed ones: plain where
+    /// compressing did not help, or was not done.
+    pub fn packed_bytes_of(&self, at: usize) -> &[u8] {
+        match self.packed.spans.get(at) {
+            Some(&(start, end)) if start < end => &self.packed.bytes[start as usize..end as usize],
+            _ => self
+                .frames
+                .get(at)
+                .map_or(&[], |frame| self.bytes_of(frame)),
+        }
+    }
+
+    /// Bytes of all frames, in every form.
+    pub fn total_bytes(&self) -> usize {
+        self.bytes.len() + self.packed.bytes.len()
     }
 
     /// Whether there is nothing to hand over.

@@ -8,6 +8,8 @@ pub struct Config {
     /// Threads that own clients, each with its own listener.
     pub workers: usize,
     pub limits: Limits,
+    /// Whether clients who offer it get compressed frames (RFC 7692).
+    pub compression: bool,
     /// Closed bars kept in memory for each topic.
     pub history_bars: usize,
     /// How long draining may take before the remaining clients are cut.
@@ -46,6 +48,7 @@ impl Default for Config {
             listen: SocketAddr::from(([127, 0, 0, 1], 8000)),
             workers: std::thread::available_parallelism().map_or(1, usize::from),
             limits: Limits::default(),
+            compression: false,
             history_bars: 1_000,
             drain_grace: Duration::from_secs(10),
         }

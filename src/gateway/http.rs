@@ -11,7 +11,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{
     ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderName, HeaderValue, RETRY_AFTER,
-    SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION,
+    SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION,
 };
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -26,7 +26,7 @@ use super::node::{Node, Refused};
 use super::reading::Reading;
 use super::session::{Connection, Session};
 use super::worker::Worker;
-use super::ws::Decoder;
+use super::ws::{Agreed, Decoder};
 use crate::bar::write_bar;
 use crate::metrics;
 use crate::ui;
@@ -236,20 +236,47 @@ pub fn refusal(request: &Request<Incoming>) -> Option<Response<Full<Bytes>>> {
     Some(response)
 }
 
-/// The answer to a good handshake, and the connection once the answer has gone out.
+/// A good handshake.
+pub struct Accepted {
+    /// What to answer.
+    pub response: Response<Full<Bytes>>,
+    /// The connection, once the answer has gone out.
+    pub upgraded: OnUpgrade,
+    /// Messages may come and go compressed.
+    pub packed: bool,
+}
+
+/// Accepts a good handshake; with `compression` also what the client offers of it (RFC 7692).
 ///
 /// # Errors
 /// The answer to one that is not good after all.
-pub fn accept(request: &mut Request<Incoming>) -> Result<(Answer, OnUpgrade), Box<Answer>> {
+pub fn accept(
+    request: &mut Request<Incoming>,
+    compression: bool,
+) -> Result<Accepted, Box<Response<Full<Bytes>>>> {
+    let offers = request.headers().get_all(SEC_WEBSOCKET_EXTENSIONS).iter();
+    let agreed = Agreed::on(offers.filter_map(|offer| offer.to_str().ok()))
+        .filter(|_| compression)
+        .and_then(|agreed| HeaderValue::try_from(agreed.header()).ok());
     // Taken first: fastwebsockets takes it, too, and gives back a stream that has lost the bytes
     // which came right behind the handshake.
     let upgraded = hyper::upgrade::on(&mut *request);
     match fastwebsockets::upgrade::upgrade(request) {
-        Ok((response, _)) => Ok((response.map(|_| Full::default()), upgraded)),
-        Err(why) => {
-            let refusal = refuse(StatusCode::BAD_REQUEST, &why.to_string());
-            Err(Box::new(refusal))
+        Ok((response, _)) => {
+            let mut response = response.map(|_| Full::default());
+            let packed = agreed.is_some();
+            if let Some(agreed) = agreed {
+                response
+                    .headers_mut()
+                    .insert(SEC_WEBSOCKET_EXTENSIONS, agreed);
+            }
+            Ok(Accepted {
+                response,
+                upgraded,
+                packed,
+            })
         }
+        Err(why) => Err(Box::new(refuse(StatusCode::BAD_REQUEST, &why.to_string()))),
     }
 }
 
@@ -271,7 +298,7 @@ fn upgrade(
     if let Some(refusal) = refusal(&request) {
         return refusal;
     }
-    let admission = match worker.node.admit(peer.ip()) {
+    let mut admission = match worker.node.admit(peer.ip()) {
         Ok(admission) => admission,
         Err(why) => {
             let status = match why {
@@ -285,10 +312,18 @@ fn upgrade(
             return response;
         }
     };
-    let (response, upgraded) = match accept(&mut request) {
+    let compression = worker.node.config.compression;
+    let Accepted {
+        response,
+        upgraded,
+        packed,
+    } = match accept(&mut request, compression) {
         Ok(accepted) => accepted,
         Err(refusal) => return *refusal,
     };
+    if packed {
+        admission.pack();
+    }
     let worker = Rc::clone(worker);
     let limits = worker.node.config.limits.clone();
     spawn_local(async move {
@@ -298,7 +333,10 @@ fn upgrade(
         };
         let connection = Connection::new(stream, admission, worker.seconds());
         let session = Session::new(worker, connection);
-        let decoder = Decoder::new(limits.max_message_bytes);
+        let mut decoder = Decoder::new(limits.max_message_bytes);
+        if packed {
+            decoder = decoder.inflating();
+        }
         // A task of its own, so that an idle client costs no more than its session.
         spawn_local(Reading::new(session, decoder, early));
     });

@@ -4,13 +4,14 @@
 //! on this node watches — encode one WebSocket frame. The same batch then goes to every worker.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use super::batch::{Batch, Head, Kind};
 use super::mailbox::Mailbox;
 use super::protocol::write_gap;
 use super::registry::{Entry, Hole, Registry};
+use super::ws::Packer;
 use crate::bar::{Decoder, Malformed, Message, write_update};
 use crate::bus::Sink;
 use crate::clock::now_ms;
@@ -50,6 +51,10 @@ pub struct Ingest {
     address: String,
     decoder: Decoder,
     frames: Frames,
+    /// Clients who take compressed frames.
+    packing: Arc<AtomicUsize>,
+    /// Made when the first of them comes.
+    packer: Option<Packer>,
     /// When the topics that are still suspect are told of a gap.
     proof_due: Option<Instant>,
     malformed_log: Limited,
@@ -80,9 +85,18 @@ impl Ingest {
             address,
             decoder: Decoder::default(),
             frames: Frames::default(),
+            packing: Arc::default(),
+            packer: None,
             proof_due: None,
             malformed_log: Limited::default(),
         }
+    }
+
+    /// Compresses frames, too, while that counter is above zero.
+    #[must_use]
+    pub fn packing_for(mut self, clients: Arc<AtomicUsize>) -> Self {
+        self.packing = clients;
+        self
     }
 
     fn hand_over(&mut self) {
@@ -94,6 +108,10 @@ impl Ingest {
         self.metrics.unwatched.inc_by(received - encoded);
         if self.frames.batch.is_empty() {
             return;
+        }
+        if self.packing.load(Ordering::Relaxed) > 0 {
+            let packer = self.packer.get_or_insert_default();
+            self.frames.batch.pack(packer);
         }
         let next = Batch::like(&self.frames.batch);
         let batch = Arc::new(std::mem::replace(&mut self.frames.batch, next));

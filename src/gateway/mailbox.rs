@@ -44,7 +44,7 @@ impl Mailbox {
         if waiting.closed {
             return;
         }
-        waiting.bytes += batch.bytes.len();
+        waiting.bytes += batch.total_bytes();
         waiting.batches.push(Arc::clone(batch));
         drop(waiting);
         self.arrived.notify_one();

@@ -115,7 +115,8 @@ impl Gateway {
             node.metrics.clone(),
             Arc::clone(&node.bus),
             bus.address(),
-        );
+        )
+        .packing_for(Arc::clone(&node.packing));
         let mut ends = Vec::new();
         for (at, (listener, mailbox)) in self.listeners.into_iter().zip(&mailboxes).enumerate() {
             let worker = (Arc::clone(&node), listener, Arc::clone(mailbox));

@@ -43,7 +43,7 @@ pub struct Connection {
     pub closing: Cell<Option<u32>>,
     /// Patterns with a `*`.
     pub patterns: RefCell<Vec<Pattern>>,
-    _admission: Admission,
+    pub(super) admission: Admission,
 }
 
 impl Connection {
@@ -55,7 +55,7 @@ impl Connection {
             heard: Cell::new(now),
             closing: Cell::new(None),
             patterns: RefCell::default(),
-            _admission: admission,
+            admission,
         }
     }
 

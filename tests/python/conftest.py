@@ -70,10 +70,11 @@ def redis_url(tmp_path):
 
 
 @pytest.fixture
-def gateway(redis_url, tmp_path):
-    """`barcast serve`, ready; the value is its address."""
+def gateway(redis_url, tmp_path, request):
+    """`barcast serve`, ready; the value is its address. A parameter is a list of more flags."""
     log = tmp_path / "barcast.log"
     command = [binary(), "serve", "--listen", "127.0.0.1:0", "--redis-url", redis_url]
+    command += getattr(request, "param", [])
     with log.open("w") as lines:
         server = subprocess.Popen(command, stderr=lines)
 

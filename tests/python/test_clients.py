@@ -40,6 +40,28 @@ def test_the_plans_own_message_comes_through_byte_for_byte(gateway, redis_url, d
     assert update == expected
 
 
+@pytest.mark.parametrize("gateway", [["--compression"]], indirect=True)
+def test_compressed_bars_are_the_same(gateway, redis_url):
+    publisher = redis.Redis.from_url(redis_url)
+    with (
+        connect(f"ws://{gateway}/ws") as client,
+        connect(f"ws://{gateway}/ws", compression=None) as plain,
+    ):
+        assert [extension.name for extension in client.protocol.extensions] == ["permessage-deflate"]
+        assert plain.protocol.extensions == []
+        for each in (client, plain):
+            subscribe(each, symbol="AAPL")
+        for minute in range(50):
+            bar = dict(BAR, time=BAR["time"] + minute * 60_000)
+            publisher.publish("bars:AAPL:1", json.dumps(dict(MESSAGE, bar=bar)))
+            update = plain.recv(DEADLINE_SECONDS)
+            assert client.recv(DEADLINE_SECONDS) == update
+            assert json.loads(update)["payload"] == bar
+        # Requests of this client are compressed, too.
+        client.send(json.dumps({"type": "ping", "id": "x" * 60}))
+        assert client.recv(DEADLINE_SECONDS) == '{"type":"pong","id":"%s"}' % ("x" * 60)
+
+
 def test_a_batch_is_a_list_of_messages(gateway, redis_url):
     messages = [dict(MESSAGE, symbol=symbol, seq=1) for symbol in ("AAPL", "MSFT", "GOOGL")]
     with connect(f"ws://{gateway}/ws") as client:

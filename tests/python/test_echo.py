@@ -1,5 +1,6 @@
 """The gateway's own codec and reading behind `examples/echo.rs`, judged by another implementation."""
 
+import random
 import re
 import subprocess
 
@@ -45,6 +46,18 @@ def test_text_and_binary_come_back_whole(client, size):
     for message in ["x" * size, "é" * (size // 2), bytes(range(256)) * (size // 256)]:
         client.send(message)
         assert client.recv(DEADLINE_SECONDS) == message
+
+
+@pytest.mark.parametrize("size", [0, 1, 126, 65536, MIB])
+def test_compressed_messages_are_inflated(echo, size):
+    with connect(f"ws://{echo}/ws", max_size=None) as client:
+        assert client.protocol.extensions
+        for message in ["é" * size, bytes(range(256)) * (size // 256), random.randbytes(size)]:
+            client.send(message)
+            assert client.recv(DEADLINE_SECONDS) == message
+        parts = ["x" * size, "", "y" * size]
+        client.send(parts)
+        assert client.recv(DEADLINE_SECONDS) == "".join(parts)
 
 
 def test_fragments_come_back_as_one_message(client):

@@ -82,6 +82,8 @@ struct Member<S> {
     socket: S,
     /// Frames noted within `noted`.
     count: u16,
+    /// Takes compressed frames.
+    packed: bool,
     noted: [u16; NOTED_WITHIN],
     /// First and last index into `Hub::notes` of those beyond.
     first_note: u32,
@@ -95,6 +97,26 @@ struct Member<S> {
 struct Note {
     frame: u16,
     next: u32,
+}
+
+/// Frames of a batch that are numbered and sent together.
+#[derive(Clone, Copy)]
+struct Round<'a> {
+    batch: &'a Batch,
+    frames: &'a [Frame],
+    /// Where in the batch they begin.
+    first: usize,
+}
+
+impl<'a> Round<'a> {
+    /// A frame's bytes as a session takes them.
+    fn bytes_for(self, at: u16, packed: bool) -> &'a [u8] {
+        let at = usize::from(at);
+        if packed {
+            return self.batch.packed_bytes_of(self.first + at);
+        }
+        self.batch.bytes_of(&self.frames[at])
+    }
 }
 
 /// What the worker must see to after a call.
@@ -202,12 +224,20 @@ impl<S: Socket> Hub<S> {
         index(self.members.insert(Member {
             socket,
             count: 0,
+            packed: false,
             noted: [0; NOTED_WITHIN],
             first_note: NONE,
             last_note: NONE,
             lag: None,
             subscriptions: Vec::new(),
         }))
+    }
+
+    /// From now on a session gets compressed frames where there are.
+    pub fn pack(&mut self, session: SessionId) {
+        if let Some(member) = self.members.get_mut(session as usize) {
+            member.packed = true;
+        }
     }
 
     /// Ends a session and gives its socket back. What still waited counts as lost with it.
@@ -254,20 +284,25 @@ impl<S: Socket> Hub<S> {
 
     /// Sends a batch to all subscribers: one write a session.
     pub fn fan_out(&mut self, batch: &Batch, now: Instant) {
-        for frames in batch.frames.chunks(ROUND_FRAMES) {
+        for (nth, frames) in batch.frames.chunks(ROUND_FRAMES).enumerate() {
             self.round += 1;
+            let round = Round {
+                batch,
+                frames,
+                first: nth * ROUND_FRAMES,
+            };
             for (at, frame) in (0_u16..).zip(frames) {
-                self.note(batch, frame, at, now);
+                self.note(round, frame, at, now);
                 if self.notes.list.len() >= MAX_NOTES {
-                    self.write_noted(batch, frames, now);
+                    self.write_noted(round, now);
                 }
             }
-            self.write_noted(batch, frames, now);
+            self.write_noted(round, now);
         }
     }
 
     /// Notes a frame for all who are to get it in this round.
-    fn note(&mut self, batch: &Batch, frame: &Frame, at: u16, now: Instant) {
+    fn note(&mut self, round: Round<'_>, frame: &Frame, at: u16, now: Instant) {
         let Some(Some(table)) = self.topics.get_mut(frame.head.topic.index()) else {
             return;
         };
@@ -282,12 +317,12 @@ impl<S: Socket> Hub<S> {
             self.notes.add(&mut self.members, subscriber.session, at);
         }
         if !table.paced.is_empty() {
-            self.pace(batch, frame, at, now);
+            self.pace(round, frame, at, now);
         }
     }
 
     /// Writes every session that has notes, once.
-    fn write_noted(&mut self, batch: &Batch, frames: &[Frame], now: Instant) {
+    fn write_noted(&mut self, round: Round<'_>, now: Instant) {
         let mut noted = std::mem::take(&mut self.notes.sessions);
         for group in noted.chunks(GROUP) {
             let mut handles = [None; GROUP];
@@ -300,9 +335,13 @@ impl<S: Socket> Hub<S> {
             let mut due = [0; GROUP];
             for (at, &session) in group.iter().enumerate() {
                 let Some(handle) = handles[at] else { continue };
-                self.notes
-                    .read(&self.members[session as usize], &mut self.wanted);
-                let bytes = gather(batch, frames, &self.wanted, &mut self.gathered);
+                let member = &self.members[session as usize];
+                self.notes.read(member, &mut self.wanted);
+                let bytes = if member.packed {
+                    gather_packed(round, &self.wanted, &mut self.gathered)
+                } else {
+                    gather(round, &self.wanted, &mut self.gathered)
+                };
                 self.tally.writes += 1;
                 due[at] = bytes.len();
                 taken[at] = match S::send(handle, bytes) {
@@ -312,12 +351,12 @@ impl<S: Socket> Hub<S> {
                 };
                 if taken[at] == Some(bytes.len()) {
                     self.tally.bytes += bytes.len() as u64;
-                    self.tally.delivered += bars(batch, frames, &self.wanted);
+                    self.tally.delivered += bars(round, &self.wanted);
                 }
             }
             for (at, &session) in group.iter().enumerate() {
                 if due[at] == 0 || taken[at] != Some(due[at]) {
-                    self.fell_short(session, batch, frames, taken[at], now);
+                    self.fell_short(session, round, taken[at], now);
                 }
                 let member = &mut self.members[session as usize];
                 member.count = 0;
@@ -334,23 +373,23 @@ impl<S: Socket> Hub<S> {
     fn fell_short(
         &mut self,
         session: SessionId,
-        batch: &Batch,
-        frames: &[Frame],
+        round: Round<'_>,
         taken: Option<usize>,
         now: Instant,
     ) {
         let mut wanted = std::mem::take(&mut self.wanted);
-        self.notes
-            .read(&self.members[session as usize], &mut wanted);
+        let member = &self.members[session as usize];
+        let packed = member.packed;
+        self.notes.read(member, &mut wanted);
         if let Some(mut written) = taken {
             self.tally.bytes += written as u64;
-            for at in &wanted {
-                let frame = &frames[usize::from(*at)];
-                let kept = (&frame.head, batch.bytes_of(frame));
+            for &at in &wanted {
+                let frame = &round.frames[usize::from(at)];
+                let kept = (&frame.head, round.bytes_for(at, packed));
                 written = self.queue(session, kept, written, now);
             }
         } else {
-            self.tally.gapped_left += bars(batch, frames, &wanted);
+            self.tally.gapped_left += bars(round, &wanted);
             self.todo.dead.push(session);
         }
         self.wanted = wanted;
@@ -388,7 +427,7 @@ impl<S: Socket> Hub<S> {
 
     /// Notes a frame for the subscribers with a `max_rate` whose turn it is.
     #[cold]
-    fn pace(&mut self, batch: &Batch, frame: &Frame, at: u16, now: Instant) {
+    fn pace(&mut self, round: Round<'_>, frame: &Frame, at: u16, now: Instant) {
         let Some(Some(table)) = self.topics.get_mut(frame.head.topic.index()) else {
             return;
         };
@@ -396,7 +435,8 @@ impl<S: Socket> Hub<S> {
         let mut earlier = Vec::new();
         for paced in &mut table.paced {
             let session = paced.subscriber.session;
-            let bytes = batch.bytes_of(frame);
+            let packed = self.members[session as usize].packed;
+            let bytes = round.bytes_for(at, packed);
             let decision = paced.pace.offer(&frame.head, bytes, self.round, at, now);
             self.tally.conflated += decision.conflated;
             match decision.before {
@@ -540,8 +580,7 @@ impl<S: Socket> Hub<S> {
 /// The wanted frames as one piece: as they lie in the batch if they are neighbours there, otherwise
 /// copied side by side, neighbours together.
 fn gather<'a>(
-    batch: &'a Batch,
-    frames: &[Frame],
+    Round { batch, frames, .. }: Round<'a>,
     wanted: &[u16],
     gathered: &'a mut Vec<u8>,
 ) -> &'a [u8] {
@@ -565,12 +604,22 @@ fn gather<'a>(
     gathered
 }
 
+/// The wanted frames as one piece, for a session that takes compressed ones. Always copied: few take
+/// them, and the frames are small.
+fn gather_packed<'a>(round: Round<'_>, wanted: &[u16], gathered: &'a mut Vec<u8>) -> &'a [u8] {
+    gathered.clear();
+    for &at in wanted {
+        gathered.extend_from_slice(round.bytes_for(at, true));
+    }
+    gathered
+}
+
 /// How many of the wanted frames are bars: all, but for the rare notices.
-fn bars(batch: &Batch, frames: &[Frame], wanted: &[u16]) -> u64 {
-    if batch.notices == 0 {
+fn bars(round: Round<'_>, wanted: &[u16]) -> u64 {
+    if round.batch.notices == 0 {
         return wanted.len() as u64;
     }
-    let bar = |at: &&u16| frames[usize::from(**at)].head.kind != Kind::Gap;
+    let bar = |at: &&u16| round.frames[usize::from(**at)].head.kind != Kind::Gap;
     wanted.iter().filter(bar).count() as u64
 }
 

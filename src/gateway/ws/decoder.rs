@@ -1,9 +1,10 @@
 use std::ops::ControlFlow;
 
 use super::close::may_be_sent;
-use super::{Close, CloseCode, FIN, MAX_CONTROL_BYTES, Opcode};
+use super::deflate::{inflate, packed_bound};
+use super::{Close, CloseCode, FIN, MAX_CONTROL_BYTES, Opcode, RSV1};
 
-/// Bits of the first byte that an extension would define; none is negotiated, so none may be set.
+/// Bits of the first byte that an extension defines; none may be set but what was negotiated.
 const RSV: u8 = 0x70;
 /// Bit of the second byte that says that the payload is masked.
 const MASK: u8 = 0x80;
@@ -22,7 +23,7 @@ pub enum Event<'a> {
 /// How a client broke the protocol; the connection must be closed with [`code`](Self::code).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Violation {
-    #[error("reserved bits are set, but no extension was negotiated")]
+    #[error("a reserved bit is set that no negotiated extension uses there")]
     ReservedBits,
     #[error("opcode {0:#x} is reserved")]
     ReservedOpcode(u8),
@@ -46,6 +47,8 @@ pub enum Violation {
     LengthForm,
     #[error("text must be UTF-8")]
     NotUtf8,
+    #[error("the compressed data are broken or not whole")]
+    Deflate,
     #[error("the message is larger than {0} bytes")]
     TooBig(usize),
 }
@@ -54,7 +57,7 @@ impl Violation {
     /// The code to close with.
     pub const fn code(self) -> CloseCode {
         match self {
-            Self::NotUtf8 => CloseCode::InvalidData,
+            Self::NotUtf8 | Self::Deflate => CloseCode::InvalidData,
             Self::TooBig(_) => CloseCode::TooBig,
             _ => CloseCode::Protocol,
         }
@@ -68,6 +71,8 @@ impl Violation {
 #[derive(Debug)]
 pub struct Decoder {
     max_message: usize,
+    /// Messages may come compressed.
+    deflate: bool,
     /// A header or control frame that is not whole yet: at most 14 and 125 bytes.
     carry: Vec<u8>,
     message: Option<Box<Message>>,
@@ -77,6 +82,8 @@ pub struct Decoder {
 #[derive(Debug)]
 struct Message {
     text: bool,
+    /// Compressed, so it is looked at when it is whole.
+    packed: bool,
     /// What has come of it, unmasked.
     payload: Vec<u8>,
     /// So many bytes of `payload` are known to be UTF-8.
@@ -98,6 +105,8 @@ struct Open {
 struct Header {
     fin: bool,
     opcode: Opcode,
+    /// The first frame of a compressed message.
+    packed: bool,
     mask: [u8; 4],
     /// Bytes of the header, mask included.
     len: usize,
@@ -109,9 +118,18 @@ impl Decoder {
     pub fn new(max_message: usize) -> Self {
         Self {
             max_message,
+            deflate: false,
             carry: Vec::new(),
             message: None,
         }
+    }
+
+    /// Takes compressed messages, too, as was negotiated (RFC 7692); inflated they may be as large as
+    /// others.
+    #[must_use]
+    pub fn inflating(mut self) -> Self {
+        self.deflate = true;
+        self
     }
 
     /// Bytes of heap held for what is not whole yet; 0 between messages.
@@ -177,7 +195,7 @@ impl Decoder {
             } else if header.opcode.is_control() {
                 return Ok(used);
             } else {
-                self.message_of(header.opcode).open = Some(Open {
+                self.message_of(header).open = Some(Open {
                     fin: header.fin,
                     mask: header.mask,
                     left: header.payload,
@@ -192,7 +210,8 @@ impl Decoder {
         let Some(&first) = bytes.first() else {
             return Ok(None);
         };
-        if first & RSV != 0 {
+        let packed = self.deflate && first & RSV == RSV1;
+        if first & RSV != 0 && !packed {
             return Err(Violation::ReservedBits);
         }
         let fin = first & FIN != 0;
@@ -207,6 +226,9 @@ impl Decoder {
         };
         let control = opcode.is_control();
         match (opcode, &self.message) {
+            _ if packed && !matches!(opcode, Opcode::Text | Opcode::Binary) => {
+                return Err(Violation::ReservedBits);
+            }
             _ if control && !fin => return Err(Violation::FragmentedControl),
             (Opcode::Continuation, None) => return Err(Violation::NothingToContinue),
             (Opcode::Text | Opcode::Binary, Some(_)) => return Err(Violation::Unfinished),
@@ -230,14 +252,21 @@ impl Decoder {
             },
             short => (short, 2),
         };
-        let pending = self.message.as_ref().map_or(0, |m| m.payload.len());
-        if !control && payload > self.max_message.saturating_sub(pending) {
+        let message = self.message.as_deref();
+        let pending = message.map_or(0, |m| m.payload.len());
+        let bound = if message.map_or(packed, |m| m.packed) {
+            packed_bound(self.max_message)
+        } else {
+            self.max_message
+        };
+        if !control && payload > bound.saturating_sub(pending) {
             return Err(Violation::TooBig(self.max_message));
         }
         Ok(match bytes.get(at..at + 4).map(<[u8; 4]>::try_from) {
             Some(Ok(mask)) => Some(Header {
                 fin,
                 opcode,
+                packed,
                 mask,
                 len: at + 4,
                 payload,
@@ -246,11 +275,12 @@ impl Decoder {
         })
     }
 
-    /// The message that a frame with this opcode begins or continues.
-    fn message_of(&mut self, opcode: Opcode) -> &mut Message {
+    /// The message that a frame begins or continues.
+    fn message_of(&mut self, header: Header) -> &mut Message {
         self.message.get_or_insert_with(|| {
             Box::new(Message {
-                text: opcode == Opcode::Text,
+                text: header.opcode == Opcode::Text,
+                packed: header.packed,
                 payload: Vec::new(),
                 checked: 0,
                 open: None,
@@ -275,10 +305,10 @@ impl Decoder {
                 let _ = flow;
                 ControlFlow::Break(())
             }
-            Opcode::Text if header.fin => each(Event::Text(utf8(payload)?)),
-            Opcode::Binary if header.fin => each(Event::Binary(payload)),
+            Opcode::Text if header.fin && !header.packed => each(Event::Text(utf8(payload)?)),
+            Opcode::Binary if header.fin && !header.packed => each(Event::Binary(payload)),
             Opcode::Text | Opcode::Binary | Opcode::Continuation => {
-                self.message_of(header.opcode).append(payload)?;
+                self.message_of(header).append(payload)?;
                 if header.fin {
                     self.finish(each)?
                 } else {
@@ -294,10 +324,15 @@ impl Decoder {
         each: &mut impl FnMut(Event<'_>) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>, Violation> {
         let message = self.message.take().ok_or(Violation::NothingToContinue)?;
-        Ok(if message.text {
-            each(Event::Text(utf8(&message.payload)?))
+        let payload = if message.packed {
+            inflate(&message.payload, self.max_message)?
         } else {
-            each(Event::Binary(&message.payload))
+            message.payload
+        };
+        Ok(if message.text {
+            each(Event::Text(utf8(&payload)?))
+        } else {
+            each(Event::Binary(&payload))
         })
     }
 }
@@ -318,7 +353,7 @@ impl Message {
     /// Fails as soon as the text so far can no longer become UTF-8 (RFC 6455, section 8.1).
     fn append(&mut self, payload: &[u8]) -> Result<(), Violation> {
         self.payload.extend_from_slice(payload);
-        if !self.text {
+        if !self.text || self.packed {
             return Ok(());
         }
         match std::str::from_utf8(&self.payload[self.checked..]) {

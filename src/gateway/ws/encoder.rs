@@ -2,7 +2,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use super::{FIN, MAX_CONTROL_BYTES, Opcode};
+use super::{FIN, MAX_CONTROL_BYTES, Opcode, RSV1};
 
 /// Header of a frame of 126 to 65,535 bytes, as nearly all are: room for it is left in advance.
 const USUAL_HEADER: usize = 4;
@@ -12,15 +12,22 @@ const USUAL_HEADER: usize = 4;
 /// The payload is written in place behind room for the usual header. A shorter header leaves two
 /// bytes unused in front, which are not part of the frame; a longer one moves the payload.
 pub fn append_text(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) -> Range<usize> {
-    append(Opcode::Text, out, write)
+    append(FIN | Opcode::Text as u8, out, write)
 }
 
-fn append(opcode: Opcode, out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) -> Range<usize> {
+/// Likewise, of a payload that is compressed.
+pub(super) fn append_packed_text(
+    out: &mut Vec<u8>,
+    write: impl FnOnce(&mut Vec<u8>),
+) -> Range<usize> {
+    append(FIN | RSV1 | Opcode::Text as u8, out, write)
+}
+
+fn append(first: u8, out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) -> Range<usize> {
     let start = out.len();
     out.extend_from_slice(&[0; USUAL_HEADER]);
     write(out);
     let len = out.len() - start - USUAL_HEADER;
-    let first = FIN | opcode as u8;
     let start = if let Ok(short) = u8::try_from(len)
         && usize::from(short) <= MAX_CONTROL_BYTES
     {
@@ -58,7 +65,7 @@ impl FrameBuilder {
 
     fn frame(&mut self, opcode: Opcode, write: impl FnOnce(&mut Vec<u8>)) -> Bytes {
         self.buffer.clear();
-        let range = append(opcode, &mut self.buffer, write);
+        let range = append(FIN | opcode as u8, &mut self.buffer, write);
         Bytes::copy_from_slice(&self.buffer[range])
     }
 }

@@ -6,10 +6,13 @@
 
 mod close;
 mod decoder;
+mod deflate;
 mod encoder;
 
 pub use close::{Close, CloseCode};
 pub use decoder::{Decoder, Event, Violation};
+pub(crate) use deflate::payload_of;
+pub use deflate::{Agreed, Packer};
 pub use encoder::{FrameBuilder, append_text, close_frame, ping_frame, pong_frame};
 
 /// What a frame is (RFC 6455, section 5.2).
@@ -34,3 +37,5 @@ impl Opcode {
 pub(crate) const MAX_CONTROL_BYTES: usize = 125;
 /// Bit that marks the last frame of a message.
 pub(crate) const FIN: u8 = 0x80;
+/// Bit that marks the first frame of a compressed message (RFC 7692, section 6).
+pub(crate) const RSV1: u8 = 0x40;
