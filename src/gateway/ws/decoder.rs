@@ -15,6 +15,8 @@ pub enum Event<'a> {
     Binary(&'a [u8]),
     Ping(&'a [u8]),
     Pong(&'a [u8]),
+    /// A part of a message of which more will come: told because it is work, also when it is empty.
+    Fragment,
     /// Nothing that comes after it is looked at (RFC 6455, section 5.5.1).
     Close(Close),
 }
@@ -232,7 +234,7 @@ impl Decoder {
                 });
                 fragments.check()?;
                 self.fragments = Some(fragments);
-                ControlFlow::Continue(())
+                each(Event::Fragment)
             }
             Opcode::Continuation => {
                 let mut fragments = self.fragments.take().ok_or(Violation::NothingToContinue)?;
@@ -240,7 +242,7 @@ impl Decoder {
                 if !header.fin {
                     fragments.check()?;
                     self.fragments = Some(fragments);
-                    return Ok(ControlFlow::Continue(()));
+                    return Ok(each(Event::Fragment));
                 }
                 if fragments.text {
                     each(Event::Text(utf8(&fragments.payload)?))
