@@ -80,7 +80,7 @@ impl Listener for Echo {
                 .text(|out| out.extend_from_slice(text.as_bytes())),
             Event::Binary(bytes) => self.frames.binary(|out| out.extend_from_slice(bytes)),
             Event::Ping(payload) => pong_frame(payload),
-            Event::Pong(_) => return ControlFlow::Continue(()),
+            Event::Pong(_) | Event::Fragment => return ControlFlow::Continue(()),
             Event::Close(close) => {
                 let code = close.code.unwrap_or(CloseCode::Normal.code());
                 self.send(Out::End(close_frame(code, ""), Shutdown::Both));

@@ -56,6 +56,7 @@ fn decode(pieces: &[&[u8]]) -> (Vec<Told>, Result<(), Violation>) {
                 Event::Ping(bytes) => Told::Ping(bytes.to_vec()),
                 Event::Pong(bytes) => Told::Pong(bytes.to_vec()),
                 Event::Close(close) => Told::Close(close.code),
+                Event::Fragment => return ControlFlow::Continue(()),
             });
             ControlFlow::Continue(())
         });

@@ -32,7 +32,7 @@ pub struct GatewayArgs {
     /// Largest message of a client, in bytes
     #[arg(long, env = "BARCAST_MAX_MESSAGE_BYTES", default_value_t = Limits::default().max_message_bytes, value_parser = values::positive)]
     max_message_bytes: usize,
-    /// Messages per second of one client; ten seconds' worth may come at once
+    /// Messages per second of one client, control frames and fragments counted; ten seconds' worth may come at once
     #[arg(long, env = "BARCAST_MAX_MESSAGES_PER_SECOND", default_value_t = Limits::default().max_messages_per_second, value_parser = values::positive_u32)]
     max_messages_per_second: u32,
     /// Seconds from the TCP connection to the end of the handshake

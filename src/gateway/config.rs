@@ -29,8 +29,8 @@ pub struct Limits {
     pub max_topics: usize,
     /// Size of one client message, fragments added up, in bytes.
     pub max_message_bytes: usize,
-    /// Messages per second of one client, control frames counted; ten seconds' worth may come at
-    /// once.
+    /// Messages per second of one client, control frames and fragments counted; ten seconds' worth
+    /// may come at once.
     pub max_messages_per_second: u32,
     /// From the TCP connection to the end of the HTTP request's head.
     pub handshake_timeout: Duration,

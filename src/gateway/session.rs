@@ -128,7 +128,7 @@ impl Listener for Session {
             Event::Text(text) => self.text(text),
             Event::Ping(payload) => self.worker.send(self.id, pong_frame(payload)),
             Event::Binary(_) => self.close(CloseCode::Unsupported, "barcast speaks text frames"),
-            Event::Pong(_) | Event::Close(_) => {}
+            Event::Pong(_) | Event::Fragment | Event::Close(_) => {}
         }
         if self.worker.answer_backlog(self.id) > MAX_ANSWER_BYTES {
             self.close(CloseCode::SlowClient, "answers are not being read");

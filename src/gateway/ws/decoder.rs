@@ -2,7 +2,7 @@ use std::ops::ControlFlow;
 
 use super::close::may_be_sent;
 use super::deflate::{inflate, packed_bound};
-use super::{Close, CloseCode, FIN, MAX_CONTROL_BYTES, Opcode, RSV1};
+use super::{Close, CloseCode, FIN, Opcode, RSV1};
 
 /// Bits of the first byte that an extension defines; none may be set but what was negotiated.
 const RSV: u8 = 0x70;
@@ -16,6 +16,8 @@ pub enum Event<'a> {
     Binary(&'a [u8]),
     Ping(&'a [u8]),
     Pong(&'a [u8]),
+    /// A part of a message of which more will come: told because it is work, also when it is empty.
+    Fragment,
     /// Nothing that comes after it is looked at (RFC 6455, section 5.5.1).
     Close(Close),
 }
@@ -76,6 +78,8 @@ pub struct Decoder {
     /// A header or control frame that is not whole yet: at most 14 and 125 bytes.
     carry: Vec<u8>,
     message: Option<Box<Message>>,
+    /// A close frame came: nothing after it is looked at.
+    closed: bool,
 }
 
 /// A message whose end has not come yet.
@@ -121,6 +125,7 @@ impl Decoder {
             deflate: false,
             carry: Vec::new(),
             message: None,
+            closed: false,
         }
     }
 
@@ -150,6 +155,9 @@ impl Decoder {
         input: &mut [u8],
         mut each: impl FnMut(Event<'_>) -> ControlFlow<()>,
     ) -> Result<(), Violation> {
+        if self.closed {
+            return Ok(());
+        }
         if self.carry.is_empty() {
             let used = self.decode(input, &mut each)?;
             self.carry.extend_from_slice(&input[used..]);
@@ -178,7 +186,12 @@ impl Decoder {
                 if message.open.is_some() {
                     return Ok(used);
                 }
-                if open.fin && self.finish(each)?.is_break() {
+                let flow = if open.fin {
+                    self.finish(each)?
+                } else {
+                    each(Event::Fragment)
+                };
+                if flow.is_break() {
                     return Ok(bytes.len());
                 }
             }
@@ -299,10 +312,10 @@ impl Decoder {
             Opcode::Ping => each(Event::Ping(payload)),
             Opcode::Pong => each(Event::Pong(payload)),
             Opcode::Close => {
-                let flow = each(Event::Close(close(payload)?));
-                debug_assert!(payload.len() <= MAX_CONTROL_BYTES);
+                let close = close(payload)?;
                 // Nothing after a close is looked at, whatever the listener says.
-                let _ = flow;
+                self.closed = true;
+                let _ = each(Event::Close(close));
                 ControlFlow::Break(())
             }
             Opcode::Text if header.fin && !header.packed => each(Event::Text(utf8(payload)?)),
@@ -312,7 +325,7 @@ impl Decoder {
                 if header.fin {
                     self.finish(each)?
                 } else {
-                    ControlFlow::Continue(())
+                    each(Event::Fragment)
                 }
             }
         })
