@@ -47,7 +47,7 @@ pub struct GatewayArgs {
     /// Seconds that a slow client may stay at that bound before it is closed with 4503
     #[arg(long, env = "BARCAST_SLOW_GRACE", default_value = "10", value_parser = values::seconds)]
     slow_grace: Duration,
-    /// Compress what clients get who offer permessage-deflate: less traffic for more processor time
+    /// Compress what clients get who offer permessage-deflate: less traffic for more processor time [default: off]
     #[arg(long, env = "BARCAST_COMPRESSION", value_parser = BoolishValueParser::new())]
     compression: bool,
     /// Closed bars kept in memory for each topic
