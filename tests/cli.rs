@@ -53,7 +53,7 @@ fn help_of_every_command_shows_every_flag_its_variable_and_default() {
             };
             flags += 1;
             let start = help
-                .find(&format!("--{long} <"))
+                .find(&format!("--{long} "))
                 .unwrap_or_else(|| panic!("{long}: {help}"));
             let end = help[start + 2..]
                 .find(" --")
