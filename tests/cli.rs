@@ -54,8 +54,7 @@ fn help_of_every_command_shows_every_flag_its_variable_and_default() {
             flags += 1;
             // A switch takes no value.
             let start = help
-                .find(&format!("--{long} <"))
-                .or_else(|| help.find(&format!("--{long} ")))
+                .find(&format!("--{long} "))
                 .unwrap_or_else(|| panic!("{long}: {help}"));
             let end = help[start + 2..]
                 .find(" --")
