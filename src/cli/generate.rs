@@ -2,7 +2,7 @@ use std::net::SocketAddr;
 
 use clap::Args;
 
-use super::{MarketArgs, values};
+use super::{MarketArgs, RedisArgs, values};
 use crate::generator::Generate;
 use crate::generator::pack::{Compress, Form, Publish};
 
@@ -11,14 +11,8 @@ use crate::generator::pack::{Compress, Form, Publish};
 pub struct GenerateArgs {
     #[command(flatten)]
     pub market: MarketArgs,
-    /// Where the bars go: redis://, rediss:// or unix: with user, password and database
-    #[arg(
-        long,
-        env = "REDIS_URL",
-        default_value = "redis://127.0.0.1:6379",
-        hide_env_values = true
-    )]
-    redis_url: String,
+    #[command(flatten)]
+    redis: RedisArgs,
     /// How bars are published
     #[arg(
         long,
@@ -49,7 +43,7 @@ impl GenerateArgs {
         let form = Form::new(self.publish, self.compress)?;
         Ok(Generate {
             config: self.market.validate(form, 0)?,
-            bus: values::redis_url(&self.redis_url)?,
+            bus: self.redis.bus()?,
             health_listen: self.health_listen,
         })
     }

@@ -6,6 +6,7 @@ mod dev;
 mod generate;
 mod logs;
 mod market;
+mod redis;
 mod replay;
 mod serve;
 pub mod values;
@@ -18,6 +19,7 @@ pub use dev::DevArgs;
 pub use generate::GenerateArgs;
 pub use logs::LogArgs;
 pub use market::MarketArgs;
+pub use redis::RedisArgs;
 pub use replay::ReplayArgs;
 pub use serve::{GatewayArgs, ServeArgs};
 

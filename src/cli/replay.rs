@@ -2,7 +2,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::values;
+use super::{RedisArgs, values};
 use crate::bar::{Resolution, Symbol};
 use crate::generator::pack::{Compress, Form, Publish};
 use crate::replay::{Config, Replay, Speed};
@@ -22,14 +22,8 @@ pub struct ReplayArgs {
     /// How fast: 1x is as it happened, 60x an hour a minute, max as fast as Redis confirms
     #[arg(long, env = "BARCAST_REPLAY_SPEED", default_value = "1x")]
     speed: Speed,
-    /// Where the bars go: redis://, rediss:// or unix: with user, password and database
-    #[arg(
-        long,
-        env = "REDIS_URL",
-        default_value = "redis://127.0.0.1:6379",
-        hide_env_values = true
-    )]
-    redis_url: String,
+    #[command(flatten)]
+    redis: RedisArgs,
     /// How bars are published
     #[arg(
         long,
@@ -62,7 +56,7 @@ impl ReplayArgs {
                 speed: self.speed,
                 form: Form::new(self.publish, self.compress)?,
             },
-            bus: values::redis_url(&self.redis_url)?,
+            bus: self.redis.bus()?,
         })
     }
 }

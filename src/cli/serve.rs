@@ -4,7 +4,7 @@ use std::time::Duration;
 use clap::Args;
 use clap::builder::BoolishValueParser;
 
-use super::values;
+use super::{RedisArgs, values};
 use crate::bus::RedisBus;
 use crate::gateway::{Config, Limits};
 
@@ -88,14 +88,8 @@ impl GatewayArgs {
 pub struct ServeArgs {
     #[command(flatten)]
     gateway: GatewayArgs,
-    /// Where the bars come from: redis://, rediss:// or unix: with user, password and database
-    #[arg(
-        long,
-        env = "REDIS_URL",
-        default_value = "redis://127.0.0.1:6379",
-        hide_env_values = true
-    )]
-    redis_url: String,
+    #[command(flatten)]
+    redis: RedisArgs,
 }
 
 impl ServeArgs {
@@ -104,6 +98,6 @@ impl ServeArgs {
     /// # Errors
     /// One line that names the flag and what is allowed.
     pub fn validate(self) -> Result<(Config, RedisBus), String> {
-        Ok((self.gateway.config(), values::redis_url(&self.redis_url)?))
+        Ok((self.gateway.config(), self.redis.bus()?))
     }
 }

@@ -18,6 +18,7 @@
 //!
 //! Knows no socket library: a socket is whatever is a [`Socket`].
 
+mod answers;
 mod pacing;
 mod topics;
 
@@ -30,8 +31,8 @@ use std::time::Instant;
 use bytes::Bytes;
 use slab::Slab;
 
-use super::batch::{Batch, Frame, Kept, Kind, TopicId};
-use super::lag::{Lag, Progress};
+use super::batch::{Batch, Frame, Kind, TopicId};
+use super::lag::Lag;
 use super::registry::Entry;
 use crate::metrics::Tally;
 use topics::{Subscription, TopicTable};
@@ -421,159 +422,6 @@ impl<S: Socket> Hub<S> {
             lag.offer(head, bytes, self.outbox_limit, now, &mut self.tally);
         }
         0
-    }
-
-    // ---- max_rate ------------------------------------------------------------------------------
-
-    /// Notes a frame for the subscribers with a `max_rate` whose turn it is.
-    #[cold]
-    fn pace(&mut self, round: Round<'_>, frame: &Frame, at: u16, now: Instant) {
-        let Some(Some(table)) = self.topics.get_mut(frame.head.topic.index()) else {
-            return;
-        };
-        // Of an earlier round, so it goes out before all that is noted in this one.
-        let mut earlier = Vec::new();
-        for paced in &mut table.paced {
-            let session = paced.subscriber.session;
-            let packed = self.members[session as usize].packed;
-            let bytes = round.bytes_for(at, packed);
-            let decision = paced.pace.offer(&frame.head, bytes, self.round, at, now);
-            self.tally.conflated += decision.conflated;
-            match decision.before {
-                Some(waiting) if waiting.round == self.round => {
-                    self.notes.add(&mut self.members, session, waiting.at);
-                }
-                Some(waiting) => earlier.push((session, waiting.frame)),
-                None => {}
-            }
-            if decision.now {
-                self.notes.add(&mut self.members, session, at);
-            }
-            if let Some(due) = decision.due {
-                self.turns.push(Reverse((due, session, frame.head.topic)));
-            }
-        }
-        for (session, kept) in earlier {
-            self.send_kept(session, &kept, now);
-        }
-    }
-
-    /// When the next update that waits for its turn is due.
-    pub fn next_turn(&self) -> Option<Instant> {
-        self.turns.peek().map(|Reverse((due, _, _))| *due)
-    }
-
-    /// Sends the updates whose turn has come.
-    pub fn take_turns(&mut self, now: Instant) {
-        while let Some(Reverse((due, session, topic))) = self.turns.peek().copied()
-            && due <= now
-        {
-            self.turns.pop();
-            let Some(Some(table)) = self.topics.get_mut(topic.index()) else {
-                continue;
-            };
-            let mut of_session = table.paced.iter_mut();
-            let Some(paced) = of_session.find(|p| p.subscriber.session == session) else {
-                continue;
-            };
-            match paced.pace.take_due(now) {
-                Ok(Some(kept)) => self.send_kept(session, &kept, now),
-                Ok(None) => {}
-                Err(later) => self.turns.push(Reverse((later, session, topic))),
-            }
-        }
-    }
-
-    /// Sends one frame that waited to its session.
-    fn send_kept(&mut self, session: SessionId, kept: &Kept, now: Instant) {
-        let Some(written) = self.write(session, &kept.bytes) else {
-            self.tally.gapped_left += u64::from(kept.head.kind != Kind::Gap);
-            return;
-        };
-        self.queue(session, (&kept.head, &kept.bytes), written, now);
-    }
-
-    // ---- answers and the outbox ----------------------------------------------------------------
-
-    /// Writes to a session that does not lag, and nothing to one that does; `None` if there is no
-    /// such session or its socket is dead.
-    fn write(&mut self, session: SessionId, bytes: &[u8]) -> Option<usize> {
-        let member = self.members.get(session as usize)?;
-        if member.lag.is_some() {
-            return Some(0);
-        }
-        self.tally.writes += 1;
-        let written = match S::send(member.socket.handle(), bytes) {
-            Ok(written) => written,
-            Err(why) if would_block(&why) => 0,
-            Err(_) => {
-                self.todo.dead.push(session);
-                return None;
-            }
-        };
-        self.tally.bytes += written as u64;
-        Some(written)
-    }
-
-    /// Sends an answer, a snapshot or a control frame, behind whatever waits already.
-    pub fn send(&mut self, session: SessionId, bytes: Bytes) {
-        let Some(written) = self.write(session, &bytes) else {
-            return;
-        };
-        if written == bytes.len() {
-            return;
-        }
-        let member = &mut self.members[session as usize];
-        if let Some(lag) = &mut member.lag {
-            return lag.push_answer(bytes);
-        }
-        let mut lag = Box::<Lag>::default();
-        lag.begin(bytes.slice(written..), false);
-        member.lag = Some(lag);
-        self.tally.full += 1;
-        self.todo.lagging.push(session);
-    }
-
-    /// Writes what waits for a session as far as its socket takes it; `true` when nothing is left.
-    pub fn flush(&mut self, session: SessionId) -> bool {
-        let Some(member) = self.members.get_mut(session as usize) else {
-            return true;
-        };
-        let Some(lag) = &mut member.lag else {
-            return true;
-        };
-        let topics = &self.topics;
-        let name = |topic: TopicId| {
-            let table = topics.get(topic.index())?.as_deref()?;
-            Some(table.entry.topic)
-        };
-        match lag.flush(&member.socket, name, &mut self.tally) {
-            Progress::Empty => {
-                member.lag = None;
-                true
-            }
-            Progress::Full => false,
-            Progress::Dead => {
-                self.todo.dead.push(session);
-                true
-            }
-        }
-    }
-
-    /// What waits for a session, if anything does.
-    pub fn lag(&self, session: SessionId) -> Option<&Lag> {
-        self.members.get(session as usize)?.lag.as_deref()
-    }
-
-    /// Ends all subscriptions and forgets the bars that wait: only what the socket took a part of is
-    /// still finished. For a session that is about to be closed.
-    pub fn silence(&mut self, session: SessionId) {
-        self.unsubscribe_all(session);
-        if let Some(member) = self.members.get_mut(session as usize)
-            && let Some(lag) = &mut member.lag
-        {
-            self.tally.gapped_left += lag.forget_bars();
-        }
     }
 }
 

@@ -1,12 +1,14 @@
 //! `max_rate`: forming updates of one subscription thinned to so many a second, closed bars always.
 //!
-//! Pure decisions; the hub carries them out. Subscriptions without a rate never come here.
+//! [`Pace`] decides, the hub carries out. Subscriptions without a rate never come here.
 
+use std::cmp::Reverse;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use crate::gateway::batch::{Head, Kept, Kind};
+use super::{Hub, Round, SessionId, Socket};
+use crate::gateway::batch::{Frame, Head, Kept, Kind};
 
 /// A subscription's rate and the newest update that waits for its turn.
 #[derive(Debug)]
@@ -108,6 +110,76 @@ impl Pace {
     /// The waiting update, whenever its turn would be.
     pub fn take(&mut self) -> Option<Kept> {
         self.waiting.take().map(|waiting| waiting.frame)
+    }
+}
+
+impl<S: Socket> Hub<S> {
+    /// Notes a frame for the subscribers with a `max_rate` whose turn it is.
+    #[cold]
+    pub(super) fn pace(&mut self, round: Round<'_>, frame: &Frame, at: u16, now: Instant) {
+        let Some(Some(table)) = self.topics.get_mut(frame.head.topic.index()) else {
+            return;
+        };
+        // Of an earlier round, so it goes out before all that is noted in this one.
+        let mut earlier = Vec::new();
+        for paced in &mut table.paced {
+            let session = paced.subscriber.session;
+            let packed = self.members[session as usize].packed;
+            let bytes = round.bytes_for(at, packed);
+            let decision = paced.pace.offer(&frame.head, bytes, self.round, at, now);
+            self.tally.conflated += decision.conflated;
+            match decision.before {
+                Some(waiting) if waiting.round == self.round => {
+                    self.notes.add(&mut self.members, session, waiting.at);
+                }
+                Some(waiting) => earlier.push((session, waiting.frame)),
+                None => {}
+            }
+            if decision.now {
+                self.notes.add(&mut self.members, session, at);
+            }
+            if let Some(due) = decision.due {
+                self.turns.push(Reverse((due, session, frame.head.topic)));
+            }
+        }
+        for (session, kept) in earlier {
+            self.send_kept(session, &kept, now);
+        }
+    }
+
+    /// When the next update that waits for its turn is due.
+    pub fn next_turn(&self) -> Option<Instant> {
+        self.turns.peek().map(|Reverse((due, _, _))| *due)
+    }
+
+    /// Sends the updates whose turn has come.
+    pub fn take_turns(&mut self, now: Instant) {
+        while let Some(Reverse((due, session, topic))) = self.turns.peek().copied()
+            && due <= now
+        {
+            self.turns.pop();
+            let Some(Some(table)) = self.topics.get_mut(topic.index()) else {
+                continue;
+            };
+            let mut of_session = table.paced.iter_mut();
+            let Some(paced) = of_session.find(|p| p.subscriber.session == session) else {
+                continue;
+            };
+            match paced.pace.take_due(now) {
+                Ok(Some(kept)) => self.send_kept(session, &kept, now),
+                Ok(None) => {}
+                Err(later) => self.turns.push(Reverse((later, session, topic))),
+            }
+        }
+    }
+
+    /// Sends one frame that waited to its session.
+    pub(super) fn send_kept(&mut self, session: SessionId, kept: &Kept, now: Instant) {
+        let Some(written) = self.write(session, &kept.bytes) else {
+            self.tally.gapped_left += u64::from(kept.head.kind != Kind::Gap);
+            return;
+        };
+        self.queue(session, (&kept.head, &kept.bytes), written, now);
     }
 }
 

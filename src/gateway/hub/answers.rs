@@ -1,0 +1,90 @@
+//! What a session gets beside the fan-out: answers, snapshots, and what waited while its socket was full.
+
+use bytes::Bytes;
+
+use super::{Hub, SessionId, Socket, would_block};
+use crate::gateway::batch::TopicId;
+use crate::gateway::lag::{Lag, Progress};
+
+impl<S: Socket> Hub<S> {
+    /// Writes to a session that does not lag, and nothing to one that does; `None` if there is no
+    /// such session or its socket is dead.
+    pub(super) fn write(&mut self, session: SessionId, bytes: &[u8]) -> Option<usize> {
+        let member = self.members.get(session as usize)?;
+        if member.lag.is_some() {
+            return Some(0);
+        }
+        self.tally.writes += 1;
+        let written = match S::send(member.socket.handle(), bytes) {
+            Ok(written) => written,
+            Err(why) if would_block(&why) => 0,
+            Err(_) => {
+                self.todo.dead.push(session);
+                return None;
+            }
+        };
+        self.tally.bytes += written as u64;
+        Some(written)
+    }
+
+    /// Sends an answer, a snapshot or a control frame, behind whatever waits already.
+    pub fn send(&mut self, session: SessionId, bytes: Bytes) {
+        let Some(written) = self.write(session, &bytes) else {
+            return;
+        };
+        if written == bytes.len() {
+            return;
+        }
+        let member = &mut self.members[session as usize];
+        if let Some(lag) = &mut member.lag {
+            return lag.push_answer(bytes);
+        }
+        let mut lag = Box::<Lag>::default();
+        lag.begin(bytes.slice(written..), false);
+        member.lag = Some(lag);
+        self.tally.full += 1;
+        self.todo.lagging.push(session);
+    }
+
+    /// Writes what waits for a session as far as its socket takes it; `true` when nothing is left.
+    pub fn flush(&mut self, session: SessionId) -> bool {
+        let Some(member) = self.members.get_mut(session as usize) else {
+            return true;
+        };
+        let Some(lag) = &mut member.lag else {
+            return true;
+        };
+        let topics = &self.topics;
+        let name = |topic: TopicId| {
+            let table = topics.get(topic.index())?.as_deref()?;
+            Some(table.entry.topic)
+        };
+        match lag.flush(&member.socket, name, &mut self.tally) {
+            Progress::Empty => {
+                member.lag = None;
+                true
+            }
+            Progress::Full => false,
+            Progress::Dead => {
+                self.todo.dead.push(session);
+                true
+            }
+        }
+    }
+
+    /// What waits for a session, if anything does.
+    pub fn lag(&self, session: SessionId) -> Option<&Lag> {
+        self.members.get(session as usize)?.lag.as_deref()
+    }
+
+    /// Ends all subscriptions and forgets the bars that wait: only what the socket took a part of is
+    /// still finished. For a session that is about to be closed.
+    pub fn silence(&mut self, session: SessionId) {
+        self.unsubscribe_all(session);
+        if let Some(member) = self.members.get_mut(session as usize)
+            && let Some(lag) = &mut member.lag
+        {
+            self.tally.gapped_left += lag.forget_bars();
+        }
+    }
+}
