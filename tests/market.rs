@@ -63,6 +63,61 @@ fn agree(
     }
 }
 
+fn backfill_goes_on_live(count: usize, now: i64, resolutions: &[Resolution]) {
+    let symbol = symbols(&["A"])[0];
+    let mut market = Market::new(&[symbol], resolutions, 3, 1);
+    let mut messages: Vec<Message> = market.backfill(now, count).flatten().collect();
+    assert!(messages.iter().all(|m| m.bar.closed));
+    assert_eq!(by_topic(&messages).len(), resolutions.len());
+    for (topic, messages) in by_topic(&messages) {
+        // All that were asked for, or as many as 400 days hold; none left out.
+        let fit = 400 * 86_400_000 / topic.resolution.nominal_ms();
+        assert!(
+            messages.len() == count || messages.len() as i64 >= fit - 1,
+            "{} of {topic}",
+            messages.len()
+        );
+        assert!(messages[0].bar.time() >= now - 400 * 86_400_000);
+        for pair in messages.windows(2) {
+            assert_eq!(
+                topic.resolution.next(pair[0].bar.time()),
+                pair[1].bar.time()
+            );
+        }
+        let newest = messages[messages.len() - 1].bar.time();
+        assert_eq!(topic.resolution.next(newest), topic.resolution.floor(now));
+    }
+    for at in 1..100 {
+        market.tick(now + at * 20_000, &mut messages);
+    }
+    let topics = by_topic(&messages);
+    for (topic, messages) in &topics {
+        check_topic(*topic, messages);
+    }
+    for (fine, coarse) in [
+        (Resolution::S5, Resolution::M1),
+        (Resolution::M1, Resolution::M5),
+        (Resolution::Day, Resolution::Week),
+    ] {
+        if !resolutions.contains(&fine) || !resolutions.contains(&coarse) {
+            continue;
+        }
+        let filled = topics[&Topic {
+            symbol,
+            resolution: fine,
+        }][0]
+            .bar
+            .time();
+        agree(&topics, symbol, fine, coarse, filled);
+    }
+}
+
+/// No step of three minutes' bars falls on the end of five minutes' here.
+#[test]
+fn a_bar_that_ended_just_before_now_is_filled() {
+    backfill_goes_on_live(1, 1_700_438_700_000, &[Resolution::M3, Resolution::M5]);
+}
+
 proptest! {
     #[test]
     fn all_resolutions_agree_over_any_ticks(
@@ -100,36 +155,7 @@ proptest! {
         now in START..START + 86_400_000 * 40,
         resolutions in prop::sample::subsequence(&Resolution::ALL[..], 1..=16),
     ) {
-        let symbol = symbols(&["A"])[0];
-        let mut market = Market::new(&[symbol], &resolutions, 3, 1);
-        let mut messages: Vec<Message> = market.backfill(now, count).flatten().collect();
-        prop_assert!(messages.iter().all(|m| m.bar.closed));
-        prop_assert_eq!(by_topic(&messages).len(), resolutions.len());
-        for (topic, messages) in by_topic(&messages) {
-            // All that were asked for, or as many as 400 days hold; none left out.
-            let fit = 400 * 86_400_000 / topic.resolution.nominal_ms();
-            prop_assert!(messages.len() == count || messages.len() as i64 >= fit - 1, "{} of {topic}", messages.len());
-            prop_assert!(messages[0].bar.time() >= now - 400 * 86_400_000);
-            for pair in messages.windows(2) {
-                prop_assert_eq!(topic.resolution.next(pair[0].bar.time()), pair[1].bar.time());
-            }
-            let newest = messages[messages.len() - 1].bar.time();
-            prop_assert_eq!(topic.resolution.next(newest), topic.resolution.floor(now));
-        }
-        for at in 1..100 {
-            market.tick(now + at * 20_000, &mut messages);
-        }
-        let topics = by_topic(&messages);
-        for (topic, messages) in &topics {
-            check_topic(*topic, messages);
-        }
-        for (fine, coarse) in [(Resolution::S5, Resolution::M1), (Resolution::M1, Resolution::M5), (Resolution::Day, Resolution::Week)] {
-            if !resolutions.contains(&fine) || !resolutions.contains(&coarse) {
-                continue;
-            }
-            let filled = topics[&Topic { symbol, resolution: fine }][0].bar.time();
-            agree(&topics, symbol, fine, coarse, filled);
-        }
+        backfill_goes_on_live(count, now, &resolutions);
     }
 }
 

@@ -99,12 +99,16 @@ impl Instrument {
             .collect();
         let mut closed: Vec<Vec<Candle>> = vec![Vec::new(); windows.len()];
         let mut at = windows.iter().copied().min().unwrap_or(now);
-        while at <= now {
+        loop {
             let step = self.path.step(at);
             for ((fold, start), closed) in self.folds.iter_mut().zip(&windows).zip(&mut closed) {
                 closed.extend(fold.apply(at, step).filter(|bar| bar.time >= *start));
             }
-            at = self.next_step(at, &windows);
+            if at >= now {
+                break;
+            }
+            // The last step is at `now` itself: a bar that ended since the step before closes too.
+            at = self.next_step(at, &windows).min(now);
         }
         let topics = self.folds.iter_mut().zip(&closed);
         topics
