@@ -1,10 +1,10 @@
 //! Figures as reports hold and print them.
 
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Latency from the planned publish time to the arrival at the client, in µs.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Latency {
     pub count: u64,
     pub mean: f64,
@@ -69,7 +69,7 @@ pub fn grouped(n: u64) -> String {
 }
 
 /// Where the middle half of some figures lies, and their ends.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Spread {
     pub count: usize,
     pub min: f64,

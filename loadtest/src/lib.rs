@@ -7,6 +7,7 @@
 //! | [`cli`] | flags |
 //! | [`run`], [`report`] | one experiment against one server |
 //! | [`pair`], [`pair_report`] | two servers in turn: the ratio of their costs |
+//! | [`outcome`] | any experiment's report as a file |
 //! | [`floor`] | the yardstick server |
 //! | [`market`], [`watchlist`], [`publisher`] | what is published, who watches it, the schedule |
 //! | [`swarm`], [`frame`], [`update`], [`tally`] | the clients: reading, and keeping account of what came |
@@ -25,6 +26,7 @@ pub mod frame;
 pub mod machine;
 pub mod market;
 pub mod occupancy;
+pub mod outcome;
 pub mod pair;
 pub mod pair_report;
 pub mod pins;

@@ -5,12 +5,12 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::pins::Pins;
 
 /// Machine, versions and the command that was run. What cannot be had is left out.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Machine {
     /// Unix time at which it was asked, in seconds.
     pub at: u64,

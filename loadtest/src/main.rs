@@ -1,13 +1,12 @@
 //! Parses, runs what was asked for, prints and writes the report.
 
-use std::fs::File;
-use std::io::BufWriter;
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Parser;
 use loadtest::cli::{Cli, Command};
+use loadtest::outcome::Outcome;
 use loadtest::{floor, pair, run};
 
 /// An update was lost or came wrongly.
@@ -18,16 +17,11 @@ const FAILED: u8 = 2;
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Floor(args) => floor::serve(&args).map(|()| true),
-        Command::Run(args) => run::run(&args).and_then(|report| {
-            print!("{}", report.table());
-            write(args.load.json.as_deref(), &report)?;
-            Ok(report.is_clean())
-        }),
-        Command::Pair(args) => pair::pair(&args).and_then(|report| {
-            print!("{}", report.table());
-            write(args.load.json.as_deref(), &report)?;
-            Ok(report.is_clean())
-        }),
+        Command::Run(args) => {
+            run::run(&args).and_then(|report| tell(Outcome::Run(report), args.load.json.as_deref()))
+        }
+        Command::Pair(args) => pair::pair(&args)
+            .and_then(|report| tell(Outcome::Pair(report), args.load.json.as_deref())),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,
@@ -39,11 +33,11 @@ fn main() -> ExitCode {
     }
 }
 
-fn write(path: Option<&Path>, report: &impl serde::Serialize) -> Result<()> {
-    let Some(path) = path else {
-        return Ok(());
-    };
-    let file = File::create(path).with_context(|| format!("--json {}", path.display()))?;
-    serde_json::to_writer_pretty(BufWriter::new(file), report)?;
-    Ok(())
+/// Prints an outcome and writes it where it was asked for; says whether all is well.
+fn tell(outcome: Outcome, json: Option<&Path>) -> Result<bool> {
+    print!("{}", outcome.table());
+    if let Some(path) = json {
+        outcome.write(path)?;
+    }
+    Ok(outcome.is_clean())
 }

@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use anyhow::Result;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::pins::Pins;
 use crate::process::{Busy, Cpu, cpu};
@@ -71,7 +71,7 @@ impl Reading {
 }
 
 /// Average use of the cores between two readings; 1 is one core.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Occupancy {
     pub seconds: f64,
     /// By clients and publisher.

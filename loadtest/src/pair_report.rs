@@ -1,7 +1,7 @@
 //! What a pair of servers cost in terms of each other: everything for machines, a table for people.
 
 use anyhow::{Context, Result};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::figures::{Latency, Spread, grouped, ms, per};
 use crate::machine::Machine;
@@ -11,7 +11,7 @@ use crate::strace::SystemCalls;
 use crate::tally::Counts;
 
 /// One pulse of one server.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Pulse {
     pub delivered: u64,
     pub cpu_ns: u64,
@@ -20,7 +20,7 @@ pub struct Pulse {
 }
 
 /// One server of the pair.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Side {
     pub server: String,
     pub started: Option<String>,
@@ -41,9 +41,8 @@ pub struct Side {
 }
 
 /// Everything.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct PairReport {
-    pub kind: &'static str,
     pub scenario: Scenario,
     pub ended_early: bool,
     pub a: Side,
@@ -57,7 +56,7 @@ pub struct PairReport {
 }
 
 /// What surrounded the pulses.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Surroundings {
     /// Of all pulses, the warm-up's too.
     pub occupancy: Occupancy,
@@ -86,7 +85,6 @@ impl PairReport {
             )
         };
         Ok(Self {
-            kind: "pair",
             scenario,
             ended_early,
             cpu_ratio: ratio(|pulse| pulse.ns_per_bar),

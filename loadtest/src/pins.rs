@@ -96,8 +96,17 @@ impl serde::Serialize for Cores {
     }
 }
 
+impl<'de> serde::Deserialize<'de> for Cores {
+    /// As it was written, also where this machine has no such core.
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let cores = text.split(',').map(str::parse).collect::<Result<_, _>>();
+        cores.map(Self).map_err(serde::de::Error::custom)
+    }
+}
+
 /// The cores of the server, and those of everything else: publisher, Redis and clients.
-#[derive(Debug, Clone, serde::Serialize)]
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 pub struct Pins {
     pub server: Cores,
     pub swarm: Cores,

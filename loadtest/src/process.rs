@@ -3,7 +3,7 @@
 use std::fs;
 
 use anyhow::{Context, Result};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::pins::Cores;
 
@@ -11,7 +11,7 @@ use crate::pins::Cores;
 const TICK_NS: u64 = 10_000_000;
 
 /// CPU time of a process and its descendants, in nanoseconds.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cpu {
     /// The scheduler's own count, exact; the two below together where the kernel keeps none.
     pub total_ns: u64,

@@ -21,7 +21,7 @@ const POLL: Duration = Duration::from_millis(10);
 const BATCH_BYTES: usize = 4 << 20;
 
 /// How a tick's bars travel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Publish {
     /// One message a bar, all of a tick in one pipelined write
@@ -48,7 +48,7 @@ pub fn connect(url: &str) -> Result<Connection> {
 }
 
 /// How far behind its schedule the publisher was.
-#[derive(Debug, Default, Clone, Copy, serde::Serialize)]
+#[derive(Debug, Default, Clone, Copy, serde::Serialize, serde::Deserialize)]
 pub struct Lateness {
     /// The worst tick's start after its planned time, µs.
     pub start_max_us: u64,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::cli::Load;
 use crate::figures::{Latency, grouped, ms, per};
@@ -15,7 +15,7 @@ use crate::tally::Counts;
 use crate::watchlist::Shape;
 
 /// What was asked for.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Scenario {
     pub clients: u32,
     pub topics: u32,
@@ -64,7 +64,7 @@ impl Scenario {
 }
 
 /// How long it took until every client was subscribed.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Connect {
     pub seconds: f64,
     pub clients_per_second: f64,
@@ -82,7 +82,7 @@ impl Connect {
 }
 
 /// CPU time of the server between the end of the warm-up and the last update.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct CpuFigures {
     #[serde(flatten)]
     pub used: Cpu,
@@ -103,7 +103,7 @@ impl CpuFigures {
 }
 
 /// Resident memory of the server before and after the clients came.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Memory {
     pub before_bytes: u64,
     pub after_bytes: u64,
@@ -122,7 +122,7 @@ impl Memory {
 }
 
 /// One second of the run.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Second {
     /// Seconds since the first tick.
     pub at: f64,
@@ -154,9 +154,8 @@ impl Second {
 }
 
 /// Everything.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RunReport {
-    pub kind: &'static str,
     pub server: String,
     /// How the server was started.
     pub started: Option<String>,

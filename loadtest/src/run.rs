@@ -82,7 +82,6 @@ pub fn run(args: &RunArgs) -> Result<RunReport> {
     drop(progress);
     let measured = published.saturating_sub(warmup);
     Ok(RunReport {
-        kind: "run",
         server: rig.name.clone(),
         started: rig.started.clone(),
         scenario: Scenario::of(load, warmup, measured),

@@ -3,7 +3,7 @@
 use clap::ValueEnum;
 
 /// How the topics of the clients' watchlists are drawn.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Shape {
     /// Client i watches the topics i, i+1, i+2 … (round and round): every topic has as many clients

@@ -7,6 +7,8 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use loadtest::outcome::Outcome;
+
 /// Longest wait for anything.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -25,6 +27,7 @@ pub fn run(line: &str, json: &Path) -> Output {
 }
 
 pub fn report(json: &Path) -> serde_json::Value {
+    Outcome::read(json).expect("what was written can be read back");
     serde_json::from_slice(&std::fs::read(json).unwrap()).unwrap()
 }
 
