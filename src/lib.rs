@@ -11,6 +11,7 @@
 //!
 //! [`run`] holds the entry points that `main` and the tests call.
 
+pub mod aggregate;
 pub mod bar;
 pub mod bus;
 pub mod cli;

@@ -1,11 +1,13 @@
 //! The generator: a synthetic market whose bars go out to the bus, one tick an interval.
 //!
-//! [`market`] makes the bars and knows no clock; the loop here does. [`pack`] turns messages into
+//! [`market`] makes the bars and knows no clock; the loop here does. [`numbering`] counts a topic's
+//! messages, [`pack`] turns messages into
 //! payloads, [`outlet`] publishes them, [`health`] answers who asks how it goes. The replay publishes
 //! by the same way.
 
 pub mod health;
 pub mod market;
+pub mod numbering;
 pub mod outlet;
 pub mod pack;
 mod path;
