@@ -16,6 +16,7 @@ pub mod bar;
 pub mod bus;
 pub mod cli;
 pub mod clock;
+pub mod feed;
 pub mod gateway;
 pub mod generator;
 pub mod history;

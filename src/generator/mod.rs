@@ -13,7 +13,6 @@ pub mod pack;
 mod path;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus_client::registry::Registry;
@@ -81,11 +80,9 @@ pub async fn generate(settings: Generate, stop: CancellationToken) -> Result<(),
         let listener = TcpListener::bind(address)
             .await
             .map_err(|why| GenerateError::HealthListen { address, why })?;
-        tracing::info!(address = %listener.local_addr().unwrap_or(address), "health and metrics");
         let mut registry = Registry::default();
         metrics.register(&mut registry);
-        let served = health::serve(listener, Arc::new(registry), metrics.clone(), stop.clone());
-        tokio::spawn(served);
+        health::start(listener, registry, metrics.clone(), stop.clone());
     }
     tracing::info!(redis = settings.bus.address(), "publishing");
     run(settings.config, settings.bus.publisher(), metrics, stop).await;

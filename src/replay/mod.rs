@@ -7,7 +7,6 @@ mod file;
 mod merge;
 mod name;
 mod progress;
-mod time;
 
 use std::fmt;
 use std::path::PathBuf;
