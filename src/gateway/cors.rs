@@ -14,7 +14,7 @@ use hyper::{Response, StatusCode, Uri};
 use super::http::Answer;
 
 /// Seconds for which a browser need not ask again; browsers cut it to two hours or less.
-const MAX_AGE: &str = "7200";
+const PREFLIGHT_SECONDS: &str = "7200";
 
 /// Whose pages may read what is shared.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -110,7 +110,7 @@ pub fn preflight() -> Answer {
     for (name, value) in [
         (ACCESS_CONTROL_ALLOW_METHODS, "GET, HEAD"),
         (ACCESS_CONTROL_ALLOW_HEADERS, "*"),
-        (ACCESS_CONTROL_MAX_AGE, MAX_AGE),
+        (ACCESS_CONTROL_MAX_AGE, PREFLIGHT_SECONDS),
         (CACHE_CONTROL, "no-store"),
     ] {
         headers.insert(name, HeaderValue::from_static(value));

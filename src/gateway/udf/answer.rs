@@ -1,9 +1,9 @@
 //! `/udf/history`: the bars of one topic as columns.
 
-use super::super::node::Node;
 use super::query::{Query, Refused, Span, Start, spelled};
 use super::symbols;
 use crate::bar::{Bar, Field, Resolution};
+use crate::gateway::node::Node;
 use crate::history::History;
 
 /// Bars of one answer: some 300 kB, and about a millisecond in which the worker's clients wait. A

@@ -9,12 +9,12 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde_json::json;
 
-use super::super::node::Node;
-use super::super::registry::Entry;
 use super::listings::Profile;
 use super::precision::most_digits;
 use super::query::{Query, Refused, shortened, spelled};
 use crate::bar::{Bar, Field, Resolution, Symbol, Topic};
+use crate::gateway::node::Node;
+use crate::gateway::registry::Entry;
 
 /// Symbols that a search answers with when it names no limit: what TradingView's adapter asks for.
 const DEFAULT_FOUND: usize = 30;
