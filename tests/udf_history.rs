@@ -243,7 +243,7 @@ fn expected(from: i64, to: i64, countback: Option<usize>) -> Value {
         }
         None => before(to).filter(|time| *time >= from).collect(),
     };
-    match (times.is_empty(), before(from).last()) {
+    match (times.is_empty(), before(from).next_back()) {
         (false, _) => json!(times),
         (true, Some(next)) if countback.is_none() => json!({"s": "no_data", "nextTime": next}),
         (true, _) => json!({"s": "no_data"}),
