@@ -98,6 +98,7 @@ impl FeedMetrics {
 }
 
 type Labelled = Family<[(&'static str, String); 1], Counter>;
+type UdfRequests = Family<[(&'static str, &'static str); 2], Counter>;
 
 /// From publish to send, in seconds: a loopback's tenth of a millisecond to a stuck ten seconds.
 const LAG_BUCKETS: [f64; 16] = [
@@ -151,6 +152,7 @@ pub struct GatewayMetrics {
     refused: Labelled,
     limited: Labelled,
     closed: Labelled,
+    udf_requests: UdfRequests,
     pub bus_connected: Gauge,
     pub bus_reconnects: Counter,
     pub sent_bytes: Counter,
@@ -176,6 +178,7 @@ impl Default for GatewayMetrics {
             refused: Labelled::default(),
             limited: Labelled::default(),
             closed: Labelled::default(),
+            udf_requests: UdfRequests::default(),
             bus_connected: Gauge::default(),
             bus_reconnects: Counter::default(),
             sent_bytes: Counter::default(),
@@ -209,6 +212,13 @@ impl GatewayMetrics {
     /// Connections this gateway closed, by close code.
     pub fn closed(&self, code: u16) -> Counter {
         labelled(&self.closed, "code", &code.to_string())
+    }
+
+    /// Requests of charts by UDF, by route and how they ended.
+    pub fn udf_request(&self, route: &'static str, status: &'static str) -> Counter {
+        self.udf_requests
+            .get_or_create(&[("route", route), ("status", status)])
+            .clone()
     }
 
     /// Deliveries lost, by why.
@@ -320,6 +330,11 @@ impl GatewayMetrics {
             "barcast_closed_clients",
             "Connections this gateway closed, by close code",
             &self.closed,
+        );
+        registry.register(
+            "barcast_udf_requests",
+            "Requests of charts by UDF, by route and how they ended",
+            self.udf_requests.clone(),
         );
         registry.register(
             "barcast_clients",

@@ -1,5 +1,9 @@
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
+
+use super::cors::Cors;
+use super::udf::Listings;
 
 /// Settings of a gateway, validated.
 #[derive(Debug, Clone)]
@@ -12,6 +16,10 @@ pub struct Config {
     pub compression: bool,
     /// Closed bars kept in memory for each topic.
     pub history_bars: usize,
+    /// What charts are told of symbols beside their bars.
+    pub listings: Arc<Listings>,
+    /// Whose pages may read public JSON.
+    pub cors: Cors,
     /// How long draining may take before the remaining clients are cut.
     pub drain_grace: Duration,
 }
@@ -50,6 +58,8 @@ impl Default for Config {
             limits: Limits::default(),
             compression: false,
             history_bars: 1_000,
+            listings: Arc::default(),
+            cors: Cors::default(),
             drain_grace: Duration::from_secs(10),
         }
     }

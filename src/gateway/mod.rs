@@ -7,6 +7,7 @@
 
 pub mod batch;
 pub mod config;
+pub mod cors;
 pub mod http;
 pub mod hub;
 pub mod ingest;
@@ -19,6 +20,7 @@ pub mod reading;
 pub mod registry;
 pub mod session;
 mod subscribe;
+pub mod udf;
 pub mod worker;
 pub mod ws;
 

@@ -266,6 +266,13 @@ impl Registry {
         self.topics.iter().map(|e| Arc::clone(&e)).collect()
     }
 
+    /// Shows every topic, in no order, while it is held in the table: `view` should be short.
+    pub fn each(&self, mut view: impl FnMut(&Entry)) {
+        for entry in &self.topics {
+            view(&entry);
+        }
+    }
+
     /// The topics with the most subscribers, for a metric whose labels must stay few.
     pub fn topics_by_subscribers(&self) -> TopicSubscribers {
         let mut topics: Vec<_> = self
