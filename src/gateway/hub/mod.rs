@@ -28,7 +28,6 @@ use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::Bytes;
 use slab::Slab;
 
 use super::batch::{Batch, Frame, Kind, TopicId};
@@ -417,7 +416,7 @@ impl<S: Socket> Hub<S> {
             Box::default()
         });
         if written > 0 {
-            lag.begin(Bytes::copy_from_slice(&bytes[written..]), bar);
+            lag.begin(&bytes[written..], bar);
         } else {
             lag.offer(head, bytes, self.outbox_limit, now, &mut self.tally);
         }
