@@ -22,6 +22,7 @@ use super::session::{self, CLOSE_TIMEOUT, Connection};
 use super::ws::{Close, CloseCode, FrameBuilder, close_frame, ping_frame};
 use crate::bar::Pattern;
 use crate::clock::now_us;
+use crate::limited::Limited;
 
 /// One read's size. Shared by all clients of the worker, so it can be generous; a client's message
 /// is at most 4 KiB by default.
@@ -57,6 +58,7 @@ pub struct Worker {
     /// Some update began to wait for its turn.
     turns: Notify,
     frames: RefCell<FrameBuilder>,
+    policy_log: RefCell<Limited>,
     started: Instant,
 }
 
@@ -72,6 +74,7 @@ impl Worker {
             http_connections: Cell::new(0),
             turns: Notify::new(),
             frames: RefCell::default(),
+            policy_log: RefCell::default(),
             started: Instant::now(),
         }
     }
@@ -147,6 +150,19 @@ impl Worker {
     pub fn answer(&self, id: SessionId, write: impl FnOnce(&mut Vec<u8>)) {
         let frame = self.text(write);
         self.send(id, frame);
+    }
+
+    /// Says, at a bounded rate, that a client is closed because too many of its requests were refused,
+    /// the last one with this error code.
+    pub fn log_closed_by_policy(&self, id: SessionId, last: &str) {
+        self.policy_log.borrow_mut().say(|left_out| {
+            tracing::warn!(
+                session = id,
+                last,
+                left_out,
+                "client closed with 1008: too many of its requests were refused"
+            );
+        });
     }
 
     /// Bytes of answers that the client has not taken yet.
