@@ -1,6 +1,10 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+/// After the bus is back, a topic whose `seq` could prove that nothing was missed has this long to
+/// do so by its next bar; then its watchers are told of a gap all the same.
+pub const PROOF_WAIT: Duration = Duration::from_secs(10);
+
 /// Settings of a gateway, validated.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -12,6 +16,8 @@ pub struct Config {
     pub compression: bool,
     /// Closed bars kept in memory for each topic.
     pub history_bars: usize,
+    /// [`PROOF_WAIT`]; another in tests alone, so no flag sets it.
+    pub proof_wait: Duration,
     /// How long draining may take before the remaining clients are cut.
     pub drain_grace: Duration,
 }
@@ -36,7 +42,7 @@ pub struct Limits {
     pub handshake_timeout: Duration,
     /// Time between pings; a client silent for two is closed.
     pub ping_interval: Duration,
-    /// Bytes of bars that may wait for one slow client.
+    /// Memory of bars that may wait for one slow client, in bytes.
     pub outbox_bytes: usize,
     /// How long a slow client may stay at that bound before it is closed.
     pub slow_grace: Duration,
@@ -50,6 +56,7 @@ impl Default for Config {
             limits: Limits::default(),
             compression: false,
             history_bars: 1_000,
+            proof_wait: PROOF_WAIT,
             drain_grace: Duration::from_secs(10),
         }
     }

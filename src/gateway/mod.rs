@@ -116,7 +116,8 @@ impl Gateway {
             Arc::clone(&node.bus),
             bus.address(),
         )
-        .packing_for(Arc::clone(&node.packing));
+        .packing_for(Arc::clone(&node.packing))
+        .proof_within(node.config.proof_wait);
         let mut ends = Vec::new();
         for (at, (listener, mailbox)) in self.listeners.into_iter().zip(&mailboxes).enumerate() {
             let worker = (Arc::clone(&node), listener, Arc::clone(mailbox));
