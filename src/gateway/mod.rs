@@ -6,6 +6,7 @@
 //! the session's [`lag`] and [`outbox`].
 
 pub mod batch;
+pub mod closing;
 pub mod config;
 pub mod http;
 pub mod hub;
@@ -202,7 +203,7 @@ fn run_worker(
         let mut duties = JoinSet::new();
         duties.spawn_local(accept(Rc::clone(&worker), listener));
         duties.spawn_local(worker::deliver(Rc::clone(&worker), Arc::clone(&mailbox)));
-        duties.spawn_local(worker::sweep(Rc::clone(&worker)));
+        duties.spawn_local(closing::sweep(Rc::clone(&worker)));
         duties.spawn_local(worker::pace(Rc::clone(&worker)));
         tokio::select! {
             () = stop.cancelled() => {}
