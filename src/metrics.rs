@@ -123,6 +123,8 @@ pub struct Tally {
     pub gapped_slow: u64,
     /// Still waiting when their client left.
     pub gapped_left: u64,
+    /// Still waiting for their turn when the client ended the subscription, and so not wanted.
+    pub unsubscribed: u64,
     /// Bytes that the kernel took.
     pub bytes: u64,
     /// Writes that sockets were asked for.
@@ -134,7 +136,7 @@ pub struct Tally {
 /// What a gateway counts. Clones count together.
 ///
 /// A bar that is due to `n` subscribers counts `n` times in `due`, and
-/// `due = delivered + conflated + gapped + pending`. Before that, `received = broadcast + unwatched`: a
+/// `due = delivered + conflated + gapped + unsubscribed + pending`. Before that, `received = broadcast + unwatched`: a
 /// bar whose topic nobody watched is due to nobody.
 #[derive(Debug, Clone)]
 pub struct GatewayMetrics {
@@ -145,6 +147,7 @@ pub struct GatewayMetrics {
     pub delivered: Counter,
     pub conflated: Counter,
     gapped: Labelled,
+    pub unsubscribed: Counter,
     pub gaps_upstream: Counter,
     dropped: Labelled,
     pub clients: Gauge,
@@ -171,6 +174,7 @@ impl Default for GatewayMetrics {
             delivered: Counter::default(),
             conflated: Counter::default(),
             gapped: Labelled::default(),
+            unsubscribed: Counter::default(),
             gaps_upstream: Counter::default(),
             dropped: Labelled::default(),
             clients: Gauge::default(),
@@ -231,6 +235,7 @@ impl GatewayMetrics {
         self.due.inc_by(tally.due);
         self.delivered.inc_by(tally.delivered);
         self.conflated.inc_by(tally.conflated);
+        self.unsubscribed.inc_by(tally.unsubscribed);
         self.sent_bytes.inc_by(tally.bytes);
         self.writes.inc_by(tally.writes);
         self.full.inc_by(tally.full);
@@ -277,6 +282,11 @@ impl GatewayMetrics {
             "barcast_conflated_bars",
             "Deliveries replaced by a newer update of the same bar",
             &self.conflated,
+        );
+        counter(
+            "barcast_unsubscribed_bars",
+            "Deliveries that waited for their turn when the client ended the subscription",
+            &self.unsubscribed,
         );
         counter(
             "barcast_upstream_gaps",

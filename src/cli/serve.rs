@@ -7,6 +7,7 @@ use clap::builder::BoolishValueParser;
 
 use super::{RedisArgs, values};
 use crate::bus::RedisBus;
+use crate::gateway::config::PROOF_WAIT;
 use crate::gateway::cors::Cors;
 use crate::gateway::udf::Listings;
 use crate::gateway::{Config, Limits};
@@ -44,7 +45,7 @@ pub struct GatewayArgs {
     /// Seconds between pings; a client silent for two intervals is closed with 4408
     #[arg(long, env = "BARCAST_PING_INTERVAL", default_value = "25", value_parser = values::whole_seconds)]
     ping_interval: Duration,
-    /// Bytes of bars that may wait for one slow client
+    /// Memory, in bytes, of bars that may wait for one slow client
     #[arg(long, env = "BARCAST_OUTBOX_BYTES", default_value_t = Limits::default().outbox_bytes, value_parser = values::positive)]
     outbox_bytes: usize,
     /// Seconds that a slow client may stay at that bound before it is closed with 4503
@@ -90,6 +91,7 @@ impl GatewayArgs {
             listings: self.symbols_file.clone().unwrap_or_default(),
             cors: self.cors_origin.clone().unwrap_or_default(),
             drain_grace: self.drain_grace,
+            proof_wait: PROOF_WAIT,
         }
     }
 }

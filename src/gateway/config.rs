@@ -5,6 +5,10 @@ use std::time::Duration;
 use super::cors::Cors;
 use super::udf::Listings;
 
+/// After the bus is back, a topic whose `seq` could prove that nothing was missed has this long to
+/// do so by its next bar; then its watchers are told of a gap all the same.
+pub const PROOF_WAIT: Duration = Duration::from_secs(10);
+
 /// Settings of a gateway, validated.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -20,6 +24,8 @@ pub struct Config {
     pub listings: Arc<Listings>,
     /// Whose pages may read public JSON.
     pub cors: Cors,
+    /// [`PROOF_WAIT`]; another in tests alone, so no flag sets it.
+    pub proof_wait: Duration,
     /// How long draining may take before the remaining clients are cut.
     pub drain_grace: Duration,
 }
@@ -44,7 +50,7 @@ pub struct Limits {
     pub handshake_timeout: Duration,
     /// Time between pings; a client silent for two is closed.
     pub ping_interval: Duration,
-    /// Bytes of bars that may wait for one slow client.
+    /// Memory of bars that may wait for one slow client, in bytes.
     pub outbox_bytes: usize,
     /// How long a slow client may stay at that bound before it is closed.
     pub slow_grace: Duration,
@@ -60,6 +66,7 @@ impl Default for Config {
             history_bars: 1_000,
             listings: Arc::default(),
             cors: Cors::default(),
+            proof_wait: PROOF_WAIT,
             drain_grace: Duration::from_secs(10),
         }
     }
