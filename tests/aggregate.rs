@@ -1,5 +1,6 @@
 //! Aggregation: whatever trades come in whatever order, what was published equals a naive fold over
 //! them.
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 use std::collections::{BTreeMap, HashMap};
 

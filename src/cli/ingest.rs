@@ -25,10 +25,10 @@ pub struct IngestArgs {
     /// Files of rows, one after the other; - or none is standard input
     #[arg(value_name = "FILE", conflicts_with_all = ["channel", "stream"])]
     files: Vec<PathBuf>,
-    /// Read from this Redis channel instead (or a pattern), a JSON object a line of each message
+    /// Read from this Redis channel instead (or a pattern), a JSON object a line of each message; none without it
     #[arg(long, env = "BARCAST_INGEST_CHANNEL", conflicts_with = "stream")]
     channel: Option<String>,
-    /// Read from this Redis stream instead, a row an entry
+    /// Read from this Redis stream instead, a row an entry; none without it
     #[arg(long, env = "BARCAST_INGEST_STREAM")]
     stream: Option<String>,
     /// Where in the stream to begin: an entry's id, 0 for all of it, $ for what comes from now on
@@ -48,7 +48,7 @@ pub struct IngestArgs {
     /// Resolution of the bars that are read
     #[arg(long, env = "BARCAST_INGEST_INPUT_RESOLUTION", default_value = "1", value_parser = values::resolution)]
     input_resolution: Resolution,
-    /// Symbol of rows that name none
+    /// Symbol of rows that name none; none without it
     #[arg(long, env = "BARCAST_INGEST_SYMBOL", value_parser = values::symbol)]
     symbol: Option<Symbol>,
     /// Resolutions to publish, separated by commas
@@ -69,7 +69,8 @@ pub struct IngestArgs {
     /// What makes a day, as "America/New_York 09:30-16:00 Mon-Fri" [default: the UTC day]
     #[arg(long, env = "BARCAST_INGEST_SESSION")]
     session: Option<Session>,
-    /// Close bars by the clock too, a second after their end; always so with --channel and --stream
+    /// Close bars by the clock too, a second after their end; always so with --channel and
+    /// --stream [default: off]
     #[arg(long, env = "BARCAST_INGEST_LIVE")]
     live: bool,
     /// Longest time in seconds until changed bars are published
