@@ -69,8 +69,8 @@ pub struct IngestArgs {
     /// What makes a day, as "America/New_York 09:30-16:00 Mon-Fri" [default: the UTC day]
     #[arg(long, env = "BARCAST_INGEST_SESSION")]
     session: Option<Session>,
-    /// Close bars by the clock too, a second after their end; always so with --channel and
-    /// --stream [default: off]
+    /// Close bars by the clock too, a second after their end; always so with a channel or
+    /// a stream [default: off]
     #[arg(long, env = "BARCAST_INGEST_LIVE")]
     live: bool,
     /// Longest time in seconds until changed bars are published
