@@ -20,6 +20,7 @@
 
 pub mod cli;
 pub mod clock;
+pub mod compare_report;
 pub mod figures;
 pub mod floor;
 pub mod frame;

@@ -8,6 +8,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::compare_report::CompareReport;
 use crate::pair_report::PairReport;
 use crate::report::RunReport;
 
@@ -21,6 +22,7 @@ use crate::report::RunReport;
 pub enum Outcome {
     Run(RunReport),
     Pair(PairReport),
+    Compare(CompareReport),
 }
 
 impl Outcome {
@@ -29,6 +31,7 @@ impl Outcome {
         match self {
             Self::Run(report) => report.table(),
             Self::Pair(report) => report.table(),
+            Self::Compare(report) => report.table(),
         }
     }
 
@@ -37,6 +40,7 @@ impl Outcome {
         match self {
             Self::Run(report) => report.is_clean(),
             Self::Pair(report) => report.is_clean(),
+            Self::Compare(report) => report.is_clean(),
         }
     }
 
