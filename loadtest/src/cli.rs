@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Parser, Subcommand};
 
 use crate::floor::FloorArgs;
+use crate::html::ReportArgs;
 use crate::market::{MAX_TOPICS, Market};
 use crate::pins::Cores;
 use crate::publisher::Publish;
@@ -33,6 +34,8 @@ pub enum Command {
     Run(RunArgs),
     /// Two servers alive at once, pulses to one and the other in turn: the ratio of their costs
     Pair(PairArgs),
+    /// A page with plots and tables from what --json wrote
+    Report(ReportArgs),
     /// The yardstick server: subscribe to Redis, build frames, send; nothing else
     Floor(FloorArgs),
 }

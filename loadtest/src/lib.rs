@@ -8,6 +8,7 @@
 //! | [`run`], [`report`] | one experiment against one server |
 //! | [`pair`], [`pair_report`] | two servers in turn: the ratio of their costs |
 //! | [`outcome`] | any experiment's report as a file |
+//! | [`html`] | such files as a page with plots |
 //! | [`floor`] | the yardstick server |
 //! | [`market`], [`watchlist`], [`publisher`] | what is published, who watches it, the schedule |
 //! | [`swarm`], [`frame`], [`update`], [`tally`] | the clients: reading, and keeping account of what came |
@@ -24,6 +25,7 @@ pub mod compare_report;
 pub mod figures;
 pub mod floor;
 pub mod frame;
+pub mod html;
 pub mod machine;
 pub mod market;
 pub mod occupancy;

@@ -7,7 +7,7 @@ use anyhow::Result;
 use clap::Parser;
 use loadtest::cli::{Cli, Command};
 use loadtest::outcome::Outcome;
-use loadtest::{floor, pair, run};
+use loadtest::{floor, html, pair, run};
 
 /// An update was lost or came wrongly.
 const LOST: u8 = 1;
@@ -17,6 +17,7 @@ const FAILED: u8 = 2;
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Floor(args) => floor::serve(&args).map(|()| true),
+        Command::Report(args) => html::report(&args).map(|()| true),
         Command::Run(args) => {
             run::run(&args).and_then(|report| tell(Outcome::Run(report), args.load.json.as_deref()))
         }
