@@ -8,7 +8,9 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::churn::report::ChurnReport;
 use crate::pair_report::PairReport;
+use crate::ramp::report::RampReport;
 use crate::report::RunReport;
 
 /// The report of any experiment.
@@ -21,6 +23,8 @@ use crate::report::RunReport;
 pub enum Outcome {
     Run(RunReport),
     Pair(PairReport),
+    Ramp(RampReport),
+    Churn(ChurnReport),
 }
 
 impl Outcome {
@@ -29,6 +33,8 @@ impl Outcome {
         match self {
             Self::Run(report) => report.table(),
             Self::Pair(report) => report.table(),
+            Self::Ramp(report) => report.table(),
+            Self::Churn(report) => report.table(),
         }
     }
 
@@ -37,6 +43,8 @@ impl Outcome {
         match self {
             Self::Run(report) => report.is_clean(),
             Self::Pair(report) => report.is_clean(),
+            Self::Ramp(report) => report.is_clean(),
+            Self::Churn(report) => report.is_clean(),
         }
     }
 
