@@ -7,6 +7,8 @@
 //! | [`cli`] | flags |
 //! | [`run`], [`report`] | one experiment against one server |
 //! | [`pair`], [`pair_report`] | two servers in turn: the ratio of their costs |
+//! | [`ramp`] | how much one server carries: steps to the knee, and the law that they follow |
+//! | [`churn`] | what clients that come and go do to those that stay |
 //! | [`outcome`] | any experiment's report as a file |
 //! | [`html`] | such files as a page with plots |
 //! | [`floor`] | the yardstick server |
@@ -19,6 +21,7 @@
 //! latency counts from the planned time. `seq` counts the ticks, so that both sides know without a table
 //! what must come and which bars are closed.
 
+pub mod churn;
 pub mod cli;
 pub mod clock;
 pub mod compare_report;
@@ -36,6 +39,7 @@ pub mod pins;
 pub mod process;
 pub mod progress;
 pub mod publisher;
+pub mod ramp;
 pub mod report;
 pub mod rig;
 pub mod run;

@@ -9,7 +9,9 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::compare_report::CompareReport;
+use crate::churn::report::ChurnReport;
 use crate::pair_report::PairReport;
+use crate::ramp::report::RampReport;
 use crate::report::RunReport;
 
 /// The report of any experiment.
@@ -23,6 +25,8 @@ pub enum Outcome {
     Run(RunReport),
     Pair(PairReport),
     Compare(CompareReport),
+    Ramp(RampReport),
+    Churn(ChurnReport),
 }
 
 impl Outcome {
@@ -32,6 +36,8 @@ impl Outcome {
             Self::Run(report) => report.table(),
             Self::Pair(report) => report.table(),
             Self::Compare(report) => report.table(),
+            Self::Ramp(report) => report.table(),
+            Self::Churn(report) => report.table(),
         }
     }
 
@@ -41,6 +47,8 @@ impl Outcome {
             Self::Run(report) => report.is_clean(),
             Self::Pair(report) => report.is_clean(),
             Self::Compare(report) => report.is_clean(),
+            Self::Ramp(report) => report.is_clean(),
+            Self::Churn(report) => report.is_clean(),
         }
     }
 
