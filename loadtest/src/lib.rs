@@ -36,6 +36,7 @@ pub mod outcome;
 pub mod pair;
 pub mod pair_report;
 pub mod pins;
+pub mod plan;
 pub mod process;
 pub mod progress;
 pub mod publisher;
