@@ -8,8 +8,8 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::compare_report::CompareReport;
 use crate::churn::report::ChurnReport;
+use crate::compare_report::CompareReport;
 use crate::pair_report::PairReport;
 use crate::ramp::report::RampReport;
 use crate::report::RunReport;

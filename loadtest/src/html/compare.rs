@@ -1,7 +1,7 @@
 //! Several servers under the same load.
 
 use super::chart::Chart;
-use super::lines::{Axis, Divided, HALF};
+use super::lines::{Axis, Divided, HALF, WIDE};
 use super::page::{Part, Section, Table};
 use super::pair::{interval, side_rows, told};
 use super::rows::{Row, Rows};
@@ -21,14 +21,30 @@ pub fn section(name: &str, report: &CompareReport) -> Section {
         report.scenario.line()
     ))];
     let charts = [
-        bars(report, format!("compare-{slug}-cpu"), "CPU per bar", Unit::Micros, cost),
-        bars(report, format!("compare-{slug}-p99"), "p99 latency of a pulse", Unit::Micros, p99),
+        bars(
+            report,
+            format!("compare-{slug}-cpu"),
+            "CPU per bar",
+            Unit::Micros,
+            cost,
+        ),
+        bars(
+            report,
+            format!("compare-{slug}-p99"),
+            "p99 latency of a pulse",
+            Unit::Micros,
+            p99,
+        ),
         memory(report, format!("compare-{slug}-memory")),
     ];
     parts.push(Part::Charts(charts.into_iter().flatten().collect()));
     let curves = report.servers.iter();
     let curves = curves.map(|server| Curve::coarse(&server.side.server, &server.side.latency_us));
-    let curves = percentiles(&format!("compare-{slug}-latency-percentiles"), curves.collect());
+    let curves = percentiles(
+        &format!("compare-{slug}-latency-percentiles"),
+        WIDE,
+        curves.collect(),
+    );
     parts.push(Part::Charts(curves.into_iter().collect()));
     parts.push(table(report));
     Section {
@@ -60,20 +76,31 @@ fn finding(report: &CompareReport) -> String {
 fn warnings(report: &CompareReport) -> Vec<String> {
     let mut warnings = Vec::new();
     for absent in &report.failed {
-        warnings.push(format!("{} was not measured: {}", absent.server, absent.why));
+        warnings.push(format!(
+            "{} was not measured: {}",
+            absent.server, absent.why
+        ));
     }
     for absent in &report.skipped {
         warnings.push(format!("{} was left out: {}", absent.server, absent.why));
     }
     for Compared { side, .. } in &report.servers {
         let faults = faults(&side.counts, &side.lost_topics, side.gone);
-        warnings.extend(faults.into_iter().map(|fault| format!("{}: {fault}", side.server)));
+        warnings.extend(
+            faults
+                .into_iter()
+                .map(|fault| format!("{}: {fault}", side.server)),
+        );
     }
     for (why, n) in &report.around.gone_why {
         warnings.push(format!("Disconnected: {} × {why}", grouped(*n)));
     }
     let around = &report.around;
-    warnings.extend(doubts(&around.machine, Some(&around.occupancy), report.ended_early));
+    warnings.extend(doubts(
+        &around.machine,
+        Some(&around.occupancy),
+        report.ended_early,
+    ));
     warnings
 }
 
@@ -110,22 +137,34 @@ fn bars(
 }
 
 fn memory(report: &CompareReport, name: String) -> Option<Chart> {
-    let rows = report.servers.iter().enumerate().filter_map(|(nth, server)| {
-        let bytes = server.side.memory.as_ref()?.bytes_per_client;
-        Some(Row {
-            label: server.side.server.clone(),
-            colour: nth,
-            figure: bytes,
-            between: None,
-            dots: Vec::new(),
-            told: Unit::Bytes.tell(bytes),
-        })
-    });
-    draw(name, "Resident memory per client", Unit::Bytes, rows.collect())
+    let rows = report
+        .servers
+        .iter()
+        .enumerate()
+        .filter_map(|(nth, server)| {
+            let bytes = server.side.memory.as_ref()?.bytes_per_client;
+            Some(Row {
+                label: server.side.server.clone(),
+                colour: nth,
+                figure: bytes,
+                between: None,
+                dots: Vec::new(),
+                told: Unit::Bytes.tell(bytes),
+            })
+        });
+    draw(
+        name,
+        "Resident memory per client",
+        Unit::Bytes,
+        rows.collect(),
+    )
 }
 
 fn draw(name: String, what: &'static str, unit: Unit, rows: Vec<Row>) -> Option<Chart> {
-    let told: Vec<String> = rows.iter().map(|row| format!("{} {}", row.label, row.told)).collect();
+    let told: Vec<String> = rows
+        .iter()
+        .map(|row| format!("{} {}", row.label, row.told))
+        .collect();
     let least = rows.iter().min_by(|a, b| a.figure.total_cmp(&b.figure))?;
     Rows {
         name,
@@ -150,11 +189,21 @@ fn table(report: &CompareReport) -> Part {
         let cells = report.servers.iter().map(of);
         rows.push(std::iter::once(what.to_owned()).chain(cells).collect());
     };
-    row("… of it in user space", &|server| Unit::Micros.tell(server.user_ns_per_bar / 1_000.0));
-    row("CPU by the first's (95 %)", &|server| told(&server.ratios.cpu));
-    row("p50 by the first's (95 %)", &|server| told(&server.ratios.p50));
-    row("p99 by the first's (95 %)", &|server| told(&server.ratios.p99));
-    row("cores that this load needs", &|server| plain(server.cores_needed, 2));
+    row("… of it in user space", &|server| {
+        Unit::Micros.tell(server.user_ns_per_bar / 1_000.0)
+    });
+    row("CPU by the first's (95 %)", &|server| {
+        told(&server.ratios.cpu)
+    });
+    row("p50 by the first's (95 %)", &|server| {
+        told(&server.ratios.p50)
+    });
+    row("p99 by the first's (95 %)", &|server| {
+        told(&server.ratios.p99)
+    });
+    row("cores that this load needs", &|server| {
+        plain(server.cores_needed, 2)
+    });
     let head = (1..=sides.len()).map(|nth| nth.to_string());
     let head = std::iter::once(String::new()).chain(head).collect();
     Part::Table(Table::figures("All figures", head, rows))

@@ -11,6 +11,8 @@ use super::unit::Unit;
 pub enum Divided {
     /// Evenly, from 0 on.
     FromZero,
+    /// Evenly, from 0 to the last figure.
+    Exact,
     /// Evenly, around the figures.
     Around,
     Log,
@@ -84,11 +86,15 @@ struct Ruler<'a> {
 
 impl<'a> Ruler<'a> {
     fn of(axis: &'a Axis, figures: &[f64]) -> Self {
-        let largest = figures.iter().copied().fold(0.0, |a: f64, b| a.max(b.abs()));
+        let largest = figures
+            .iter()
+            .copied()
+            .fold(0.0, |a: f64, b| a.max(b.abs()));
         let (divisor, unit) = axis.unit.fit(largest);
         let figures = figures.iter().map(|figure| figure / divisor);
         let scale = match axis.divided {
             Divided::FromZero => Scale::linear(figures, true),
+            Divided::Exact => Scale::until(figures),
             Divided::Around => Scale::linear(figures, false),
             Divided::Log => Scale::log(figures),
             Divided::Nines => Scale::Nines,
@@ -160,7 +166,9 @@ impl Lines {
         let top = below_title(&self.title, self.width) + 26.0;
         let bottom = self.height - 46.0;
         let ticks = y.scale.ticks();
-        let widest = ticks.iter().map(|tick| width_of(&y.scale.label(*tick), TEXT));
+        let widest = ticks
+            .iter()
+            .map(|tick| width_of(&y.scale.label(*tick), TEXT));
         let left = EDGE + widest.fold(0.0, f64::max) + 8.0;
         let room = self.room_for_labels();
         let plot = Plot {
@@ -197,7 +205,9 @@ impl Lines {
     fn room_for_labels(&self) -> f64 {
         let labels = self.series.iter().map(|series| &series.label);
         let labels = labels.chain(self.levels.iter().map(|level| &level.label));
-        let widest = labels.map(|label| width_of(label, TEXT)).fold(0.0, f64::max);
+        let widest = labels
+            .map(|label| width_of(label, TEXT))
+            .fold(0.0, f64::max);
         if widest == 0.0 {
             0.0
         } else {
@@ -275,7 +285,10 @@ fn axes(plot: &Plot<'_>, height: f64) -> Markup {
     let mut shown = Vec::new();
     for tick in plot.x.scale.ticks() {
         let label = plot.x.scale.label(tick);
-        let (x, half) = (plot.across(tick * plot.x.divisor), width_of(&label, TEXT) / 2.0);
+        let (x, half) = (
+            plot.across(tick * plot.x.divisor),
+            width_of(&label, TEXT) / 2.0,
+        );
         // A label that would touch its neighbour is left out; its line stays.
         let fits = x - half > last + 6.0;
         if fits {
@@ -341,7 +354,9 @@ fn stretches(series: &Series, plot: &Plot<'_>) -> Vec<Vec<(f64, f64)>> {
 
 fn path(points: &[(f64, f64)], plot: &Plot<'_>) -> String {
     let places = points.iter().map(|point| plot.at(*point));
-    let words: Vec<String> = places.map(|(x, y)| format!("{} {}", px(x), px(y))).collect();
+    let words: Vec<String> = places
+        .map(|(x, y)| format!("{} {}", px(x), px(y)))
+        .collect();
     format!("M{}", words.join("L"))
 }
 

@@ -13,10 +13,13 @@ use crate::outcome::Outcome;
 use page::{Page, Section};
 
 mod chart;
+mod churn;
 mod compare;
+mod course;
 mod lines;
 mod page;
 mod pair;
+mod ramp;
 mod rows;
 mod run;
 mod scale;
@@ -112,6 +115,8 @@ fn page_of(all: &[Named]) -> Page {
             Outcome::Run(report) => runs.push((name, report)),
             Outcome::Pair(report) => pairs.push((name, report)),
             Outcome::Compare(report) => others.push(compare::section(name, report)),
+            Outcome::Ramp(report) => others.push(ramp::section(name, report)),
+            Outcome::Churn(report) => others.push(churn::section(name, report)),
         }
     }
     let mut sections = Vec::new();

@@ -32,6 +32,9 @@ impl Table {
     }
 }
 
+/// Tables of so many columns fit beside each other.
+const NARROW: usize = 3;
+
 /// What a section is made of.
 #[derive(Debug, Clone)]
 pub enum Part {
@@ -39,6 +42,8 @@ pub enum Part {
     /// Beside each other where there is room.
     Charts(Vec<Chart>),
     Table(Table),
+    /// Beside each other where there is room and they are narrow.
+    Tables(Vec<Table>),
     /// To be typed as it stands.
     Command(String),
 }
@@ -75,7 +80,10 @@ impl Page {
 
     /// As one file that needs nothing else.
     pub fn html(&self) -> String {
-        let findings = self.sections.iter().filter(|section| !section.finding.is_empty());
+        let findings = self
+            .sections
+            .iter()
+            .filter(|section| !section.finding.is_empty());
         let findings: Vec<_> = findings.collect();
         let page = html! {
             (DOCTYPE)
@@ -127,15 +135,23 @@ fn part_of(part: &Part) -> Markup {
             Part::Charts(charts) => div.charts {
                 @for chart in charts { figure { (chart.svg()) } }
             },
-            Part::Table(table) => {
-                @if table.folded {
-                    details { summary { (table.caption) } (rows(table)) }
-                } @else {
-                    h3 { (table.caption) }
-                    (rows(table))
-                }
+            Part::Table(table) => (table_of(table)),
+            Part::Tables(tables) => {
+                @let narrow = tables.iter().all(|table| table.head.len() <= NARROW);
+                div.tables[narrow] { @for table in tables { div { (table_of(table)) } } }
             }
             Part::Command(words) => pre { code { (words) } },
+        }
+    }
+}
+
+fn table_of(table: &Table) -> Markup {
+    html! {
+        @if table.folded {
+            details { summary { (table.caption) } (rows(table)) }
+        } @else {
+            h3 { (table.caption) }
+            (rows(table))
         }
     }
 }

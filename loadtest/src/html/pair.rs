@@ -1,7 +1,7 @@
 //! Pairs of servers, one row each.
 
 use super::chart::Chart;
-use super::lines::{Axis, Divided, Drawn, HALF, Level, Lines, Series, WIDE};
+use super::lines::{Axis, Divided, Drawn, HALF, Level, Lines, Series};
 use super::page::{Part, Section, Table};
 use super::rows::{Row, Rows};
 use super::run::{Curve, delivered, faults, percentiles};
@@ -27,8 +27,20 @@ pub fn section(pairs: &[Pair<'_>]) -> Option<Section> {
         "Both servers are alive at once with the same clients and get pulses in turn, A B A B …; each dot is the ratio of one pulse, the diamond their median, and the line across it the 95 % interval of that median.".to_owned(),
     )];
     let ratios = [
-        ratios(pairs, "pairs-cpu-ratio", "CPU per bar", |pair| &pair.cpu_ratio, cost),
-        ratios(pairs, "pairs-p99-ratio", "p99 latency", |pair| &pair.p99_ratio, p99),
+        ratios(
+            pairs,
+            "pairs-cpu-ratio",
+            "CPU per bar",
+            |pair| &pair.cpu_ratio,
+            cost,
+        ),
+        ratios(
+            pairs,
+            "pairs-p99-ratio",
+            "p99 latency",
+            |pair| &pair.p99_ratio,
+            p99,
+        ),
     ];
     parts.push(Part::Charts(ratios.into_iter().flatten().collect()));
     for (name, pair) in pairs {
@@ -54,15 +66,19 @@ fn finding(pairs: &[Pair<'_>]) -> String {
             return format!("{name}: no pulse was whole, so there is no ratio.");
         }
         let (a, b) = (&pair.a.server, &pair.b.server);
-        let who = if pairs.len() > 1 { format!("{name}: ") } else { String::new() };
+        let who = if pairs.len() > 1 {
+            format!("{name}: a")
+        } else {
+            "A".to_owned()
+        };
         format!(
-            "{who}a bar costs {a} {} of the CPU that it costs {b}; p99 latency {}.",
+            "{who} bar costs {a} {} of the CPU that it costs {b}; p99 latency {}.",
             told(&pair.cpu_ratio),
             told(&pair.p99_ratio)
         )
     };
     let words: Vec<String> = pairs.iter().map(one).collect();
-    super::setting::capital(&words.join(" "))
+    words.join(" ")
 }
 
 /// A ratio with its interval, when there are figures enough for one.
@@ -105,12 +121,18 @@ fn ratios(
             colour: nth,
             figure: of(pair).median,
             between: interval(of(pair)),
-            dots: pulses.map(|(a, b)| figure(a) / figure(b)).filter(|ratio| ratio.is_finite()).collect(),
+            dots: pulses
+                .map(|(a, b)| figure(a) / figure(b))
+                .filter(|ratio| ratio.is_finite())
+                .collect(),
             told: told(of(pair)),
         }
     });
     let rows: Vec<Row> = rows.collect();
-    let told: Vec<String> = rows.iter().map(|row| format!("{}: {}", row.label, row.told)).collect();
+    let told: Vec<String> = rows
+        .iter()
+        .map(|row| format!("{}: {}", row.label, row.told))
+        .collect();
     let title = match rows.as_slice() {
         [row] => format!("{what}: {} of the other's", plain(row.figure, 3)),
         _ => format!("{what}, A by B"),
@@ -118,7 +140,10 @@ fn ratios(
     Rows {
         name: name.to_owned(),
         title,
-        description: format!("Ratio of {what}, with the 95 % interval of its median. {}.", told.join("; ")),
+        description: format!(
+            "Ratio of {what}, with the 95 % interval of its median. {}.",
+            told.join("; ")
+        ),
         width: HALF.0,
         axis: Axis {
             name: "ratio, A by B",
@@ -158,12 +183,12 @@ fn details(name: &str, pair: &PairReport) -> Vec<Chart> {
             median(&pair.a),
             median(&pair.b)
         ),
-        width: WIDE.0,
+        width: HALF.0,
         height: HALF.1,
         x: Axis {
             name: "pulse",
             unit: Unit::Count(""),
-            divided: Divided::FromZero,
+            divided: Divided::Exact,
         },
         y: Axis {
             name: "CPU per bar",
@@ -175,32 +200,52 @@ fn details(name: &str, pair: &PairReport) -> Vec<Chart> {
         marks: Vec::new(),
         shade: None,
     };
-    let curves = vec![Curve::coarse(&a, &pair.a.latency_us), Curve::coarse(&b, &pair.b.latency_us)];
-    let latencies = percentiles(&format!("pair-{slug}-latency-percentiles"), curves);
+    let curves = vec![
+        Curve::coarse(&a, &pair.a.latency_us),
+        Curve::coarse(&b, &pair.b.latency_us),
+    ];
+    let latencies = percentiles(&format!("pair-{slug}-latency-percentiles"), HALF, curves);
     costs.draw().into_iter().chain(latencies).collect()
 }
 
 /// What the two are called in plots.
 fn labels(pair: &PairReport) -> (String, String) {
-    (format!("A {}", pair.a.server), format!("B {}", pair.b.server))
+    (
+        format!("A {}", pair.a.server),
+        format!("B {}", pair.b.server),
+    )
 }
 
 fn warnings(pair: &PairReport) -> Vec<String> {
     let mut warnings = Vec::new();
     for side in [&pair.a, &pair.b] {
         let faults = faults(&side.counts, &side.lost_topics, side.gone);
-        warnings.extend(faults.into_iter().map(|fault| format!("{}: {fault}", side.server)));
+        warnings.extend(
+            faults
+                .into_iter()
+                .map(|fault| format!("{}: {fault}", side.server)),
+        );
     }
     for (why, n) in &pair.around.gone_why {
         warnings.push(format!("Disconnected: {} × {why}", grouped(*n)));
     }
     let around = &pair.around;
-    warnings.extend(doubts(&around.machine, Some(&around.occupancy), pair.ended_early));
+    warnings.extend(doubts(
+        &around.machine,
+        Some(&around.occupancy),
+        pair.ended_early,
+    ));
     warnings
 }
 
 fn table(name: &str, pair: &PairReport) -> Part {
-    let ratio = |ratio: &Spread| if ratio.count == 0 { "–".to_owned() } else { told(ratio) };
+    let ratio = |ratio: &Spread| {
+        if ratio.count == 0 {
+            "–".to_owned()
+        } else {
+            told(ratio)
+        }
+    };
     let mut rows = side_rows(&[&pair.a, &pair.b]);
     for row in &mut rows {
         let ratio = match row[0].as_str() {
@@ -211,7 +256,11 @@ fn table(name: &str, pair: &PairReport) -> Part {
         row.push(ratio);
     }
     let head = ["", "A", "B", "A by B (95 %)"].map(str::to_owned).into();
-    Part::Table(Table::figures(&format!("{name}: {}", pair.scenario.line()), head, rows))
+    Part::Table(Table::figures(
+        &format!("{name}: {}", pair.scenario.line()),
+        head,
+        rows,
+    ))
 }
 
 const CPU: &str = "CPU per bar, median";
@@ -221,34 +270,59 @@ const P99: &str = "latency p99";
 pub fn side_rows(sides: &[&Side]) -> Vec<Vec<String>> {
     let unknown = || "–".to_owned();
     let latency = |side: &Side, us: u64| {
-        if side.latency_us.count == 0 { unknown() } else { Unit::Micros.tell(per(us, 1)) }
+        if side.latency_us.count == 0 {
+            unknown()
+        } else {
+            Unit::Micros.tell(per(us, 1))
+        }
     };
     let row = |what: &str, of: &dyn Fn(&Side) -> String| {
         let cells = sides.iter().map(|side| of(side));
-        std::iter::once(what.to_owned()).chain(cells).collect::<Vec<String>>()
+        std::iter::once(what.to_owned())
+            .chain(cells)
+            .collect::<Vec<String>>()
     };
     vec![
         row("server", &|side| side.server.clone()),
         row("delivered", &|side| delivered(&side.counts, side.expected)),
         row("out of order, duplicates, altered", &|side| {
             let counts = &side.counts;
-            format!("{}, {}, {}", grouped(counts.out_of_order), grouped(counts.duplicates), grouped(counts.altered))
+            format!(
+                "{}, {}, {}",
+                grouped(counts.out_of_order),
+                grouped(counts.duplicates),
+                grouped(counts.altered)
+            )
         }),
         row(CPU, &|side| {
-            if side.ns_per_bar.count == 0 { unknown() } else { Unit::Micros.tell(side.ns_per_bar.median / 1_000.0) }
+            if side.ns_per_bar.count == 0 {
+                unknown()
+            } else {
+                Unit::Micros.tell(side.ns_per_bar.median / 1_000.0)
+            }
         }),
         row("latency p50", &|side| latency(side, side.latency_us.p50)),
         row("latency p90", &|side| latency(side, side.latency_us.p90)),
         row(P99, &|side| latency(side, side.latency_us.p99)),
         row("latency p99.9", &|side| latency(side, side.latency_us.p999)),
-        row("latency p99.99", &|side| latency(side, side.latency_us.p9999)),
-        row("latency, maximum", &|side| latency(side, side.latency_us.max)),
-        row("on the wire, per bar", &|side| Unit::Bytes.tell(side.bytes_per_bar)),
+        row("latency p99.99", &|side| {
+            latency(side, side.latency_us.p9999)
+        }),
+        row("latency, maximum", &|side| {
+            latency(side, side.latency_us.max)
+        }),
+        row("on the wire, per bar", &|side| {
+            Unit::Bytes.tell(side.bytes_per_bar)
+        }),
         row("resident memory, per client", &|side| {
-            side.memory.as_ref().map_or_else(unknown, |memory| Unit::Bytes.tell(memory.bytes_per_client))
+            side.memory
+                .as_ref()
+                .map_or_else(unknown, |memory| Unit::Bytes.tell(memory.bytes_per_client))
         }),
         row("system calls, per bar", &|side| {
-            side.system_calls.as_ref().map_or_else(unknown, |calls| plain(calls.per_bar, 4))
+            side.system_calls
+                .as_ref()
+                .map_or_else(unknown, |calls| plain(calls.per_bar, 4))
         }),
     ]
 }

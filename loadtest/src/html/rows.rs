@@ -50,7 +50,8 @@ impl Rows {
         let all = figures.into_iter().chain(level);
         let zero = self.axis.divided == Divided::FromZero;
         let scale = Scale::linear(all.map(|figure| figure / divisor), zero);
-        let top = below_title(&self.title, self.width) + if self.level.is_some() { 22.0 } else { 4.0 };
+        let top =
+            below_title(&self.title, self.width) + if self.level.is_some() { 22.0 } else { 4.0 };
         #[expect(clippy::cast_precision_loss, reason = "a handful of rows")]
         let bottom = top + ROW * self.rows.len() as f64;
         let place = Place {
@@ -112,7 +113,9 @@ impl Place {
     fn ticks(&self) -> Vec<(f64, Option<String>)> {
         let ticks = self.scale.ticks();
         let labels = ticks.iter().map(|tick| self.scale.label(*tick));
-        let widest = labels.map(|label| width_of(&label, TEXT)).fold(0.0, f64::max);
+        let widest = labels
+            .map(|label| width_of(&label, TEXT))
+            .fold(0.0, f64::max);
         let mut last = f64::NEG_INFINITY;
         let mut shown = Vec::new();
         for tick in ticks {
@@ -130,7 +133,10 @@ impl Place {
 fn mark(level: &Level, place: &Place, (top, bottom): (f64, f64)) -> Markup {
     let x = place.across(level.at);
     let half = width_of(&level.label, TEXT) / 2.0;
-    let middle = x.clamp(place.left + half, (place.right - half).max(place.left + half));
+    let middle = x.clamp(
+        place.left + half,
+        (place.right - half).max(place.left + half),
+    );
     html! {
         path class="reference" d=(format!("M{} {}V{}", px(x), px(top - 4.0), px(bottom))) {}
         (text("mark", "middle", middle, top - 9.0, &level.label))

@@ -44,6 +44,19 @@ impl Scale {
         }
     }
 
+    /// From 0 to the largest of these.
+    pub fn until(figures: impl IntoIterator<Item = f64> + Clone) -> Self {
+        let largest = ends(figures.clone()).map_or(0.0, |(_, high)| high);
+        match Self::linear(figures, true) {
+            Self::Linear { from, step, .. } if largest > 0.0 => Self::Linear {
+                from,
+                to: largest,
+                step,
+            },
+            other => other,
+        }
+    }
+
     /// Around these figures; those that are not above 0 have no place.
     pub fn log(figures: impl IntoIterator<Item = f64>) -> Self {
         let positive = figures.into_iter().filter(|figure| *figure > 0.0);

@@ -17,6 +17,8 @@ impl Named {
             Outcome::Run(report) => &report.machine,
             Outcome::Pair(report) => &report.around.machine,
             Outcome::Compare(report) => &report.around.machine,
+            Outcome::Ramp(report) => &report.machine,
+            Outcome::Churn(report) => &report.machine,
         }
     }
 }
@@ -87,12 +89,16 @@ pub fn section(all: &[Named]) -> Section {
         std::iter::once(what.to_owned()).chain(cells).collect()
     };
     let rows: Vec<Vec<String>> = vec![
-        row("when", &|m| minute(m.at).unwrap_or_else(|| "unknown".to_owned())),
+        row("when", &|m| {
+            minute(m.at).unwrap_or_else(|| "unknown".to_owned())
+        }),
         row("cores", &|m| m.cores.to_string()),
         row("processor", &|m| known(&m.processor)),
         row("kernel", &|m| format!("Linux {}", known(&m.kernel))),
         row("cores of the server", &|m| m.pins.server.to_string()),
-        row("cores of clients, publisher and Redis", &|m| m.pins.swarm.to_string()),
+        row("cores of clients, publisher and Redis", &|m| {
+            m.pins.swarm.to_string()
+        }),
         row("Redis", &|m| redis_version(&known(&m.redis))),
         row("compiler", &|m| known(&m.rustc)),
         row("commit", &|m| known(&m.commit)),
@@ -120,6 +126,8 @@ pub fn section(all: &[Named]) -> Section {
 
 /// `7.0.15` from what `redis-server --version` says.
 fn redis_version(says: &str) -> String {
-    let version = says.split_whitespace().find_map(|word| word.strip_prefix("v="));
+    let version = says
+        .split_whitespace()
+        .find_map(|word| word.strip_prefix("v="));
     version.unwrap_or(says).to_owned()
 }

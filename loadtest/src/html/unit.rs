@@ -36,7 +36,10 @@ impl Unit {
         let fit = steps.iter().find(|(size, _)| largest.abs() >= *size);
         let base = match self {
             Self::Micros if largest != 0.0 => steps[steps.len() - 1],
-            _ => *steps.iter().find(|(size, _)| *size == 1.0).unwrap_or(&(1.0, "")),
+            _ => *steps
+                .iter()
+                .find(|(size, _)| *size == 1.0)
+                .unwrap_or(&(1.0, "")),
         };
         *fit.unwrap_or(&base)
     }
@@ -65,12 +68,13 @@ pub fn three_digits(figure: f64) -> String {
     if size == size.trunc() {
         return plain(figure, 0);
     }
+    // Just below a power of ten it would be rounded up to one digit more.
     let decimals = match size {
-        100.0.. => 0,
-        10.0.. => 1,
-        1.0.. => 2,
-        0.1.. => 3,
-        0.01.. => 4,
+        99.95.. => 0,
+        9.995.. => 1,
+        0.9995.. => 2,
+        0.09995.. => 3,
+        0.009_995.. => 4,
         _ => 5,
     };
     plain(figure, decimals)
@@ -85,6 +89,7 @@ mod tests {
         for (unit, figure, told) in [
             (Unit::Micros, 13_303.0, "13.3 ms"),
             (Unit::Micros, 756.0, "756 µs"),
+            (Unit::Micros, 9_999.0, "10.0 ms"),
             (Unit::Micros, 1.2827, "1.28 µs"),
             (Unit::Micros, 0.52, "520 ns"),
             (Unit::Micros, 2_000_000.0, "2 s"),

@@ -1,9 +1,9 @@
 //! Runs, laid over each other.
 
-mod course;
 mod table;
 
 use super::chart::Chart;
+use super::course::{self, Timed, planned};
 use super::lines::{Axis, Divided, Drawn, Lines, Series, WIDE};
 use super::page::{Part, Section};
 use super::scale::plain;
@@ -23,14 +23,29 @@ pub fn section(runs: &[Run<'_>]) -> Option<Section> {
     }
     let mut parts = vec![Part::Charts(latencies(runs).into_iter().collect())];
     if runs.iter().all(|(_, run)| run.latency_us.count == 0) {
-        parts.push(Part::Text("No update came, so there is no latency to show.".to_owned()));
+        parts.push(Part::Text(
+            "No update came, so there is no latency to show.".to_owned(),
+        ));
     }
-    parts.extend(course::parts(runs));
-    parts.extend(table::parts(runs));
+    let timed = runs.iter().map(|(name, run)| Timed {
+        name,
+        series: &run.series,
+        scenario: &run.scenario,
+        cores: run.machine.pins.server.list().len(),
+        marks: Vec::new(),
+    });
+    parts.extend(course::parts("runs", &timed.collect::<Vec<_>>()));
+    parts.push(Part::Tables(table::tables(runs)));
     let many = runs.len() > 1;
     let warnings = runs.iter().flat_map(|(name, run)| {
         let doubts = warnings(run).into_iter();
-        doubts.map(move |doubt| if many { format!("{name}: {doubt}") } else { doubt })
+        doubts.map(move |doubt| {
+            if many {
+                format!("{name}: {doubt}")
+            } else {
+                doubt
+            }
+        })
     });
     Some(Section {
         id: "runs".to_owned(),
@@ -49,13 +64,20 @@ fn finding(run: &RunReport) -> String {
     let clients = grouped(scenario.clients.into());
     let what = delivered(&run.counts, run.expected);
     let mut words = format!("{} delivered {what} to {clients} clients", run.server);
-    let planned = planned(run);
+    let planned = planned(scenario);
     if run.counts.delivered == 0 {
         return words + ".";
     }
-    words.push_str(&format!(", {} bars/s: {}.", plain(planned, 0), within(&run.latency_us)));
+    words.push_str(&format!(
+        ", {} bars/s: {}.",
+        plain(planned, 0),
+        within(&run.latency_us)
+    ));
     if let Some(cpu) = &run.cpu {
-        words.push_str(&format!(" A bar took {} of CPU", Unit::Micros.tell(cpu.us_per_bar)));
+        words.push_str(&format!(
+            " A bar took {} of CPU",
+            Unit::Micros.tell(cpu.us_per_bar)
+        ));
         if let Some(cores) = run.occupancy.servers {
             words.push_str(&format!(", all of them {} cores", plain(cores, 2)));
         }
@@ -68,17 +90,25 @@ fn finding_of_many(runs: &[Run<'_>]) -> String {
     let mut words = format!("{} runs.", runs.len());
     let by = |run: &&Run<'_>| run.1.latency_us.p99;
     let came = runs.iter().filter(|(_, run)| run.latency_us.count > 0);
-    if let (Some((best, low)), Some((worst, high))) = (came.clone().min_by_key(by), came.max_by_key(by)) {
+    if let (Some((best, low)), Some((worst, high))) =
+        (came.clone().min_by_key(by), came.max_by_key(by))
+    {
         let (low, high) = (micros(low.latency_us.p99), micros(high.latency_us.p99));
-        words.push_str(&format!(" 99 % of updates came within {low} ({best}) to {high} ({worst})."));
+        words.push_str(&format!(
+            " 99 % of updates came within {low} ({best}) to {high} ({worst})."
+        ));
     }
     let lossy = runs.iter().filter(|(_, run)| !run.is_clean());
     let lossy: Vec<&str> = lossy.map(|(name, _)| *name).collect();
-    words + &if lossy.is_empty() {
-        " None lost an update.".to_owned()
-    } else {
-        format!(" Updates were lost or came wrongly in {}.", lossy.join(", "))
-    }
+    words
+        + &if lossy.is_empty() {
+            " None lost an update.".to_owned()
+        } else {
+            format!(
+                " Updates were lost or came wrongly in {}.",
+                lossy.join(", ")
+            )
+        }
 }
 
 /// How many of what was expected came, and what became of the rest.
@@ -86,7 +116,11 @@ pub fn delivered(counts: &Counts, expected: u64) -> String {
     if counts.delivered == expected {
         return format!("all of {} updates", grouped(expected));
     }
-    let mut words = format!("{} of {} updates", grouped(counts.delivered), grouped(expected));
+    let mut words = format!(
+        "{} of {} updates",
+        grouped(counts.delivered),
+        grouped(expected)
+    );
     let rest = [
         (counts.lost, "LOST"),
         (counts.conflated, "conflated"),
@@ -131,19 +165,17 @@ fn warnings(run: &RunReport) -> Vec<String> {
     warnings
 }
 
-/// Bars a second that the schedule asks for, for all clients together.
-fn planned(run: &RunReport) -> f64 {
-    let scenario = &run.scenario;
-    f64::from(scenario.clients) * f64::from(scenario.per_client) * scenario.rate
-}
-
 fn micros(us: u64) -> String {
     Unit::Micros.tell(per(us, 1))
 }
 
 /// The main percentiles in words.
 fn within(latency: &Latency) -> String {
-    let mut words = format!("half within {}, 99 % within {}", micros(latency.p50), micros(latency.p99));
+    let mut words = format!(
+        "half within {}, 99 % within {}",
+        micros(latency.p50),
+        micros(latency.p99)
+    );
     if latency.count >= ENOUGH {
         words.push_str(&format!(", 99.99 % within {}", micros(latency.p9999)));
     } else {
@@ -185,7 +217,9 @@ impl<'a> Curve<'a> {
         };
         let before = self.points.iter().filter(|(share, _)| *share < last.0);
         let points = before.chain(std::iter::once(&last));
-        points.map(|(share, us)| (*share, Some(per(*us, 1)))).collect()
+        points
+            .map(|(share, us)| (*share, Some(per(*us, 1))))
+            .collect()
     }
 }
 
@@ -195,14 +229,21 @@ fn latencies(runs: &[Run<'_>]) -> Option<Chart> {
         latency: &run.latency_us,
         points: run.latency_curve_us.clone(),
     });
-    percentiles("runs-latency-percentiles", curves.collect())
+    percentiles("runs-latency-percentiles", WIDE, curves.collect())
 }
 
 /// The percentile curves of several things in one plot.
-pub fn percentiles(name: &str, curves: Vec<Curve<'_>>) -> Option<Chart> {
+pub fn percentiles(
+    name: &str,
+    (width, height): (f64, f64),
+    curves: Vec<Curve<'_>>,
+) -> Option<Chart> {
     /// From this ratio of the slowest to the median on, an even axis would hide what is fast.
     const FAR: f64 = 40.0;
-    let curves: Vec<_> = curves.into_iter().filter(|curve| curve.latency.count > 0).collect();
+    let curves: Vec<_> = curves
+        .into_iter()
+        .filter(|curve| curve.latency.count > 0)
+        .collect();
     let slowest = curves.iter().map(|curve| curve.latency.max).max()?;
     let fastest = curves.iter().map(|curve| curve.latency.p50).min()?;
     let far = per(slowest, fastest.max(1)) > FAR;
@@ -210,14 +251,20 @@ pub fn percentiles(name: &str, curves: Vec<Curve<'_>>) -> Option<Chart> {
         [one] => capital_within(one.latency),
         _ => "Latency by percentile: the lower, the sooner updates came".to_owned(),
     };
-    let words = curves.iter().map(|curve| format!("{}: {}", curve.label, within(curve.latency)));
+    let words = curves
+        .iter()
+        .map(|curve| format!("{}: {}", curve.label, within(curve.latency)));
     let description = format!(
         "Latency from the planned publish time by percentile, up to 99.99 %. {}.",
         words.collect::<Vec<_>>().join("; ")
     );
     let alone = curves.len() == 1;
     let series = curves.iter().enumerate().map(|(nth, curve)| Series {
-        label: if alone { String::new() } else { curve.label.to_owned() },
+        label: if alone {
+            String::new()
+        } else {
+            curve.label.to_owned()
+        },
         colour: nth,
         drawn: Drawn::Line,
         points: curve.drawn(),
@@ -226,8 +273,8 @@ pub fn percentiles(name: &str, curves: Vec<Curve<'_>>) -> Option<Chart> {
         name: name.to_owned(),
         title,
         description,
-        width: WIDE.0,
-        height: WIDE.1,
+        width,
+        height,
         x: Axis {
             name: "share of updates that came within it",
             unit: Unit::Ratio,
@@ -246,7 +293,7 @@ pub fn percentiles(name: &str, curves: Vec<Curve<'_>>) -> Option<Chart> {
     .draw()
 }
 
+/// The same as a title.
 fn capital_within(latency: &Latency) -> String {
-    let words = within(latency).replacen("half", "Half of the updates came", 1);
-    words.replacen("came within", "came within", 1)
+    within(latency).replacen("half", "Half of the updates came", 1)
 }

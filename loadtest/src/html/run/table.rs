@@ -1,9 +1,10 @@
 //! Every figure of runs, side by side.
 
-use super::super::page::{Part, Table};
+use super::super::course::planned;
+use super::super::page::Table;
 use super::super::scale::plain;
 use super::super::unit::Unit;
-use super::{Run, micros, planned};
+use super::{Run, micros};
 use crate::figures::{grouped, per};
 use crate::report::RunReport;
 
@@ -12,7 +13,7 @@ type Rows = Vec<(&'static str, fn(&RunReport) -> String)>;
 /// What is not known.
 const UNKNOWN: &str = "–";
 
-pub fn parts(runs: &[Run<'_>]) -> Vec<Part> {
+pub fn tables(runs: &[Run<'_>]) -> Vec<Table> {
     let table = |caption: &str, rows: Rows| {
         let names = runs.iter().map(|(name, _)| (*name).to_owned());
         let head = std::iter::once(String::new()).chain(names).collect();
@@ -20,7 +21,7 @@ pub fn parts(runs: &[Run<'_>]) -> Vec<Part> {
             let cells = runs.iter().map(|(_, run)| of(run));
             std::iter::once(what.to_owned()).chain(cells).collect()
         });
-        Part::Table(Table::figures(caption, head, rows.collect()))
+        Table::figures(caption, head, rows.collect())
     };
     vec![
         table("Load", load()),
@@ -39,9 +40,15 @@ fn load() -> Rows {
             let shape = format!("{:?}", run.scenario.shape).to_lowercase();
             format!("{}, {shape}", run.scenario.per_client)
         }),
-        ("ticks, each of every topic", |run| format!("{}/s", run.scenario.rate)),
-        ("messages through Redis", |run| format!("{:?}", run.scenario.publish).to_lowercase()),
-        ("planned", |run| format!("{} bars/s", plain(planned(run), 0))),
+        ("ticks, each of every topic", |run| {
+            format!("{}/s", run.scenario.rate)
+        }),
+        ("messages through Redis", |run| {
+            format!("{:?}", run.scenario.publish).to_lowercase()
+        }),
+        ("planned", |run| {
+            format!("{} bars/s", plain(planned(&run.scenario), 0))
+        }),
         ("measured ticks", |run| grouped(run.scenario.measured_ticks)),
         ("warm-up ticks", |run| grouped(run.scenario.warmup_ticks)),
     ]
@@ -80,8 +87,12 @@ fn latency() -> Rows {
                 Unit::Micros.tell(run.latency_us.mean)
             }
         }),
-        ("publisher's worst start", |run| micros(run.publisher.start_max_us)),
-        ("publisher's longest tick", |run| micros(run.publisher.publish_max_us)),
+        ("publisher's worst start", |run| {
+            micros(run.publisher.start_max_us)
+        }),
+        ("publisher's longest tick", |run| {
+            micros(run.publisher.publish_max_us)
+        }),
     ]
 }
 
@@ -95,30 +106,48 @@ fn known(run: &RunReport, us: u64) -> String {
 
 fn cost() -> Rows {
     vec![
-        ("CPU of the server, per bar", |run| cpu(run, |cpu| cpu.us_per_bar)),
-        ("… in user space", |run| cpu(run, |cpu| cpu.user_us_per_bar)),
-        ("… in the kernel", |run| cpu(run, |cpu| cpu.system_us_per_bar)),
+        ("CPU of the server, per bar", |run| {
+            cpu(run, |cpu| cpu.us_per_bar)
+        }),
+        ("… in user space", |run| {
+            cpu(run, |cpu| cpu.user_us_per_bar)
+        }),
+        ("… in the kernel", |run| {
+            cpu(run, |cpu| cpu.system_us_per_bar)
+        }),
         ("cores busy with the server", |run| {
             let servers = run.occupancy.servers;
             servers.map_or(UNKNOWN.to_owned(), |cores| plain(cores, 3))
         }),
         ("cores busy with clients and publisher", |run| {
-            format!("{} of {}", plain(run.occupancy.swarm, 3), run.occupancy.swarm_cores)
+            format!(
+                "{} of {}",
+                plain(run.occupancy.swarm, 3),
+                run.occupancy.swarm_cores
+            )
         }),
         ("cores busy with Redis", |run| plain(run.occupancy.redis, 3)),
-        ("on the wire, per bar", |run| Unit::Bytes.tell(run.bytes_per_bar)),
+        ("on the wire, per bar", |run| {
+            Unit::Bytes.tell(run.bytes_per_bar)
+        }),
         ("system calls, per bar", |run| {
             let calls = run.system_calls.as_ref();
             calls.map_or(UNKNOWN.to_owned(), |calls| plain(calls.per_bar, 4))
         }),
         ("resident memory, per client", |run| {
             let memory = run.memory.as_ref();
-            memory.map_or(UNKNOWN.to_owned(), |memory| Unit::Bytes.tell(memory.bytes_per_client))
+            memory.map_or(UNKNOWN.to_owned(), |memory| {
+                Unit::Bytes.tell(memory.bytes_per_client)
+            })
         }),
         ("resident memory without and with clients", |run| {
             run.memory.as_ref().map_or(UNKNOWN.to_owned(), |memory| {
                 let tell = |bytes| Unit::Bytes.tell(per(bytes, 1));
-                format!("{} → {}", tell(memory.before_bytes), tell(memory.after_bytes))
+                format!(
+                    "{} → {}",
+                    tell(memory.before_bytes),
+                    tell(memory.after_bytes)
+                )
             })
         }),
         ("until all clients were subscribed", |run| {
@@ -128,5 +157,7 @@ fn cost() -> Rows {
 }
 
 fn cpu(run: &RunReport, of: fn(&crate::report::CpuFigures) -> f64) -> String {
-    run.cpu.as_ref().map_or(UNKNOWN.to_owned(), |cpu| Unit::Micros.tell(of(cpu)))
+    run.cpu
+        .as_ref()
+        .map_or(UNKNOWN.to_owned(), |cpu| Unit::Micros.tell(of(cpu)))
 }
