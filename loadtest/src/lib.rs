@@ -6,7 +6,9 @@
 //! |---|---|
 //! | [`cli`] | flags |
 //! | [`run`], [`report`] | one experiment against one server |
-//! | [`pair`], [`pair_report`] | two servers in turn: the ratio of their costs |
+//! | [`pair`], [`pair_report`] | two servers: the ratio of their costs |
+//! | [`compare`], [`compare_report`], [`peers`] | several servers, what people use today among them |
+//! | [`turns`] | pulses to several servers in turn: how these two measure |
 //! | [`outcome`] | any experiment's report as a file |
 //! | [`floor`] | the yardstick server |
 //! | [`market`], [`watchlist`], [`publisher`] | what is published, who watches it, the schedule |
@@ -20,6 +22,7 @@
 
 pub mod cli;
 pub mod clock;
+pub mod compare;
 pub mod compare_report;
 pub mod figures;
 pub mod floor;
@@ -30,6 +33,7 @@ pub mod occupancy;
 pub mod outcome;
 pub mod pair;
 pub mod pair_report;
+pub mod peers;
 pub mod pins;
 pub mod process;
 pub mod progress;
@@ -41,5 +45,6 @@ pub mod servers;
 pub mod strace;
 pub mod swarm;
 pub mod tally;
+pub mod turns;
 pub mod update;
 pub mod watchlist;
