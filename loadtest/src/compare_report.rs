@@ -28,6 +28,12 @@ pub struct Absent {
     pub why: String,
 }
 
+impl std::fmt::Display for Absent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: NOT MEASURED: {}", self.server, self.why)
+    }
+}
+
 /// One server among the others.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Compared {
@@ -107,12 +113,8 @@ impl CompareReport {
     /// What is to be said below the figures.
     fn notes(&self) -> Vec<String> {
         let mut notes = vec![String::new()];
-        for Absent { server, why } in &self.failed {
-            notes.push(format!("{server}: NOT MEASURED: {why}"));
-        }
-        for Absent { server, why } in &self.skipped {
-            notes.push(format!("{server}: {why}"));
-        }
+        let absent = self.failed.iter().chain(&self.skipped);
+        notes.extend(absent.map(Absent::to_string));
         for server in &self.servers {
             notes.extend(server.notes());
         }

@@ -6,9 +6,11 @@
 //! |---|---|
 //! | [`cli`] | flags |
 //! | [`run`], [`report`] | one experiment against one server |
-//! | [`pair`], [`pair_report`] | two servers in turn: the ratio of their costs |
 //! | [`ramp`] | how much one server carries: steps to the knee, and the law that they follow |
 //! | [`churn`] | what clients that come and go do to those that stay |
+//! | [`pair`], [`pair_report`] | two servers: the ratio of their costs |
+//! | [`compare`], [`compare_report`], [`peers`] | several servers, what people use today among them |
+//! | [`turns`] | pulses to several servers in turn: how these two measure |
 //! | [`outcome`] | any experiment's report as a file |
 //! | [`html`] | such files as a page with plots |
 //! | [`floor`] | the yardstick server |
@@ -24,6 +26,7 @@
 pub mod churn;
 pub mod cli;
 pub mod clock;
+pub mod compare;
 pub mod compare_report;
 pub mod figures;
 pub mod floor;
@@ -35,6 +38,7 @@ pub mod occupancy;
 pub mod outcome;
 pub mod pair;
 pub mod pair_report;
+pub mod peers;
 pub mod pins;
 pub mod plan;
 pub mod process;
@@ -48,5 +52,6 @@ pub mod servers;
 pub mod strace;
 pub mod swarm;
 pub mod tally;
+pub mod turns;
 pub mod update;
 pub mod watchlist;
