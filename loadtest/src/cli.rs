@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::floor::FloorArgs;
 use crate::market::{MAX_TOPICS, Market};
 use crate::pins::Cores;
+use crate::plan::args::PlanArgs;
 use crate::publisher::Publish;
 use crate::servers::Kind;
 use crate::watchlist::{Shape, Watchlists};
@@ -33,6 +34,8 @@ pub enum Command {
     Run(RunArgs),
     /// Two servers alive at once, pulses to one and the other in turn: the ratio of their costs
     Pair(PairArgs),
+    /// How many gateways, cores, memory, network and Redis a load needs, from measured costs
+    Plan(PlanArgs),
     /// The yardstick server: subscribe to Redis, build frames, send; nothing else
     Floor(FloorArgs),
 }

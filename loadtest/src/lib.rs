@@ -7,6 +7,7 @@
 //! | [`cli`] | flags |
 //! | [`run`], [`report`] | one experiment against one server |
 //! | [`pair`], [`pair_report`] | two servers in turn: the ratio of their costs |
+//! | [`plan`] | how many gateways a load needs |
 //! | [`outcome`] | any experiment's report as a file |
 //! | [`floor`] | the yardstick server |
 //! | [`market`], [`watchlist`], [`publisher`] | what is published, who watches it, the schedule |

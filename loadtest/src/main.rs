@@ -7,22 +7,24 @@ use anyhow::Result;
 use clap::Parser;
 use loadtest::cli::{Cli, Command};
 use loadtest::outcome::Outcome;
-use loadtest::{floor, pair, run};
+use loadtest::{floor, pair, plan, run};
 
-/// An update was lost or came wrongly.
+/// An update was lost or came wrongly, or a plan did not agree with its check.
 const LOST: u8 = 1;
 /// The experiment could not be done; clap's code for bad flags, too.
 const FAILED: u8 = 2;
 
 fn main() -> ExitCode {
-    let done = match Cli::parse().command {
-        Command::Floor(args) => floor::serve(&args).map(|()| true),
-        Command::Run(args) => {
-            run::run(&args).and_then(|report| tell(Outcome::Run(report), args.load.json.as_deref()))
-        }
-        Command::Pair(args) => pair::pair(&args)
-            .and_then(|report| tell(Outcome::Pair(report), args.load.json.as_deref())),
-    };
+    let done =
+        match Cli::parse().command {
+            Command::Floor(args) => floor::serve(&args).map(|()| true),
+            Command::Run(args) => run::run(&args)
+                .and_then(|report| tell(Outcome::Run(report), args.load.json.as_deref())),
+            Command::Pair(args) => pair::pair(&args)
+                .and_then(|report| tell(Outcome::Pair(report), args.load.json.as_deref())),
+            Command::Plan(args) => plan::plan(&args)
+                .and_then(|report| tell(Outcome::Plan(report), args.json.as_deref())),
+        };
     match done {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(LOST),

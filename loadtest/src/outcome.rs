@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::pair_report::PairReport;
+use crate::plan::report::PlanReport;
 use crate::report::RunReport;
 
 /// The report of any experiment.
@@ -21,6 +22,7 @@ use crate::report::RunReport;
 pub enum Outcome {
     Run(RunReport),
     Pair(PairReport),
+    Plan(PlanReport),
 }
 
 impl Outcome {
@@ -29,14 +31,16 @@ impl Outcome {
         match self {
             Self::Run(report) => report.table(),
             Self::Pair(report) => report.table(),
+            Self::Plan(report) => report.table(),
         }
     }
 
-    /// Whether every update came, was conflated, or was told of.
+    /// Whether every update came, was conflated, or was told of; of a plan, whether it agrees with its check.
     pub fn is_clean(&self) -> bool {
         match self {
             Self::Run(report) => report.is_clean(),
             Self::Pair(report) => report.is_clean(),
+            Self::Plan(report) => report.is_clean(),
         }
     }
 
