@@ -10,6 +10,7 @@ use crate::floor::FloorArgs;
 use crate::html::ReportArgs;
 use crate::market::{MAX_TOPICS, Market};
 use crate::pins::Cores;
+use crate::plan::args::PlanArgs;
 use crate::publisher::Publish;
 use crate::servers::Kind;
 use crate::watchlist::{Shape, Watchlists};
@@ -38,6 +39,8 @@ pub enum Command {
     Report(ReportArgs),
     /// Several servers likewise, and what people use today among them: what the same load costs each
     Compare(CompareArgs),
+    /// How many gateways, cores, memory, network and Redis a load needs, from measured costs
+    Plan(PlanArgs),
     /// The yardstick server: subscribe to Redis, build frames, send; nothing else
     Floor(FloorArgs),
 }

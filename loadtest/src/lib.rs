@@ -11,6 +11,7 @@
 //! | [`pair`], [`pair_report`] | two servers: the ratio of their costs |
 //! | [`compare`], [`compare_report`], [`peers`] | several servers, what people use today among them |
 //! | [`turns`] | pulses to several servers in turn: how these two measure |
+//! | [`plan`] | how many gateways a load needs |
 //! | [`outcome`] | any experiment's report as a file |
 //! | [`html`] | such files as a page with plots |
 //! | [`floor`] | the yardstick server |

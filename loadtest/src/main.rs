@@ -7,9 +7,9 @@ use anyhow::Result;
 use clap::Parser;
 use loadtest::cli::{Cli, Command};
 use loadtest::outcome::Outcome;
-use loadtest::{compare, floor, html, pair, run};
+use loadtest::{compare, floor, html, pair, plan, run};
 
-/// An update was lost or came wrongly.
+/// An update was lost or came wrongly, or a plan did not agree with its check.
 const LOST: u8 = 1;
 /// The experiment, or a part of it, could not be done; clap's code for bad flags, too.
 const FAILED: u8 = 2;
@@ -23,6 +23,8 @@ fn main() -> ExitCode {
         }
         Command::Pair(args) => pair::pair(&args)
             .and_then(|report| tell(Outcome::Pair(report), args.load.json.as_deref())),
+        Command::Plan(args) => plan::plan(&args)
+            .and_then(|report| tell(Outcome::Plan(report), args.json.as_deref())),
         Command::Compare(args) => compare::compare(&args)
             .and_then(|report| tell(Outcome::Compare(report), args.load.json.as_deref())),
     };

@@ -12,6 +12,7 @@ use crate::churn::report::ChurnReport;
 use crate::compare_report::CompareReport;
 use crate::pair_report::PairReport;
 use crate::ramp::report::RampReport;
+use crate::plan::report::PlanReport;
 use crate::report::RunReport;
 
 /// The report of any experiment.
@@ -27,6 +28,7 @@ pub enum Outcome {
     Compare(CompareReport),
     Ramp(RampReport),
     Churn(ChurnReport),
+    Plan(PlanReport),
 }
 
 impl Outcome {
@@ -38,10 +40,11 @@ impl Outcome {
             Self::Compare(report) => report.table(),
             Self::Ramp(report) => report.table(),
             Self::Churn(report) => report.table(),
+            Self::Plan(report) => report.table(),
         }
     }
 
-    /// Whether every update came, was conflated, or was told of.
+    /// Whether every update came, was conflated, or was told of; of a plan, whether it agrees with its check.
     pub fn is_clean(&self) -> bool {
         match self {
             Self::Run(report) => report.is_clean(),
@@ -49,6 +52,7 @@ impl Outcome {
             Self::Compare(report) => report.is_clean(),
             Self::Ramp(report) => report.is_clean(),
             Self::Churn(report) => report.is_clean(),
+            Self::Plan(report) => report.is_clean(),
         }
     }
 

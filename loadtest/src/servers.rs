@@ -216,6 +216,11 @@ impl Redis {
         self.process.child.id()
     }
 
+    /// On 127.0.0.1.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }

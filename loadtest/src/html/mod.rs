@@ -19,6 +19,7 @@ mod course;
 mod lines;
 mod page;
 mod pair;
+mod plan;
 mod ramp;
 mod rows;
 mod run;
@@ -116,6 +117,7 @@ fn page_of(all: &[Named]) -> Page {
             Outcome::Pair(report) => pairs.push((name, report)),
             Outcome::Compare(report) => others.push(compare::section(name, report)),
             Outcome::Ramp(report) => others.push(ramp::section(name, report)),
+            Outcome::Plan(report) => others.push(plan::section(name, report)),
             Outcome::Churn(report) => others.push(churn::section(name, report)),
         }
     }

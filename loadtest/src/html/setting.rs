@@ -19,6 +19,7 @@ impl Named {
             Outcome::Compare(report) => &report.around.machine,
             Outcome::Ramp(report) => &report.machine,
             Outcome::Churn(report) => &report.machine,
+            Outcome::Plan(report) => &report.machine,
         }
     }
 }
