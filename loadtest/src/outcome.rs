@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use crate::churn::report::ChurnReport;
 use crate::compare_report::CompareReport;
 use crate::pair_report::PairReport;
-use crate::ramp::report::RampReport;
 use crate::plan::report::PlanReport;
+use crate::ramp::report::RampReport;
 use crate::report::RunReport;
 
 /// The report of any experiment.

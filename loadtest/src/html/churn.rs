@@ -272,12 +272,6 @@ fn figures(report: &ChurnReport) -> Part {
                 .map_or_else(unknown, |us| Unit::Micros.tell(us)),
         ),
         row(
-            "server CPU per client at the start",
-            report
-                .connect_us_per_client
-                .map_or_else(unknown, |us| Unit::Micros.tell(us)),
-        ),
-        row(
             "server CPU per bar",
             report
                 .cpu

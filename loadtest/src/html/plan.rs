@@ -30,7 +30,11 @@ pub fn section(name: &str, plan: &PlanReport) -> Section {
     parts.extend(plan.check.iter().flat_map(check));
     if !plan.unknowns.is_empty() {
         let unknowns = plan.unknowns.iter().map(|unknown| vec![unknown.clone()]);
-        parts.push(prose("What the plan does not know", &[""], unknowns.collect()));
+        parts.push(prose(
+            "What the plan does not know",
+            &[""],
+            unknowns.collect(),
+        ));
     }
     let mut warnings = doubts(&plan.machine, None, false);
     if plan.check.as_ref().is_some_and(|check| !check.agrees) {
@@ -58,7 +62,10 @@ fn finding(plan: &PlanReport) -> String {
         grouped(a.redis_instances)
     );
     if let Some(first) = plan.limits.first() {
-        words.push_str(&format!(" {} breaks first.", super::setting::capital(&first.name)));
+        words.push_str(&format!(
+            " {} breaks first.",
+            super::setting::capital(&first.name)
+        ));
     }
     words
 }
@@ -98,7 +105,10 @@ const ANSWER: [&str; 9] = [
 ];
 
 fn answer_table(caption: &str, first: &str, rows: Vec<Vec<String>>) -> Part {
-    let head = std::iter::once(first).chain(ANSWER).map(str::to_owned).collect();
+    let head = std::iter::once(first)
+        .chain(ANSWER)
+        .map(str::to_owned)
+        .collect();
     Part::Table(Table::figures(caption, head, rows))
 }
 
@@ -114,13 +124,21 @@ fn answers(plan: &PlanReport) -> Part {
     });
     let mut rows: Vec<Vec<String>> = years.collect();
     if rows.is_empty() {
-        rows.push(std::iter::once("at the horizon".to_owned()).chain(cells(&plan.answer)).collect());
+        rows.push(
+            std::iter::once("at the horizon".to_owned())
+                .chain(cells(&plan.answer))
+                .collect(),
+        );
     }
     answer_table("What has to be there at the busiest moment", "when", rows)
 }
 
 fn savings(plan: &PlanReport) -> Part {
-    let mut rows = vec![std::iter::once("as planned".to_owned()).chain(cells(&plan.answer)).collect()];
+    let mut rows = vec![
+        std::iter::once("as planned".to_owned())
+            .chain(cells(&plan.answer))
+            .collect(),
+    ];
     for saving in &plan.savings {
         let name = format!("{}: {}", saving.name, saving.what);
         rows.push(std::iter::once(name).chain(cells(&saving.answer)).collect());
@@ -148,11 +166,21 @@ fn limits_chart(plan: &PlanReport, slug: &str) -> Option<Chart> {
         })
         .collect();
     let first = plan.limits.first()?;
-    let told: Vec<String> = rows.iter().map(|row| format!("{} {}", row.label, row.told)).collect();
+    let told: Vec<String> = rows
+        .iter()
+        .map(|row| format!("{} {}", row.label, row.told))
+        .collect();
     Rows {
         name: format!("plan-{slug}-limits"),
-        title: format!("What breaks first: {}, at {} of what is there", first.name, percent(first.share)),
-        description: format!("Share of what one node has that is used at the busiest moment: {}.", told.join(", ")),
+        title: format!(
+            "What breaks first: {}, at {} of what is there",
+            first.name,
+            percent(first.share)
+        ),
+        description: format!(
+            "Share of what one node has that is used at the busiest moment: {}.",
+            told.join(", ")
+        ),
         width: WIDE.0,
         axis: Axis {
             name: "used of what one node has, at the busiest moment",
@@ -172,12 +200,23 @@ fn limits(plan: &PlanReport) -> Part {
     let rows = plan.limits.iter().map(|limit| {
         vec![
             limit.name.clone(),
-            format!("{} of {} {}", three_digits(limit.used), three_digits(limit.there), limit.unit),
-            limit.gateways.map_or("more do not help".to_owned(), grouped),
+            format!(
+                "{} of {} {}",
+                three_digits(limit.used),
+                three_digits(limit.there),
+                limit.unit
+            ),
+            limit
+                .gateways
+                .map_or("more do not help".to_owned(), grouped),
             limit.remedy.clone(),
         ]
     });
-    prose("Limits, the scarcest first", &["limit", "used of there", "gateways for it", "what to do"], rows.collect())
+    prose(
+        "Limits, the scarcest first",
+        &["limit", "used of there", "gateways for it", "what to do"],
+        rows.collect(),
+    )
 }
 
 fn figures(caption: &str, figures: &[Figure]) -> Part {
@@ -188,9 +227,18 @@ fn figures(caption: &str, figures: &[Figure]) -> Part {
             Source::Computed(from) => ("computed", from),
         };
         let value = format!("{} {}", three_digits(figure.value), figure.unit);
-        vec![figure.name.clone(), value.trim().to_owned(), figure.what.clone(), format!("{how}: {from}")]
+        vec![
+            figure.name.clone(),
+            value.trim().to_owned(),
+            figure.what.clone(),
+            format!("{how}: {from}"),
+        ]
     });
-    prose(caption, &["name", "value", "what", "where from"], rows.collect())
+    prose(
+        caption,
+        &["name", "value", "what", "where from"],
+        rows.collect(),
+    )
 }
 
 fn calibration(plan: &PlanReport) -> Part {
@@ -202,7 +250,11 @@ fn calibration(plan: &PlanReport) -> Part {
             three_digits(run.fitted_cores),
         ]
     });
-    prose("How well the costs explain what was measured", &["from", "load", "cores, measured", "cores, by the costs"], rows.collect())
+    prose(
+        "How well the costs explain what was measured",
+        &["from", "load", "cores, measured", "cores, by the costs"],
+        rows.collect(),
+    )
 }
 
 fn check(check: &Check) -> Vec<Part> {
@@ -214,9 +266,19 @@ fn check(check: &Check) -> Vec<Part> {
             format!("{:+.1} %", figure.difference * 100.0),
         ]
     });
-    let verdict = if check.agrees { "agrees" } else { "does NOT agree" };
-    let caption = format!("The plan {verdict} with a run within {}: {}", percent(check.tolerance), check.load);
-    let head = ["", "planned", "measured", "difference"].map(str::to_owned).into();
+    let verdict = if check.agrees {
+        "agrees"
+    } else {
+        "does NOT agree"
+    };
+    let caption = format!(
+        "The plan {verdict} with a run within {}: {}",
+        percent(check.tolerance),
+        check.load
+    );
+    let head = ["", "planned", "measured", "difference"]
+        .map(str::to_owned)
+        .into();
     vec![
         Part::Table(Table::figures(&caption, head, rows.collect())),
         Part::Command(check.command.clone()),
