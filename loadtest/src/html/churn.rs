@@ -17,7 +17,7 @@ pub fn section(name: &str, report: &ChurnReport) -> Section {
     let slug = slug(name);
     let asked = &report.asked;
     let mut parts = vec![Part::Text(format!(
-        "Established: {}. Beside them {} clients/s leave and are replaced, {} clients/s change a topic, and {} clients leave and come back at once in each of {} storms.",
+        "Established: {}. Beside them {} clients/s leave and are replaced, and {} clients/s change a topic. Storms of {} clients that all leave and come back at once: {}.",
         report.scenario.line(),
         plain(asked.churn_rate, 1),
         plain(asked.resubscribe_rate, 1),

@@ -1,7 +1,7 @@
 //! Several servers under the same load.
 
 use super::chart::Chart;
-use super::lines::{Axis, Divided, HALF, WIDE};
+use super::lines::{Axis, Divided, HALF};
 use super::page::{Part, Section, Table};
 use super::pair::{interval, side_rows, told};
 use super::rows::{Row, Rows};
@@ -37,15 +37,15 @@ pub fn section(name: &str, report: &CompareReport) -> Section {
         ),
         memory(report, format!("compare-{slug}-memory")),
     ];
-    parts.push(Part::Charts(charts.into_iter().flatten().collect()));
     let curves = report.servers.iter();
     let curves = curves.map(|server| Curve::coarse(&server.side.server, &server.side.latency_us));
     let curves = percentiles(
         &format!("compare-{slug}-latency-percentiles"),
-        WIDE,
+        HALF,
         curves.collect(),
     );
-    parts.push(Part::Charts(curves.into_iter().collect()));
+    let charts = charts.into_iter().flatten().chain(curves);
+    parts.push(Part::Charts(charts.collect()));
     parts.push(table(report));
     Section {
         id: format!("compare-{slug}"),

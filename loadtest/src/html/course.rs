@@ -223,7 +223,12 @@ fn throughput(prefix: &str, runs: &[Timed<'_>]) -> Option<Lines> {
         of: rate,
     };
     let mut lines = course.lines(runs, |low, high| {
-        format!("Delivered {} to {} bars/s", plain(low, 0), plain(high, 0))
+        let (low, high) = (plain(low, 0), plain(high, 0));
+        if low == high {
+            format!("Delivered {high} bars/s")
+        } else {
+            format!("Delivered {low} to {high} bars/s")
+        }
     })?;
     let plans: Vec<f64> = runs.iter().map(|run| planned(run.scenario)).collect();
     if plans.iter().all(|plan| (plan - plans[0]).abs() < 0.5) {

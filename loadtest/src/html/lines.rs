@@ -33,6 +33,8 @@ pub enum Drawn {
     Line,
     Dashed,
     Points,
+    /// Points that are not filled.
+    Hollow,
 }
 
 #[derive(Debug, Clone)]
@@ -86,11 +88,17 @@ struct Ruler<'a> {
 
 impl<'a> Ruler<'a> {
     fn of(axis: &'a Axis, figures: &[f64]) -> Self {
-        let largest = figures
-            .iter()
-            .copied()
-            .fold(0.0, |a: f64, b| a.max(b.abs()));
-        let (divisor, unit) = axis.unit.fit(largest);
+        // Along a log axis the small figures need to be told apart, too.
+        let typical = if axis.divided == Divided::Log {
+            let positive = figures.iter().copied().filter(|figure| *figure > 0.0);
+            positive.fold(f64::MAX, f64::min)
+        } else {
+            figures
+                .iter()
+                .copied()
+                .fold(0.0, |a: f64, b| a.max(b.abs()))
+        };
+        let (divisor, unit) = axis.unit.fit(typical);
         let figures = figures.iter().map(|figure| figure / divisor);
         let scale = match axis.divided {
             Divided::FromZero => Scale::linear(figures, true),
@@ -163,7 +171,13 @@ impl Lines {
         let mut wide = xs;
         wide.extend(self.marks.iter().map(|mark| mark.at));
         let (x, y) = (Ruler::of(&self.x, &wide), Ruler::of(&self.y, &ys));
-        let top = below_title(&self.title, self.width) + 26.0;
+        let head = below_title(&self.title, self.width) + 26.0;
+        let top = head
+            + if self.marks.is_empty() {
+                0.0
+            } else {
+                TEXT + 4.0
+            };
         let bottom = self.height - 46.0;
         let ticks = y.scale.ticks();
         let widest = ticks
@@ -181,7 +195,7 @@ impl Lines {
         };
         let body = html! {
             (self.shaded(&plot))
-            (axes(&plot, self.height))
+            (axes(&plot, head, self.height))
             (self.references(&plot))
             @for series in &self.series { (line(series, &plot)) }
             (self.labels(&plot))
@@ -238,14 +252,28 @@ impl Lines {
             @for level in &self.levels {
                 path class="reference" d=(format!("M{} {}H{}", px(plot.left), px(plot.up(level.at)), px(plot.right))) {}
             }
-            @for (nth, mark) in self.marks.iter().enumerate() {
-                @let x = plot.across(mark.at);
-                @let y = plot.top + if nth % 2 == 0 { TEXT } else { TEXT * 2.4 };
-                @let left = x - plot.left > plot.right - x;
-                path class="reference" d=(format!("M{} {}V{}", px(x), px(plot.top), px(plot.bottom))) {}
-                (text("mark", if left { "end" } else { "start" }, x + if left { -6.0 } else { 6.0 }, y, &mark.label))
+            @for (x, label) in self.labelled_marks(plot) {
+                path class="reference" d=(format!("M{} {}V{}", px(x), px(plot.top - 4.0), px(plot.bottom))) {}
+                @if let Some((middle, label)) = label {
+                    (text("mark", "middle", middle, plot.top - 7.0, label))
+                }
             }
         }
+    }
+
+    /// Where the upright lines are, and their labels; one that would touch its neighbour is left out.
+    fn labelled_marks(&self, plot: &Plot<'_>) -> Vec<(f64, Option<(f64, &str)>)> {
+        let mut last = f64::NEG_INFINITY;
+        let marks = self.marks.iter().map(|mark| {
+            let (x, half) = (plot.across(mark.at), width_of(&mark.label, TEXT) / 2.0);
+            let middle = x.min(plot.right - half).max(plot.left + half);
+            let fits = middle - half > last + 6.0;
+            if fits {
+                last = middle + half;
+            }
+            (x, fits.then_some((middle, mark.label.as_str())))
+        });
+        marks.collect()
     }
 
     /// Each series' name where it ends, moved apart where they would lie on each other.
@@ -280,7 +308,7 @@ impl Lines {
     }
 }
 
-fn axes(plot: &Plot<'_>, height: f64) -> Markup {
+fn axes(plot: &Plot<'_>, head: f64, height: f64) -> Markup {
     let mut last = f64::NEG_INFINITY;
     let mut shown = Vec::new();
     for tick in plot.x.scale.ticks() {
@@ -309,7 +337,7 @@ fn axes(plot: &Plot<'_>, height: f64) -> Markup {
             }
         }
         path class="axis" d=(format!("M{} {}H{}", px(plot.left), px(plot.bottom), px(plot.right))) {}
-        (text("axis-name", "start", EDGE, plot.top - 13.0, &plot.y.name()))
+        (text("axis-name", "start", EDGE, head - 13.0, &plot.y.name()))
         (text("axis-name", "end", plot.right, height - 9.0, &plot.x.name()))
     }
 }
@@ -318,9 +346,10 @@ fn line(series: &Series, plot: &Plot<'_>) -> Markup {
     let colour = colour(series.colour);
     let stretches = stretches(series, plot);
     html! {
-        @if series.drawn == Drawn::Points {
+        @if matches!(series.drawn, Drawn::Points | Drawn::Hollow) {
+            @let hollow = if series.drawn == Drawn::Hollow { " hollow" } else { "" };
             @for point in stretches.iter().flatten() {
-                (dot(&format!("point {colour}"), plot.at(*point)))
+                (dot(&format!("point {colour}{hollow}"), plot.at(*point)))
             }
         } @else {
             @for stretch in &stretches {

@@ -35,6 +35,9 @@ impl Table {
 /// Tables of so many columns fit beside each other.
 const NARROW: usize = 3;
 
+/// Cells of so many characters are not broken into lines.
+const WHOLE: usize = 24;
+
 /// What a section is made of.
 #[derive(Debug, Clone)]
 pub enum Part {
@@ -166,7 +169,7 @@ fn rows(table: &Table) -> Markup {
                     @for row in &table.rows {
                         tr {
                             @for (nth, cell) in row.iter().enumerate() {
-                                @if nth == 0 { th scope="row" { (cell) } } @else { td { (cell) } }
+                                @if nth == 0 { th scope="row" { (cell) } } @else { td.whole[cell.chars().count() <= WHOLE] { (cell) } }
                             }
                         }
                     }

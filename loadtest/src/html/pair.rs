@@ -8,7 +8,7 @@ use super::run::{Curve, delivered, faults, percentiles};
 use super::scale::plain;
 use super::setting::doubts;
 use super::slug;
-use super::unit::Unit;
+use super::unit::{Unit, three_digits};
 use crate::figures::{Spread, grouped, per};
 use crate::pair_report::{PairReport, Pulse, Side};
 
@@ -84,8 +84,17 @@ fn finding(pairs: &[Pair<'_>]) -> String {
 /// A ratio with its interval, when there are figures enough for one.
 pub fn told(ratio: &Spread) -> String {
     match interval(ratio) {
-        Some((from, to)) => format!("{:.3} ({from:.3}–{to:.3})", ratio.median),
-        None => format!("{:.3}", ratio.median),
+        Some((from, to)) => format!("{} ({}–{})", short(ratio.median), short(from), short(to)),
+        None => short(ratio.median),
+    }
+}
+
+/// A ratio with three digits behind the point, fewer when it is large.
+fn short(ratio: f64) -> String {
+    if ratio < 10.0 {
+        plain(ratio, 3)
+    } else {
+        three_digits(ratio)
     }
 }
 

@@ -32,7 +32,7 @@ pub fn section(name: &str, plan: &PlanReport) -> Section {
         let unknowns = plan.unknowns.iter().map(|unknown| vec![unknown.clone()]);
         parts.push(prose(
             "What the plan does not know",
-            &[""],
+            &["not in it"],
             unknowns.collect(),
         ));
     }

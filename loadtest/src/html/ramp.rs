@@ -33,12 +33,13 @@ pub fn section(name: &str, report: &RampReport) -> Section {
         wide.into_iter().chain(half.into_iter().flatten()).collect(),
     ));
     parts.push(steps(report));
-    parts.extend(report.knee.as_ref().map(|knee| knee_table(knee, report)));
-    match &report.usl {
-        Some(usl) => parts.push(law(usl, report.step)),
-        None => parts.push(Part::Text(
+    let knee = report.knee.iter().map(|knee| knee_table(knee, report));
+    let law = report.usl.iter().map(|usl| law(usl, report.step));
+    parts.push(Part::Tables(knee.chain(law).collect()));
+    if report.usl.is_none() {
+        parts.push(Part::Text(
             "There are too few different loads to fit the Universal Scalability Law to.".to_owned(),
-        )),
+        ));
     }
     let mut warnings = doubts(&report.machine, None, report.ended_early);
     if let Some(knee) = report.knee.as_ref().filter(|knee| knee.limit.of_swarm()) {
@@ -136,10 +137,9 @@ fn throughput(report: &RampReport, slug: &str) -> Option<Chart> {
     all.push(series(
         "",
         1,
-        Drawn::Points,
+        Drawn::Hollow,
         points(report, |step| !step.holds, delivered),
     ));
-    // Where the points of a colour end, others may begin: they are named in the legend of the title.
     let title = match &report.knee {
         Some(knee) => format!(
             "Objectives hold up to {}, {} bars/s",
@@ -150,7 +150,7 @@ fn throughput(report: &RampReport, slug: &str) -> Option<Chart> {
         None => "Already the first load broke an objective".to_owned(),
     };
     let y = Axis {
-        name: "Delivered, green where all objectives held and red where not",
+        name: "Delivered: filled where all objectives held, hollow where one broke",
         unit: Unit::Count("bars/s"),
         divided: Divided::FromZero,
     };
@@ -333,7 +333,7 @@ fn steps(report: &RampReport) -> Part {
     ))
 }
 
-fn knee_table(knee: &Knee, report: &RampReport) -> Part {
+fn knee_table(knee: &Knee, report: &RampReport) -> Table {
     let tell = |load: f64| unit(report).tell(load);
     let repeats: Vec<String> = knee.repeats.iter().map(|load| tell(*load)).collect();
     let row = |what: &str, told: String| vec![what.to_owned(), told];
@@ -353,10 +353,10 @@ fn knee_table(knee: &Knee, report: &RampReport) -> Part {
     ];
     let mut table = Table::figures("The knee", vec![String::new(), "found".to_owned()], rows);
     table.prose = true;
-    Part::Table(table)
+    table
 }
 
-fn law(usl: &Usl, step: StepBy) -> Part {
+fn law(usl: &Usl, step: StepBy) -> Table {
     let row = |what: &str, told: String| vec![what.to_owned(), told];
     let none = || "none: it does not fall within reach".to_owned();
     let rate = |figure: f64| format!("{} bars/s", plain(figure, 0));
@@ -374,11 +374,7 @@ fn law(usl: &Usl, step: StepBy) -> Part {
         row("residuals, root mean square", rate(usl.rms_residual)),
     ];
     let caption = "Universal Scalability Law, λN / (1 + σ(N−1) + κN(N−1))";
-    Part::Table(Table::figures(
-        caption,
-        vec![String::new(), "fitted".to_owned()],
-        rows,
-    ))
+    Table::figures(caption, vec![String::new(), "fitted".to_owned()], rows)
 }
 
 #[cfg(test)]
