@@ -7,8 +7,10 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Parser, Subcommand};
 
 use crate::floor::FloorArgs;
+use crate::html::ReportArgs;
 use crate::market::{MAX_TOPICS, Market};
 use crate::pins::Cores;
+use crate::plan::args::PlanArgs;
 use crate::publisher::Publish;
 use crate::servers::Kind;
 use crate::watchlist::{Shape, Watchlists};
@@ -33,6 +35,12 @@ pub enum Command {
     Run(RunArgs),
     /// Two servers alive at once, pulses to one and the other in turn: the ratio of their costs
     Pair(PairArgs),
+    /// A page with plots and tables from what --json wrote
+    Report(ReportArgs),
+    /// Several servers likewise, and what people use today among them: what the same load costs each
+    Compare(CompareArgs),
+    /// How many gateways, cores, memory, network and Redis a load needs, from measured costs
+    Plan(PlanArgs),
     /// The yardstick server: subscribe to Redis, build frames, send; nothing else
     Floor(FloorArgs),
 }
@@ -40,7 +48,7 @@ pub enum Command {
 /// What is published, and who watches it.
 #[derive(Debug, Clone, Args)]
 pub struct Load {
-    /// Clients (of each server, where there are two)
+    /// Clients (of each server, where there are several)
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..))]
     pub clients: u32,
     /// Topics; every tick updates all of them
@@ -73,7 +81,7 @@ pub struct Load {
     /// Do not wait for bars.subscribe.response: for servers that do not send it
     #[arg(long)]
     pub no_answer: bool,
-    /// Cores of the server, as 0,2-3 or all [default: the first half, in pairs the first; all when
+    /// Cores of the server, as 0,2-3 or all [default: the first half, in turns the first; all when
     /// there is only one]
     #[arg(long, value_name = "LIST")]
     pub server_cpu: Option<Cores>,
@@ -83,7 +91,7 @@ pub struct Load {
     /// barcast's binary [default: the one beside this program, or built from the source]
     #[arg(long, value_name = "FILE")]
     pub barcast: Option<PathBuf>,
-    /// barcast's workers [default: one per core of the server]
+    /// Workers of barcast and of peers [default: one per core of the server]
     #[arg(long)]
     pub workers: Option<usize>,
     /// Count the server's system calls in a pass of its own at the end, with strace
@@ -194,12 +202,33 @@ pub struct RunArgs {
 pub struct PairArgs {
     #[command(flatten)]
     pub load: Load,
-    /// barcast, floor:bare, floor:gather, or a command with {port} and {redis_port}
+    /// barcast, floor:bare, floor:gather, a peer, or a command with {port} and {redis_port}
     #[arg(long, default_value = "barcast")]
     pub a: Kind,
     /// What it is compared with, likewise
     #[arg(long, default_value = "floor:gather")]
     pub b: Kind,
+    #[command(flatten)]
+    pub turns: TurnArgs,
+}
+
+/// `loadtest compare`.
+#[derive(Debug, Clone, Args)]
+pub struct CompareArgs {
+    #[command(flatten)]
+    pub load: Load,
+    /// barcast, floor:bare, floor:gather, fastapi, node-ws, nchan, or commands with {port} and
+    /// {redis_port}; the others are compared with the first [default: all these, without the peers
+    /// that are not installed]
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub servers: Vec<Kind>,
+    #[command(flatten)]
+    pub turns: TurnArgs,
+}
+
+/// Pulses to several servers in turn.
+#[derive(Debug, Clone, Args)]
+pub struct TurnArgs {
     /// Measured pulses of each server
     #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub pulses: u32,

@@ -6,8 +6,14 @@
 //! |---|---|
 //! | [`cli`] | flags |
 //! | [`run`], [`report`] | one experiment against one server |
-//! | [`pair`], [`pair_report`] | two servers in turn: the ratio of their costs |
+//! | [`ramp`] | how much one server carries: steps to the knee, and the law that they follow |
+//! | [`churn`] | what clients that come and go do to those that stay |
+//! | [`pair`], [`pair_report`] | two servers: the ratio of their costs |
+//! | [`compare`], [`compare_report`], [`peers`] | several servers, what people use today among them |
+//! | [`turns`] | pulses to several servers in turn: how these two measure |
+//! | [`plan`] | how many gateways a load needs |
 //! | [`outcome`] | any experiment's report as a file |
+//! | [`html`] | such files as a page with plots |
 //! | [`floor`] | the yardstick server |
 //! | [`market`], [`watchlist`], [`publisher`] | what is published, who watches it, the schedule |
 //! | [`swarm`], [`frame`], [`update`], [`tally`] | the clients: reading, and keeping account of what came |
@@ -18,21 +24,28 @@
 //! latency counts from the planned time. `seq` counts the ticks, so that both sides know without a table
 //! what must come and which bars are closed.
 
+pub mod churn;
 pub mod cli;
 pub mod clock;
+pub mod compare;
+pub mod compare_report;
 pub mod figures;
 pub mod floor;
 pub mod frame;
+pub mod html;
 pub mod machine;
 pub mod market;
 pub mod occupancy;
 pub mod outcome;
 pub mod pair;
 pub mod pair_report;
+pub mod peers;
 pub mod pins;
+pub mod plan;
 pub mod process;
 pub mod progress;
 pub mod publisher;
+pub mod ramp;
 pub mod report;
 pub mod rig;
 pub mod run;
@@ -40,5 +53,6 @@ pub mod servers;
 pub mod strace;
 pub mod swarm;
 pub mod tally;
+pub mod turns;
 pub mod update;
 pub mod watchlist;

@@ -8,7 +8,11 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::churn::report::ChurnReport;
+use crate::compare_report::CompareReport;
 use crate::pair_report::PairReport;
+use crate::plan::report::PlanReport;
+use crate::ramp::report::RampReport;
 use crate::report::RunReport;
 
 /// The report of any experiment.
@@ -21,6 +25,10 @@ use crate::report::RunReport;
 pub enum Outcome {
     Run(RunReport),
     Pair(PairReport),
+    Compare(CompareReport),
+    Ramp(RampReport),
+    Churn(ChurnReport),
+    Plan(PlanReport),
 }
 
 impl Outcome {
@@ -29,14 +37,22 @@ impl Outcome {
         match self {
             Self::Run(report) => report.table(),
             Self::Pair(report) => report.table(),
+            Self::Compare(report) => report.table(),
+            Self::Ramp(report) => report.table(),
+            Self::Churn(report) => report.table(),
+            Self::Plan(report) => report.table(),
         }
     }
 
-    /// Whether every update came, was conflated, or was told of.
+    /// Whether every update came, was conflated, or was told of; of a plan, whether it agrees with its check.
     pub fn is_clean(&self) -> bool {
         match self {
             Self::Run(report) => report.is_clean(),
             Self::Pair(report) => report.is_clean(),
+            Self::Compare(report) => report.is_clean(),
+            Self::Ramp(report) => report.is_clean(),
+            Self::Churn(report) => report.is_clean(),
+            Self::Plan(report) => report.is_clean(),
         }
     }
 

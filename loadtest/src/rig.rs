@@ -15,8 +15,6 @@ use crate::publisher::Publisher;
 use crate::servers::{Kind, Launch, Redis, Server, kill_all};
 use crate::swarm::Target;
 
-/// The path of our servers' WebSocket.
-const PATH: &str = "/ws";
 /// After the clients are there, a server's memory is read when it had this long to settle.
 pub const SETTLE: Duration = Duration::from_millis(300);
 
@@ -48,12 +46,18 @@ impl Rig {
             cores: pins.server.clone(),
         };
         let server = Server::start(kind, &redis, &launch)?;
+        let mut publisher = Publisher::new(&redis.url(), Arc::clone(market), load.publish)?;
+        if matches!(kind, Kind::Peer(_)) {
+            // Their ports may be open before all of them stands; what comes later would look like the
+            // memory of clients.
+            publisher.wait_for_subscriber()?;
+        }
         Ok(Self {
             name: kind.to_string(),
             started: Some(server.command.clone()),
             addr: server.addr,
-            path: PATH.to_owned(),
-            publisher: Publisher::new(&redis.url(), Arc::clone(market), load.publish)?,
+            path: kind.path().to_owned(),
+            publisher,
             process: Watched(Some(server.pid())),
             _server: Some(server),
             redis: Some(redis),

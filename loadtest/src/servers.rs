@@ -18,6 +18,7 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use crate::floor::Mode;
+use crate::peers::Peer;
 use crate::pins::Cores;
 
 /// Longest wait for a server to be ready.
@@ -36,6 +37,7 @@ const SHOWN_BYTES: usize = 2_000;
 pub enum Kind {
     Barcast,
     Floor(Mode),
+    Peer(Peer),
     /// A command with `{port}` and `{redis_port}` in it.
     Custom(String),
 }
@@ -49,10 +51,12 @@ impl FromStr for Kind {
             "floor" | "floor:gather" => Ok(Self::Floor(Mode::Gather)),
             "floor:bare" => Ok(Self::Floor(Mode::Bare)),
             command if command.contains("{port}") => Ok(Self::Custom(command.to_owned())),
-            _ => Err(
-                "allowed: barcast, floor, floor:bare, floor:gather, or a command with {port} and {redis_port} in it"
-                    .to_owned(),
-            ),
+            name => Peer::named(name).map(Self::Peer).ok_or_else(|| {
+                format!(
+                    "allowed: barcast, floor, floor:bare, floor:gather, {}, or a command with {{port}} and {{redis_port}} in it",
+                    Peer::ALL.map(|peer| peer.name).join(", ")
+                )
+            }),
         }
     }
 }
@@ -63,7 +67,21 @@ impl std::fmt::Display for Kind {
             Self::Barcast => f.write_str("barcast"),
             Self::Floor(Mode::Bare) => f.write_str("floor:bare"),
             Self::Floor(Mode::Gather) => f.write_str("floor:gather"),
+            Self::Peer(peer) => f.write_str(peer.name),
             Self::Custom(command) => f.write_str(command),
+        }
+    }
+}
+
+/// The path of our servers' WebSocket.
+const PATH: &str = "/ws";
+
+impl Kind {
+    /// The path of its WebSocket, as [`crate::swarm::Target`] has it.
+    pub fn path(&self) -> &'static str {
+        match self {
+            Self::Peer(peer) => peer.path,
+            _ => PATH,
         }
     }
 }
@@ -71,7 +89,7 @@ impl std::fmt::Display for Kind {
 /// How servers are started.
 #[derive(Debug, Clone)]
 pub struct Launch {
-    /// barcast's workers.
+    /// barcast's workers, or a peer's.
     pub workers: usize,
     /// barcast's binary, when it is not to be looked for.
     pub barcast: Option<PathBuf>,
@@ -198,6 +216,11 @@ impl Redis {
         self.process.child.id()
     }
 
+    /// On 127.0.0.1.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
@@ -225,8 +248,10 @@ impl Server {
         words.extend(command.get_args());
         let words: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
         let text = words.join(" ");
-        let mut process = launch.cores.with(|| Process::start(command, false))?;
-        let asks = !matches!(kind, Kind::Custom(_));
+        // Peers write files.
+        let at_home = matches!(kind, Kind::Peer(_));
+        let mut process = launch.cores.with(|| Process::start(command, at_home))?;
+        let asks = matches!(kind, Kind::Barcast | Kind::Floor(_));
         process.wait_for(&text, || {
             if asks {
                 is_ready(addr)
@@ -257,6 +282,7 @@ fn command(kind: &Kind, addr: SocketAddr, redis: &Redis, launch: &Launch) -> Res
             // exec, so that the process measured is not the shell.
             ("sh".into(), vec!["-c".into(), format!("exec {text}")])
         }
+        Kind::Peer(peer) => return peer.command(addr.port(), &url, launch.workers),
         Kind::Floor(mode) => {
             let mode = if *mode == Mode::Bare {
                 "bare"
@@ -359,6 +385,7 @@ mod tests {
             "barcast",
             "floor:bare",
             "floor:gather",
+            "fastapi",
             "./hub {port} {redis_port}",
         ] {
             assert_eq!(text.parse::<Kind>().unwrap().to_string(), text);

@@ -95,6 +95,49 @@ fn pairs_are_measured_in_turn() {
 }
 
 #[test]
+fn several_are_compared_with_the_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let json = dir.path().join("report.json");
+    let line = format!(
+        "compare --servers floor:gather,no-such-server-{{port}},floor:bare {SMALL} --pulses 3 --pulse 0.2 --warmup-pulses 1"
+    );
+    let output = run(&line, &json);
+    let table = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(2), "{table}");
+    let report = report(&json);
+    let failed = report["failed"].as_array().unwrap();
+    assert_eq!(failed.len(), 1);
+    assert_eq!(failed[0]["server"], "no-such-server-{port}");
+    assert!(
+        table.contains("no-such-server-{port}: NOT MEASURED: "),
+        "{table}"
+    );
+
+    let servers = report["servers"].as_array().unwrap();
+    let names: Vec<_> = servers.iter().map(|server| &server["server"]).collect();
+    assert_eq!(names, ["floor:gather", "floor:bare"]);
+    for server in servers {
+        assert_eq!(server["expected"], 3 * 4 * 50 * 5);
+        assert_eq!(server["delivered"], server["expected"]);
+        assert_eq!(server["lost"], 0);
+        assert_eq!(server["pulses"].as_array().unwrap().len(), 3);
+        assert!(server["cores_needed"].as_f64().unwrap() > 0.0);
+        for ratio in ["cpu", "p50", "p99"] {
+            assert_eq!(server["ratios"][ratio]["count"], 3, "{ratio}");
+        }
+    }
+    assert_eq!(servers[0]["ratios"]["cpu"]["median"], 1.0);
+    let cost = |server: usize, pulse: usize| {
+        servers[server]["pulses"][pulse]["ns_per_bar"]
+            .as_f64()
+            .unwrap()
+    };
+    let ratios = (0..3).map(|pulse| cost(1, pulse) / cost(0, pulse));
+    let told = servers[1]["ratios"]["cpu"]["max"].as_f64().unwrap();
+    assert!((ratios.fold(0.0, f64::max) - told).abs() < 1e-9);
+}
+
+#[test]
 fn loss_is_told_and_ends_with_code_1() {
     let redis = Redis::start().unwrap();
     let mut connection = connect(&redis.url()).unwrap();

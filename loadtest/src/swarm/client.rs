@@ -18,6 +18,8 @@ const CLIENTS_PER_ADDRESS: usize = 20_000;
 const SUBSCRIBE_BYTES: usize = 3_500;
 /// Longest answer to the handshake, in bytes.
 const MAX_HEAD_BYTES: usize = 8_192;
+/// Stands in a target's path for the topics.
+const TOPICS: &str = "{topics}";
 /// Most header fields of the answer.
 const MAX_HEADERS: usize = 64;
 
@@ -102,7 +104,7 @@ impl Client {
         let request = format!(
             "GET {} HTTP/1.1\r\nHost: {}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
              Sec-WebSocket-Key: {}\r\nSec-WebSocket-Version: 13\r\n\r\n",
-            target.path,
+            target.path.replace(TOPICS, &self.names(target).join(",")),
             target.addr,
             STANDARD.encode(key)
         );
@@ -129,14 +131,22 @@ impl Client {
         }
     }
 
-    fn subscribe(&mut self, target: &Target) -> Result<(), String> {
-        let names: Vec<String> = self
-            .ledger
-            .topics()
-            .iter()
+    /// The names of its topics.
+    fn names(&self, target: &Target) -> Vec<String> {
+        let topics = self.ledger.topics().iter();
+        topics
             .filter_map(|topic| target.market.topics().get(usize::try_from(*topic).ok()?))
-            .map(|topic| format!("\"{topic}\""))
-            .collect();
+            .map(ToString::to_string)
+            .collect()
+    }
+
+    fn subscribe(&mut self, target: &Target) -> Result<(), String> {
+        if target.path.contains(TOPICS) {
+            self.state = State::Ready;
+            return Ok(());
+        }
+        let names = self.names(target);
+        let names: Vec<String> = names.iter().map(|name| format!("\"{name}\"")).collect();
         let longest = names.iter().map(String::len).max().unwrap_or(1) + 1;
         let (mut frames, mut messages) = (Vec::new(), 0);
         for names in names.chunks(SUBSCRIBE_BYTES / longest) {

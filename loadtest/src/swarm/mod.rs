@@ -40,7 +40,8 @@ pub fn latencies() -> Histogram<u64> {
 #[derive(Debug, Clone)]
 pub struct Target {
     pub addr: SocketAddr,
-    /// Of the WebSocket, as `/ws`.
+    /// Of the WebSocket, as `/ws`. Where it has `{topics}` in it, a client names its topics there, with
+    /// commas between them, and sends no subscribe message.
     pub path: String,
     pub market: Arc<Market>,
     /// The last `seq` of the warm-up: later ones are counted.

@@ -1,0 +1,3 @@
+//! `loadtest churn`: what clients that come and go do to those that stay.
+
+pub mod report;
