@@ -295,9 +295,8 @@ fn a_wrong_symbols_file_is_one_line_with_file_key_value_and_what_is_allowed() {
 
 #[test]
 fn the_flag_wins_over_the_variable() {
-    let port = free_port();
-    let listen = format!("127.0.0.1:{port}");
-    let taken = TcpListener::bind(&listen).unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let listen = taken.local_addr().unwrap().to_string();
     let output = output(
         &["serve", "--listen", &listen],
         &[("BARCAST_LISTEN", "nonsense")],

@@ -30,7 +30,7 @@ pub struct Absent {
 
 impl std::fmt::Display for Absent {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}: NOT MEASURED: {}", self.server, self.why)
+        write!(f, "{}: NOT MEASURED: {}", short(&self.server), self.why)
     }
 }
 
@@ -63,7 +63,8 @@ impl Ratios {
         let ratio = |of: fn(&Pulse) -> f64| {
             let rounds = rounds.iter().zip(first);
             let ratios = rounds.map(|(this, first)| of(this) / of(first));
-            Spread::of(ratios.filter(|ratio| ratio.is_finite()))
+            // A pulse of which nothing came has cost and latency 0.
+            Spread::of(ratios.filter(|ratio| ratio.is_finite() && *ratio > 0.0))
         };
         Self {
             cpu: ratio(|pulse| pulse.ns_per_bar),
@@ -82,7 +83,7 @@ impl CompareReport {
 
     /// The table for people.
     pub fn table(&self) -> String {
-        let rows = [[
+        let head = [
             "server",
             "CPU µs/bar",
             "user",
@@ -96,12 +97,9 @@ impl CompareReport {
             "delivered",
             "of",
             "lost",
-        ]
-        .map(str::to_owned)];
-        let rows: Vec<_> = rows
-            .into_iter()
-            .chain(self.servers.iter().map(Compared::row))
-            .collect();
+        ];
+        let mut rows = vec![head.map(str::to_owned)];
+        rows.extend(self.servers.iter().map(Compared::row));
         let mut text = format!("{}\n\n{}", self.scenario.line(), aligned(&rows));
         for line in self.notes() {
             text.push_str(&line);
@@ -137,7 +135,7 @@ impl Compared {
         } = &self.side;
         let memory = self.side.memory.as_ref();
         [
-            self.side.server.clone(),
+            short(&self.side.server),
             format!("{:.3}", self.side.ns_per_bar.median / 1_000.0),
             format!("{:.3}", self.user_ns_per_bar / 1_000.0),
             told(&self.ratios.cpu),
@@ -157,7 +155,8 @@ impl Compared {
 
     /// What does not fit into a row.
     fn notes(&self) -> Vec<String> {
-        let Side { server, counts, .. } = &self.side;
+        let counts = &self.side.counts;
+        let server = short(&self.side.server);
         let mut notes = Vec::new();
         for (n, what) in [
             (counts.conflated, "conflated"),
@@ -181,15 +180,22 @@ impl Compared {
     }
 }
 
+/// The name of a server, or the beginning of its command: all of it is in the command line below.
+fn short(server: &str) -> String {
+    /// Characters that a table has room for.
+    const LONGEST: usize = 24;
+    if server.chars().count() <= LONGEST {
+        return server.to_owned();
+    }
+    let beginning: String = server.chars().take(LONGEST - 1).collect();
+    beginning + "…"
+}
+
 /// A ratio with the interval that its median lies in.
 fn told(ratio: &Spread) -> String {
-    let Spread {
-        median,
-        median_from,
-        median_to,
-        ..
-    } = ratio;
-    format!("{median:.3} ({median_from:.3}–{median_to:.3})")
+    let interval = ratio.confidence();
+    let interval = interval.map(|(from, to)| format!(" ({from:.3}–{to:.3})"));
+    format!("{:.3}{}", ratio.median, interval.unwrap_or_default())
 }
 
 /// Rows with columns of equal width, the first to the left and the others to the right.
@@ -208,4 +214,39 @@ fn aligned<const N: usize>(rows: &[[String; N]]) -> String {
         text.push('\n');
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::figures::Latency;
+
+    #[test]
+    fn ratios_are_taken_round_by_round() {
+        let pulse = |ns_per_bar, p99| Pulse {
+            ns_per_bar,
+            latency_us: Latency {
+                p99,
+                ..Latency::default()
+            },
+            ..Pulse::default()
+        };
+        let first = [pulse(10.0, 100), pulse(20.0, 100), pulse(10.0, 0)];
+        let other = [pulse(20.0, 300), pulse(20.0, 100), pulse(30.0, 100)];
+        let ratios = Ratios::of(&other, &first);
+        let Spread { median, max, .. } = ratios.cpu;
+        assert_eq!((median, max), (2.0, 3.0));
+        // What has no ratio is left out.
+        assert_eq!((ratios.p99.count, ratios.p99.median), (2, 2.0));
+        assert_eq!(ratios.p50.count, 0);
+        assert_eq!(Ratios::of(&[pulse(0.0, 0)], &first).cpu.count, 0);
+        assert_eq!(Ratios::of(&first, &first).cpu.median, 1.0);
+    }
+
+    #[test]
+    fn columns_stand_below_each_other() {
+        let row = |cells: [&str; 3]| cells.map(str::to_owned);
+        let text = aligned(&[row(["server", "µs", "lost"]), row(["a", "1.000", "0"])]);
+        assert_eq!(text, "server     µs  lost\na       1.000     0\n");
+    }
 }

@@ -120,6 +120,13 @@ impl Spread {
             max: at(1.0),
         }
     }
+
+    /// Where the median lies with a confidence of 95 %, when there are figures enough to say so.
+    pub fn confidence(&self) -> Option<(f64, f64)> {
+        /// Fewer figures cannot bound a median with this confidence.
+        const FEWEST: usize = 6;
+        (self.count >= FEWEST).then_some((self.median_from, self.median_to))
+    }
 }
 
 #[cfg(test)]
@@ -145,6 +152,7 @@ mod tests {
             (dozen.median_from.round(), dozen.median_to.round()),
             (3.0, 10.0)
         );
+        assert!(dozen.confidence().is_some() && spread.confidence().is_none());
         assert_eq!(Spread::of([7.0]).median, 7.0);
         assert_eq!(Spread::of([]), Spread::default());
     }

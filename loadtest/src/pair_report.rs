@@ -148,11 +148,8 @@ impl PairReport {
 }
 
 fn told(spread: &Spread) -> String {
-    /// Fewer pulses cannot bound a median with this confidence.
-    const FEWEST: usize = 6;
     let mut text = format!("median {:.3} (", spread.median);
-    if spread.count >= FEWEST {
-        let (from, to) = (spread.median_from, spread.median_to);
+    if let Some((from, to)) = spread.confidence() {
         text.push_str(&format!("95 % between {from:.3} and {to:.3}; "));
     }
     text.push_str(&format!("all {:.3} to {:.3})", spread.min, spread.max));

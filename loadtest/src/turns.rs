@@ -281,6 +281,7 @@ impl Turns {
             pulses.push(pulse);
         }
         let delivered = pulses.iter().map(|pulse| pulse.delivered).sum();
+        let costs = pulses.iter().filter(|pulse| pulse.delivered > 0);
         let side = Side {
             server: lane.rig.name.clone(),
             started: lane.rig.started.clone(),
@@ -288,7 +289,7 @@ impl Turns {
             lost_topics: counts.lost_topics(market),
             gone: self.swarm.gone(index),
             counts,
-            ns_per_bar: Spread::of(pulses.iter().map(|pulse| pulse.ns_per_bar)),
+            ns_per_bar: Spread::of(costs.map(|pulse| pulse.ns_per_bar)),
             latency_us: Latency::from(&sum.latency),
             bytes_per_bar: per(sum.bytes, sum.latency.len()),
             memory: lane.memory.take(),

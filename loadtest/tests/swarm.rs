@@ -1,7 +1,7 @@
 //! The clients against a server that does everything wrong on purpose: they must count exactly that.
 #![allow(clippy::unwrap_used, reason = "a test ends by it")]
 
-use std::io::Write;
+use std::io::{BufRead, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
@@ -163,4 +163,41 @@ fn a_refused_handshake_is_told() {
         .unwrap_err()
         .to_string();
     assert!(why.contains("refused with 404"), "{why}");
+}
+
+#[test]
+fn topics_can_be_named_in_the_path() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let target = Target {
+        addr: listener.local_addr().unwrap(),
+        path: "/ws?topics={topics}".into(),
+        market: market(),
+        after: 0,
+        answers: true,
+    };
+    let clients = std::iter::once((0, vec![0, 2]));
+    let swarm = Swarm::start(vec![target], clients, 1, Clock::start()).unwrap();
+    let (stream, _) = listener.accept().unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut head = Vec::new();
+    let mut reader = std::io::BufReader::new(&stream);
+    while !head.ends_with(b"\r\n\r\n") {
+        reader.read_until(b'\n', &mut head).unwrap();
+    }
+    let asked = b"GET /ws?topics=bars:T000000:1S,bars:T000002:1S HTTP/1.1\r\n";
+    assert!(
+        head.starts_with(asked),
+        "{}",
+        String::from_utf8_lossy(&head)
+    );
+    let answer = "HTTP/1.1 101 Switching Protocols\r\n\r\n";
+    (&stream).write_all(answer.as_bytes()).unwrap();
+    // It is ready without another word, and sends none.
+    swarm.wait_ready(0, 1, |_| {}, || false).unwrap();
+    (&stream).write_all(&updates(2, &[1])).unwrap();
+    assert!(swarm.wait_received(0, 1, PATIENCE));
+    drop(swarm);
+    let mut rest = Vec::new();
+    reader.read_to_end(&mut rest).unwrap();
+    assert_eq!(rest, b"");
 }

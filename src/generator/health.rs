@@ -33,8 +33,10 @@ pub fn start(
     metrics: GeneratorMetrics,
     stop: CancellationToken,
 ) {
-    let address = listener.local_addr();
-    tracing::info!(address = ?address.ok(), "health and metrics");
+    match listener.local_addr() {
+        Ok(address) => tracing::info!(%address, "health and metrics"),
+        Err(why) => tracing::warn!(%why, "health and metrics at an unknown address"),
+    }
     tokio::spawn(serve(listener, Arc::new(registry), metrics, stop));
 }
 
