@@ -13,7 +13,7 @@ use crate::publisher::Publish;
 use crate::report::RunReport;
 
 /// Where the defaults were measured.
-const ONCE: &str = "default: measured as PERF.md tells, on 2 virtual cores (AMD EPYC), Linux 6.18";
+const ONCE: &str = "default, measured as PERF.md tells";
 
 /// `(name, value, unit, what, source)` of each cost without runs.
 #[rustfmt::skip]
@@ -124,9 +124,9 @@ impl Evidence {
         ]
     }
 
-    /// A run of so few clients that it is about taking in: the memory of its batches is no client's.
+    /// A run of a single client is about taking in: the memory of its batches is no client's.
     fn is_ingest(&self) -> bool {
-        self.report.scenario.clients < self.report.scenario.topics
+        self.report.scenario.clients == 1
     }
 }
 
