@@ -26,7 +26,7 @@ fn args(line: &str) -> PlanArgs {
 const COSTS: &str = "--cost write_us=10 --cost bar_us=0.5 --cost cost_bytes=200 --cost ingest_single_us=2 \
     --cost ingest_batch_us=0.5 --cost redis_in_single_us=1 --cost redis_out_single_us=0.5 \
     --cost redis_in_batch_us=0.1 --cost redis_out_batch_us=0.05 --cost base_mib=32 --cost session_kib=1 \
-    --cost subscription_bytes=64 --cost kernel_kib=5 --cost history_bar_bytes=64";
+    --cost subscription_bytes=64 --cost kernel_kib=5 --cost write_copies=2 --cost history_bar_bytes=64";
 
 fn of(line: &str) -> Plan {
     let args = args(&format!("{line} {COSTS}"));
@@ -458,7 +458,7 @@ fn costs_are_learned_from_reports() {
         write["source"]["from"]
             .as_str()
             .unwrap()
-            .starts_with("default 8.5 × "),
+            .starts_with("default 8.2 × "),
         "{write}"
     );
 }
