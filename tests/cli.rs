@@ -9,7 +9,7 @@ use std::process::Output;
 use barcast::cli::Cli;
 use clap::CommandFactory;
 use common::process::{Process, Serve, output};
-use common::{RedisServer, eventually_blocking, free_port};
+use common::{RedisServer, eventually_blocking};
 
 fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap()

@@ -15,19 +15,23 @@ const LOST: u8 = 1;
 const FAILED: u8 = 2;
 
 fn main() -> ExitCode {
-    let done =
-        match Cli::parse().command {
-            Command::Report(args) => html::report(&args).map(|()| ExitCode::SUCCESS),
-            Command::Floor(args) => floor::serve(&args).map(|()| ExitCode::SUCCESS),
-            Command::Run(args) => run::run(&args)
-                .and_then(|report| tell(Outcome::Run(report), args.load.json.as_deref())),
-            Command::Pair(args) => pair::pair(&args)
-                .and_then(|report| tell(Outcome::Pair(report), args.load.json.as_deref())),
-            Command::Plan(args) => plan::plan(&args)
-                .and_then(|report| tell(Outcome::Plan(report), args.json.as_deref())),
-            Command::Compare(args) => compare::compare(&args)
-                .and_then(|report| tell(Outcome::Compare(report), args.load.json.as_deref())),
-        };
+    let done = match Cli::parse().command {
+        Command::Report(args) => html::report(&args).map(|()| ExitCode::SUCCESS),
+        Command::Floor(args) => floor::serve(&args).map(|()| ExitCode::SUCCESS),
+        Command::Run(args) => {
+            run::run(&args).and_then(|report| tell(Outcome::Run(report), args.load.json.as_deref()))
+        }
+        Command::Pair(args) => pair::pair(&args)
+            .and_then(|report| tell(Outcome::Pair(report), args.load.json.as_deref())),
+        Command::Plan(args) => plan::plan(&args).and_then(|report| {
+            if args.explain {
+                println!("{}", report.explanation());
+            }
+            tell(Outcome::Plan(report), args.json.as_deref())
+        }),
+        Command::Compare(args) => compare::compare(&args)
+            .and_then(|report| tell(Outcome::Compare(report), args.load.json.as_deref())),
+    };
     done.unwrap_or_else(|why| {
         eprintln!("error: {why:#}");
         ExitCode::from(FAILED)

@@ -119,6 +119,9 @@ pub struct PlanArgs {
     #[arg(long, value_name = "LIST", help_heading = "What it costs")]
     pub swarm_cpu: Option<Cores>,
 
+    /// Tell of every number where it comes from
+    #[arg(long)]
+    pub explain: bool,
     /// Write everything to this file, too
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,

@@ -25,10 +25,10 @@ pub struct Load {
     pub publish: Publish,
 }
 
-/// The loads that tell the costs apart: many clients and one bar a write; many bars a write; almost
-/// nobody watching, as single messages and as batches. Together they are light: a machine that is busy
+/// The loads that tell the costs apart: many clients and one bar a write; a few bars a write; many;
+/// almost nobody watching, as single messages and as batches. Together they are light: a machine that is busy
 /// with something else shows that first.
-pub fn loads(clients: u32) -> [Load; 4] {
+pub fn loads(clients: u32) -> [Load; 5] {
     let clients = u64::from(clients);
     let load = |clients, topics, per_client, rate, publish| Load {
         clients,
@@ -39,6 +39,7 @@ pub fn loads(clients: u32) -> [Load; 4] {
     };
     [
         load(clients, 1, 1, 5.0, Publish::Single),
+        load(clients / 2, 20, 5, 5.0, Publish::Single),
         load(clients / 4, 200, 50, 5.0, Publish::Single),
         load(1, clients, 1, 5.0, Publish::Single),
         load(1, clients, 1, 5.0, Publish::Batch),

@@ -113,6 +113,7 @@ fn as_run(costs: &Book, run: &Evidence) -> Book {
         ("headroom", 0.0),
         ("failures", 0.0),
         ("kernel_kib", 0.0),
+        ("write_copies", 0.0),
         ("history_bars", closed),
         // One gateway, whatever it takes.
         ("cores", 1e3),

@@ -49,7 +49,7 @@ const STEPS: [Step; 54] = [
     ("ingest_cores", "cores", "busy taking in, on every gateway", "shard_messages * ingest_us / 1e6"),
     ("gateways_cpu", "", "gateways of a shard that CPU asks for", "ceil(worker_cores / shards / (cores * usable - ingest_cores))"),
     // Memory.
-    ("client_bytes", "B", "memory of a connection: the gateway's, the kernel's, and one write that waits for its acknowledgement", "session_kib * 1024 + topics_each * subscription_bytes + kernel_kib * 1024 + 2 * bars_a_write * frame_bytes"),
+    ("client_bytes", "B", "memory of a connection: the gateway's, the kernel's, and one write that waits for its acknowledgement", "session_kib * 1024 + topics_each * subscription_bytes + kernel_kib * 1024 + write_copies * bars_a_write * frame_bytes"),
     ("clients_gib", "GiB", "memory of all connections", "connections * client_bytes / 2 ^ 30"),
     ("node_gib", "GiB", "memory of a gateway without clients: itself and the history of its topics", "base_mib / 1024 + topics / shards * history_bars * history_bar_bytes / 2 ^ 30"),
     ("memory_left", "GiB", "of a gateway's memory, for clients", "memory_gib * usable - node_gib"),

@@ -16,7 +16,7 @@ pub fn number(value: f64) -> String {
         clippy::cast_sign_loss,
         reason = "just checked"
     )]
-    if (value.fract() == 0.0 || value >= 1e4) && (0.0..1e18).contains(&value) {
+    if (value.fract() == 0.0 || value >= 999.5) && (0.0..1e18).contains(&value) {
         return grouped(value.round() as u64);
     }
     #[expect(clippy::cast_possible_truncation, reason = "a few hundred at most")]
@@ -93,13 +93,12 @@ impl PlanReport {
         let mut text = format!("{}\n\n", self.title);
         self.answers(&mut text);
         self.scarce(&mut text);
-        self.sources(&mut text);
         self.compared(&mut text);
         text.push_str("\nWhat this plan does not know\n");
         for unknown in &self.unknowns {
             let _ = writeln!(text, "  - {unknown}");
         }
-        text.push('\n');
+        text.push_str("\nWhere every number comes from: --explain, or --json\n");
         for line in self.machine.lines() {
             let _ = writeln!(text, "  {line}");
         }
@@ -128,6 +127,13 @@ impl PlanReport {
             "  {} of the gateways may fail; busy, GiB and Gbit/s are in use at the busiest moment, all gateways together.",
             grouped(spare)
         );
+        if let Some(burst) = self.figures.iter().find(|figure| figure.name == "burst_ms") {
+            let _ = writeln!(
+                text,
+                "  A burst of updates takes {} ms until the last client is written.",
+                number(burst.value)
+            );
+        }
         for saving in &self.savings {
             let _ = writeln!(text, "  {}: {}.", saving.name, saving.what);
         }
@@ -159,8 +165,9 @@ impl PlanReport {
         text.push_str("  of one node at the busiest moment, after the failures; gateways: asked for by this limit alone\n");
     }
 
-    /// Inputs and figures. Sources are long and shared, so they stand below by number.
-    fn sources(&self, text: &mut String) {
+    /// Every number with its formula or source. Sources of measurements are long and shared, so they
+    /// stand below by number.
+    pub fn explanation(&self) -> String {
         let mut numbers: BTreeMap<&str, usize> = BTreeMap::new();
         let mut notes = Vec::new();
         let mut rows = Vec::new();
@@ -189,7 +196,7 @@ impl PlanReport {
         for figure in &self.figures {
             row(figure, figure.source.line());
         }
-        text.push_str("\nEvery number, and where it is from\n");
+        let mut text = String::from("\nEvery number, and where it comes from\n");
         let width = |of: fn(&(String, String, String, String)) -> &String| {
             rows.iter()
                 .map(|row| of(row).chars().count())
@@ -203,6 +210,7 @@ impl PlanReport {
         for note in notes {
             let _ = writeln!(text, "  {note}");
         }
+        text
     }
 
     fn compared(&self, text: &mut String) {
@@ -279,7 +287,8 @@ mod tests {
             (1_234.56, "1,235"),
             (1.5, "1.5"),
             (0.012_345, "0.01235"),
-            (999.96, "1000"),
+            (999.4, "999.4"),
+            (999.96, "1,000"),
         ] {
             assert_eq!(number(value), text);
         }
