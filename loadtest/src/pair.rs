@@ -181,9 +181,7 @@ pub fn pair(args: &PairArgs) -> Result<PairReport> {
     ];
     let warmup = ticks * u64::from(args.warmup_pulses);
     let before = SIDES.map(|side| rigs[side].process.resident());
-    let targets = rigs
-        .iter()
-        .map(|rig| rig.target(&market, warmup, !load.no_answer));
+    let targets = rigs.iter().map(|rig| rig.target(&market, warmup, load));
     // The same lists for both, and both at once: neither side's clients are the older ones.
     let clients = load
         .watchlists()

@@ -18,6 +18,9 @@ const CLIENTS_PER_ADDRESS: usize = 20_000;
 const SUBSCRIBE_BYTES: usize = 3_500;
 /// Longest answer to the handshake, in bytes.
 const MAX_HEAD_BYTES: usize = 8_192;
+/// What a client adds to its handshake that would take compressed messages, each by itself: nobody
+/// keeps a window.
+const OFFER: &str = "Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover\r\n";
 /// Most header fields of the answer.
 const MAX_HEADERS: usize = 64;
 
@@ -101,10 +104,11 @@ impl Client {
         fastrand::fill(&mut key);
         let request = format!(
             "GET {} HTTP/1.1\r\nHost: {}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-             Sec-WebSocket-Key: {}\r\nSec-WebSocket-Version: 13\r\n\r\n",
+             Sec-WebSocket-Key: {}\r\nSec-WebSocket-Version: 13\r\n{}\r\n",
             target.path,
             target.addr,
-            STANDARD.encode(key)
+            STANDARD.encode(key),
+            if target.compression { OFFER } else { "" }
         );
         self.state = State::Handshaking;
         self.send(request.as_bytes())
