@@ -66,6 +66,37 @@ impl GeneratorMetrics {
     }
 }
 
+/// What an ingest counts, beside what it publishes.
+#[derive(Debug, Default, Clone)]
+pub struct FeedMetrics {
+    pub publishing: GeneratorMetrics,
+    pub taken: Counter,
+    pub late: Counter,
+    pub bad: Counter,
+}
+
+impl FeedMetrics {
+    /// Registers all under their names.
+    pub fn register(&self, registry: &mut Registry) {
+        self.publishing.register(registry);
+        registry.register(
+            "barcast_feed_rows",
+            "Trades or bars read that count in some bar",
+            self.taken.clone(),
+        );
+        registry.register(
+            "barcast_feed_late",
+            "Trades or bars left out because they came later than --late allows",
+            self.late.clone(),
+        );
+        registry.register(
+            "barcast_feed_bad",
+            "Rows left out because they are no trade or bar",
+            self.bad.clone(),
+        );
+    }
+}
+
 type Labelled = Family<[(&'static str, String); 1], Counter>;
 
 /// From publish to send, in seconds: a loopback's tenth of a millisecond to a stuck ten seconds.
