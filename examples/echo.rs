@@ -14,7 +14,7 @@ use std::rc::Rc;
 use barcast::gateway::http;
 use barcast::gateway::reading::{Listener, ReadBuffer, Reading};
 use barcast::gateway::ws::{
-    CloseCode, Decoder, Event, FrameBuilder, Violation, close_frame, pong_frame,
+    CloseCode, Decoder, Event, FrameBuilder, Packer, Violation, close_frame, pong_frame,
 };
 use bytes::Bytes;
 use clap::Parser;
@@ -54,10 +54,22 @@ struct Echo {
     stream: Rc<TcpStream>,
     buffer: ReadBuffer,
     frames: FrameBuilder,
+    /// For a client who takes compressed frames.
+    packer: Option<Packer>,
     out: UnboundedSender<Out>,
 }
 
 impl Echo {
+    fn text(&mut self, text: &[u8]) -> Bytes {
+        let mut frame = Vec::new();
+        let packed = self.packer.as_mut();
+        match packed.and_then(|packer| packer.append_text(text, &mut frame)) {
+            // It may begin behind bytes that are no part of it.
+            Some(range) => Bytes::from(frame).slice(range),
+            None => self.frames.text(|out| out.extend_from_slice(text)),
+        }
+    }
+
     fn send(&self, out: Out) {
         // The writer has gone when the client has.
         let _ = self.out.send(out);
@@ -75,9 +87,7 @@ impl Listener for Echo {
 
     fn event(&mut self, event: Event<'_>) -> ControlFlow<()> {
         let frame = match event {
-            Event::Text(text) => self
-                .frames
-                .text(|out| out.extend_from_slice(text.as_bytes())),
+            Event::Text(text) => self.text(text.as_bytes()),
             Event::Binary(bytes) => self.frames.binary(|out| out.extend_from_slice(bytes)),
             Event::Ping(payload) => pong_frame(payload),
             Event::Pong(_) | Event::Fragment => return ControlFlow::Continue(()),
@@ -146,11 +156,12 @@ fn answer(mut request: Request<Incoming>, buffer: ReadBuffer) -> Response<Full<B
             stream,
             buffer,
             frames: FrameBuilder::default(),
+            // What is not text, or would not become smaller, goes back plain (RFC 7692, section 6).
+            packer: packed.then(Packer::default),
             out,
         };
         let mut decoder = Decoder::new(MAX_MESSAGE_BYTES);
         if packed {
-            // What comes back is plain, as it may be (RFC 7692, section 6).
             decoder = decoder.inflating();
         }
         Reading::new(echo, decoder, early).await;

@@ -81,6 +81,9 @@ pub struct Load {
     /// Do not wait for bars.subscribe.response: for servers that do not send it
     #[arg(long)]
     pub no_answer: bool,
+    /// Offer permessage-deflate: a server that takes the offer is measured with it
+    #[arg(long)]
+    pub compression: bool,
     /// Cores of the server, as 0,2-3 or all [default: the first half, in turns the first; all when
     /// there is only one]
     #[arg(long, value_name = "LIST")]

@@ -3,10 +3,14 @@
 
 use std::ops::Range;
 
+use flate2::{Decompress, FlushDecompress, Status};
+
 /// Longest frame taken, in bytes: a snapshot of a thousand bars of many topics is far below.
 const MAX_FRAME_BYTES: usize = 16 << 20;
 /// First byte of a whole (FIN) text frame.
 pub const TEXT: u8 = 0x81;
+/// First byte of a whole text frame that is compressed (RFC 7692, section 6).
+pub const PACKED_TEXT: u8 = 0xc1;
 /// First byte of a close frame.
 pub const CLOSE: u8 = 0x88;
 /// First byte of a ping.
@@ -115,9 +119,65 @@ pub fn unmask(payload: &mut [u8], key: [u8; 4]) {
     }
 }
 
+/// Longest text that a compressed frame may hold, in bytes: a few bars, since snapshots come plain.
+const MAX_UNPACKED_BYTES: usize = 64 << 10;
+
+/// Makes the text of compressed frames again, each by itself, with the same memory.
+#[derive(Debug)]
+pub struct Unpacker {
+    inflate: Decompress,
+    packed: Vec<u8>,
+    text: Vec<u8>,
+}
+
+impl Default for Unpacker {
+    fn default() -> Self {
+        Self {
+            inflate: Decompress::new(false),
+            packed: Vec::new(),
+            text: Vec::with_capacity(MAX_UNPACKED_BYTES),
+        }
+    }
+}
+
+impl Unpacker {
+    /// The text of a compressed frame with this payload.
+    ///
+    /// # Errors
+    /// [`BadFrame`] when it is no whole deflate data, or longer than any that is expected here.
+    pub fn text(&mut self, payload: &[u8]) -> Result<&[u8], BadFrame> {
+        self.packed.clear();
+        self.packed.extend_from_slice(payload);
+        // What the sender took off (RFC 7692, section 7.2.2).
+        self.packed.extend_from_slice(&[0, 0, 0xff, 0xff]);
+        self.inflate.reset(false);
+        self.text.clear();
+        let done = self
+            .inflate
+            .decompress_vec(&self.packed, &mut self.text, FlushDecompress::Sync);
+        let whole = self.inflate.total_in() == self.packed.len() as u64;
+        match done {
+            Ok(Status::Ok) if whole && self.text.len() < MAX_UNPACKED_BYTES => Ok(&self.text),
+            _ => Err(BadFrame),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The example of RFC 7692, section 7.2.3.1.
+    #[test]
+    fn compressed_text_is_made_again() {
+        let mut unpacker = Unpacker::default();
+        let hello = [0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00];
+        for _ in 0..2 {
+            assert_eq!(unpacker.text(&hello), Ok(&b"Hello"[..]));
+        }
+        assert_eq!(unpacker.text(&[0xff; 9]), Err(BadFrame));
+        assert_eq!(unpacker.text(&hello), Ok(&b"Hello"[..]));
+    }
 
     /// Scans as a reader does: what is left after the last whole frame goes before what comes next.
     fn scan(chunks: &[&[u8]]) -> Vec<(u8, Vec<u8>)> {

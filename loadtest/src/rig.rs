@@ -90,13 +90,14 @@ impl Rig {
     }
 
     /// What the clients connect to; updates after the first `after` are counted.
-    pub fn target(&self, market: &Arc<Market>, after: u64, answers: bool) -> Target {
+    pub fn target(&self, market: &Arc<Market>, after: u64, load: &Load) -> Target {
         Target {
             addr: self.addr,
             path: self.path.clone(),
             market: Arc::clone(market),
             after,
-            answers,
+            answers: !load.no_answer,
+            compression: load.compression,
         }
     }
 }

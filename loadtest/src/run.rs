@@ -47,7 +47,7 @@ pub fn run(args: &RunArgs) -> Result<RunReport> {
     progress.phase("starting");
     let (market, mut rig) = set_up(args, &pins, clock)?;
     progress.phase("connecting");
-    let target = rig.target(&market, warmup, !load.no_answer);
+    let target = rig.target(&market, warmup, load);
     let (swarm, connect, memory) = gather(load, &mut rig, target, clock, &stop, &mut progress)?;
 
     progress.phase("publishing");

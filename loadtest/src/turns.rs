@@ -160,7 +160,7 @@ impl Turns {
         let before: Vec<_> = rigs.iter().map(|rig| rig.process.resident()).collect();
         let targets = rigs
             .iter()
-            .map(|rig| rig.target(market, ground.warmup(), !load.no_answer));
+            .map(|rig| rig.target(market, ground.warmup(), load));
         // The same lists for all, and all at once: no server's clients are the older ones.
         let clients = load
             .watchlists()

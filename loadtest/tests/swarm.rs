@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use barcast::bar::write_update;
+use barcast::gateway::ws::Packer;
 use loadtest::clock::Clock;
 use loadtest::frame::{CLOSE, PING, TEXT, write_server_frame};
 use loadtest::market::{FIRST_BAR_MS, Market};
@@ -50,6 +51,7 @@ fn serve(bytes: &[u8], piece: usize, received: u64) -> (Swarm, WebSocket<TcpStre
         market: market(),
         after: 0,
         answers: true,
+        compression: true,
     };
     let clients = std::iter::once((0, vec![0, 2]));
     let swarm = Swarm::start(vec![target], clients, 1, Clock::start()).unwrap();
@@ -74,6 +76,23 @@ fn serve(bytes: &[u8], piece: usize, received: u64) -> (Swarm, WebSocket<TcpStre
     }
     assert!(swarm.wait_received(0, received, PATIENCE));
     (swarm, server)
+}
+
+#[test]
+fn compressed_updates_count_with_the_bytes_that_came() {
+    let plain = updates(0, &[1, 2, 3, 4]);
+    let (mut packer, mut bytes) = (Packer::default(), Vec::new());
+    for seq in 1..=4 {
+        let (mut text, mut frame) = (Vec::new(), Vec::new());
+        write_update(&mut text, &market().message(0, seq, 1).unwrap());
+        let range = packer.append_text(&text, &mut frame).unwrap();
+        bytes.extend_from_slice(&frame[range]);
+    }
+    assert!(bytes.len() < plain.len());
+    let (swarm, _server) = serve(&bytes, 7, 4);
+    let counts = swarm.settle(0, 4).unwrap();
+    assert_eq!((counts.delivered, counts.altered), (4, 0));
+    assert_eq!(swarm.collect(0).unwrap().bytes, bytes.len() as u64);
 }
 
 #[test]
@@ -153,6 +172,7 @@ fn a_refused_handshake_is_told() {
         market: market(),
         after: 0,
         answers: true,
+        compression: false,
     };
     let clients = std::iter::once((0, vec![0]));
     let swarm = Swarm::start(vec![target], clients, 1, Clock::start()).unwrap();

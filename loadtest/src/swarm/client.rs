@@ -20,6 +20,9 @@ const SUBSCRIBE_BYTES: usize = 3_500;
 const MAX_HEAD_BYTES: usize = 8_192;
 /// Stands in a target's path for the topics.
 const TOPICS: &str = "{topics}";
+/// What a client adds to its handshake that would take compressed messages, each by itself: nobody
+/// keeps a window.
+const OFFER: &str = "Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover\r\n";
 /// Most header fields of the answer.
 const MAX_HEADERS: usize = 64;
 
@@ -103,10 +106,11 @@ impl Client {
         fastrand::fill(&mut key);
         let request = format!(
             "GET {} HTTP/1.1\r\nHost: {}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-             Sec-WebSocket-Key: {}\r\nSec-WebSocket-Version: 13\r\n\r\n",
+             Sec-WebSocket-Key: {}\r\nSec-WebSocket-Version: 13\r\n{}\r\n",
             target.path.replace(TOPICS, &self.names(target).join(",")),
             target.addr,
-            STANDARD.encode(key)
+            STANDARD.encode(key),
+            if target.compression { OFFER } else { "" }
         );
         self.state = State::Handshaking;
         self.send(request.as_bytes())

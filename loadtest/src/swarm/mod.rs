@@ -48,6 +48,8 @@ pub struct Target {
     pub after: u64,
     /// Whether the server answers a subscribe message with a `bars.subscribe.response`.
     pub answers: bool,
+    /// Whether the clients offer permessage-deflate.
+    pub compression: bool,
 }
 
 /// What came from one target since it was asked last.

@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::client::{Client, State};
 use super::{Command, Interval, Live, Reasons, Target};
 use crate::clock::Clock;
-use crate::frame::{self, CLOSE, PING, PONG, TEXT};
+use crate::frame::{self, CLOSE, PACKED_TEXT, PING, PONG, TEXT, Unpacker};
 use crate::tally::{Booked, Counts};
 use crate::update::{Gap, Kind, Update, kind};
 
@@ -49,6 +49,8 @@ struct Room {
     connecting: usize,
     /// The bar that a closed update must carry.
     expected: Vec<u8>,
+    /// Made when the first compressed frame comes.
+    unpacker: Option<Unpacker>,
 }
 
 pub(super) fn run(
@@ -64,6 +66,7 @@ pub(super) fn run(
         books,
         connecting: 0,
         expected: Vec::new(),
+        unpacker: None,
     };
     let mut buffer = Vec::new();
     let mut events = Events::with_capacity(EVENTS);
@@ -215,6 +218,14 @@ impl Room {
     ) -> Result<(), String> {
         match first {
             TEXT => self.text(client, payload, bytes, now),
+            PACKED_TEXT if self.context.targets[client.target].compression => {
+                let mut unpacker = self.unpacker.take().unwrap_or_default();
+                let text = unpacker.text(payload);
+                let done = text.map_err(|_| "a compressed frame that cannot be read".into());
+                let done = done.and_then(|text| self.text(client, text, bytes, now));
+                self.unpacker = Some(unpacker);
+                done
+            }
             PING => client.pong(payload),
             PONG => Ok(()),
             CLOSE => {
