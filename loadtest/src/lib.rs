@@ -6,6 +6,7 @@
 //! |---|---|
 //! | [`cli`] | flags |
 //! | [`run`], [`report`] | one experiment against one server |
+//! | [`stage`] | the parts that experiments against one server are put together from |
 //! | [`pair`], [`pair_report`] | two servers in turn: the ratio of their costs |
 //! | [`ramp`] | how much one server carries: steps to the knee, and the law that they follow |
 //! | [`churn`] | what clients that come and go do to those that stay |
@@ -41,6 +42,7 @@ pub mod report;
 pub mod rig;
 pub mod run;
 pub mod servers;
+pub mod stage;
 pub mod strace;
 pub mod swarm;
 pub mod tally;

@@ -7,7 +7,8 @@ use anyhow::Result;
 use clap::Parser;
 use loadtest::cli::{Cli, Command};
 use loadtest::outcome::Outcome;
-use loadtest::{floor, pair, run};
+use loadtest::swarm::crew;
+use loadtest::{churn, floor, pair, ramp, run};
 
 /// An update was lost or came wrongly.
 const LOST: u8 = 1;
@@ -22,6 +23,11 @@ fn main() -> ExitCode {
         }
         Command::Pair(args) => pair::pair(&args)
             .and_then(|report| tell(Outcome::Pair(report), args.load.json.as_deref())),
+        Command::Ramp(args) => ramp::ramp(&args)
+            .and_then(|report| tell(Outcome::Ramp(report), args.load.json.as_deref())),
+        Command::Churn(args) => churn::churn(&args)
+            .and_then(|report| tell(Outcome::Churn(report), args.load.json.as_deref())),
+        Command::Crew => crew::serve().map(|()| true),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,

@@ -189,12 +189,9 @@ pub fn pair(args: &PairArgs) -> Result<PairReport> {
         .watchlists()
         .flat_map(|topics| SIDES.map(|side| (side, topics.clone())));
     progress.phase("connecting");
-    let swarm = Swarm::start(
-        targets.collect(),
-        clients,
-        load.client_threads as usize,
-        clock,
-    )?;
+    let targets = targets.map(|target| load.target(target)).collect();
+    let crew = load.crew(2 * u64::from(load.clients))?;
+    let swarm = Swarm::crewed(targets, clients, crew, 0, clock)?;
     let mut stage = Stage {
         swarm,
         rigs,
@@ -205,7 +202,7 @@ pub fn pair(args: &PairArgs) -> Result<PairReport> {
         per_tick: load.per_tick(),
     };
     let memory = stage.ready(load.clients.into(), before)?;
-    let watch = Watch::of(&stage.rigs, &pins);
+    let watch = Watch::of(&stage.rigs, &pins).with(&stage.swarm);
     let start = Reading::take(&watch)?;
     let mut pulses = stage.pulses(args, &mut progress)?;
     let end = Reading::take(&watch)?;

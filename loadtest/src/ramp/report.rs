@@ -68,6 +68,9 @@ pub enum Limit {
     Both,
     /// Neither was: the bars of one tick queue behind each other, or something else held them up.
     Neither,
+    /// Neither was, and the swarm worked longer on a tick's bars than the server: the latency is more
+    /// the swarm's than the server's.
+    SwarmBursts,
     /// The server's processor time is not known, and the swarm was not the limit.
     Unknown,
 }
@@ -84,13 +87,16 @@ impl Limit {
             Self::Neither => {
                 "no core was busy all the time: what is due at one moment queues behind itself"
             }
+            Self::SwarmBursts => {
+                "no core was busy all the time, but the swarm worked longer on each tick than the server: this is a limit of the swarm"
+            }
             Self::Unknown => "what the server's cores did is not known",
         }
     }
 
     /// Whether the swarm's own limit may have been measured.
     pub fn of_swarm(self) -> bool {
-        matches!(self, Self::Swarm | Self::Both)
+        matches!(self, Self::Swarm | Self::Both | Self::SwarmBursts)
     }
 }
 
@@ -231,16 +237,12 @@ impl RampReport {
         let Some(knee) = &self.knee else {
             return Vec::new();
         };
+        let repeats: Vec<String> = knee.repeats.iter().map(|at| self.step.told(*at)).collect();
         let mut lines = vec![format!(
-            "knee    {} ({:.0} bars/s); {} found {:.4} to {:.4}",
+            "knee    {} ({:.0} bars/s); bisected: {}",
             self.step.told(knee.load),
             knee.bars_per_second,
-            match knee.spread.count {
-                1 => "one bisection".to_owned(),
-                n => format!("{n} bisections"),
-            },
-            knee.spread.min,
-            knee.spread.max,
+            repeats.join(", ")
         )];
         lines.push(format!(
             "        beyond it: {}; {}",
@@ -252,6 +254,26 @@ impl RampReport {
 }
 
 impl RampStep {
+    /// In one line, for while it runs.
+    pub fn told(&self, step: StepBy) -> String {
+        format!(
+            "{}: {:.0} of {:.0} bars/s, p99 {}: {}",
+            step.told(self.load),
+            self.delivered_per_second,
+            self.offered_per_second,
+            ms(self.latency_us.p99),
+            self.verdict()
+        )
+    }
+
+    fn verdict(&self) -> String {
+        if self.holds {
+            "holds".to_owned()
+        } else {
+            self.broken.join(", ")
+        }
+    }
+
     fn line(&self, step: StepBy) -> String {
         let percent = |cores: Option<f64>| match cores {
             Some(cores) => format!("{:.0} %", cores * 100.0),
@@ -272,11 +294,7 @@ impl RampStep {
             cost.map_or("?".to_owned(), |us| format!("{us:.3}")),
             percent(self.occupancy.servers),
             percent(Some(swarm)),
-            if self.holds {
-                "holds".to_owned()
-            } else {
-                self.broken.join(", ")
-            },
+            self.verdict(),
         )
     }
 

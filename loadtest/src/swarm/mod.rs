@@ -5,8 +5,10 @@
 //! threads hand over their figures when asked.
 
 mod client;
+pub mod crew;
 mod thread;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
@@ -14,13 +16,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
 
 use crate::clock::Clock;
 use crate::market::Market;
 use crate::tally::Counts;
-use client::Client;
+use client::{Client, EACH, TOPICS};
+use crew::Crew;
 
 /// Longest latency told apart, in µs: ten minutes. Beyond it counts as this.
 const LONGEST_US: u64 = 600_000_000;
@@ -30,6 +34,10 @@ const DIGITS: u8 = 3;
 const POLL: Duration = Duration::from_millis(5);
 /// Connecting makes no progress for this long: it will not any more.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(15);
+/// Clients of one thread that connect at the same time: below any server's listen queue.
+const CONNECTING: usize = 128;
+/// Clients from one source address. The kernel gives out some 28,000 ports an address (32768–60999).
+pub const CLIENTS_PER_ADDRESS: usize = 20_000;
 
 /// An empty histogram of latencies in µs.
 pub fn latencies() -> Histogram<u64> {
@@ -37,9 +45,10 @@ pub fn latencies() -> Histogram<u64> {
 }
 
 /// A server and what its clients expect of it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Target {
-    pub addr: SocketAddr,
+    /// Clients take them in turn.
+    pub addrs: Vec<SocketAddr>,
     /// Of the WebSocket, as `/ws`.
     pub path: String,
     pub market: Arc<Market>,
@@ -47,6 +56,45 @@ pub struct Target {
     pub after: u64,
     /// Whether the server answers a subscribe message with a `bars.subscribe.response`.
     pub answers: bool,
+    /// What to send to another server than ours, see [`check_template`]; its messages may have any form.
+    pub subscribe: Option<String>,
+    /// Whether account is kept of every update; of clients that come and go it cannot be.
+    pub audited: bool,
+    /// Clients of one thread that connect at the same time.
+    pub at_once: usize,
+    /// Clients from one source address.
+    pub per_address: usize,
+}
+
+impl Target {
+    /// A server that speaks our protocol.
+    pub fn new(addr: SocketAddr, path: &str, market: Arc<Market>) -> Self {
+        Self {
+            addrs: vec![addr],
+            path: path.to_owned(),
+            market,
+            after: 0,
+            answers: true,
+            subscribe: None,
+            audited: true,
+            at_once: CONNECTING,
+            per_address: CLIENTS_PER_ADDRESS,
+        }
+    }
+}
+
+/// Whether a subscribe message has a place for topics: `{topics}` for all of them, or `{topic}`,
+/// `{symbol}` and `{resolution}` for a message each.
+///
+/// # Errors
+/// When it has none.
+pub fn check_template(template: &str) -> Result<()> {
+    ensure!(
+        template.contains(TOPICS) || EACH.iter().any(|place| template.contains(place)),
+        "--subscribe {template:?}: allowed: text with {TOPICS}, or with {}",
+        EACH.join(", ")
+    );
+    Ok(())
 }
 
 /// What came from one target since it was asked last.
@@ -55,6 +103,16 @@ pub struct Interval {
     pub latency: Histogram<u64>,
     /// Bytes of counted updates with their frames' heads.
     pub bytes: u64,
+    /// Clients that came up to a standing subscription, and how long it took them, µs.
+    pub came: Histogram<u64>,
+    /// Answers to resubscriptions, and how long they took, µs.
+    pub answered: Histogram<u64>,
+    /// Resubscriptions that were asked for.
+    pub asked: u64,
+    /// Clients that left to come back.
+    pub left: u64,
+    /// Clients that could not connect or were disconnected.
+    pub failed: u64,
 }
 
 impl Default for Interval {
@@ -62,6 +120,11 @@ impl Default for Interval {
         Self {
             latency: latencies(),
             bytes: 0,
+            came: latencies(),
+            answered: latencies(),
+            asked: 0,
+            left: 0,
+            failed: 0,
         }
     }
 }
@@ -73,9 +136,23 @@ impl Interval {
     /// Never: all histograms here have the same bounds.
     pub fn add(&mut self, other: &Self) -> Result<()> {
         self.latency.add(&other.latency)?;
+        self.came.add(&other.came)?;
+        self.answered.add(&other.answered)?;
         self.bytes += other.bytes;
+        self.asked += other.asked;
+        self.left += other.left;
+        self.failed += other.failed;
         Ok(())
     }
+}
+
+/// What some clients do while bars flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Move {
+    /// Leave without a word and come back.
+    Reconnect,
+    /// Give one topic up and take another.
+    Resubscribe,
 }
 
 enum Command {
@@ -83,6 +160,8 @@ enum Command {
     Collect(usize, Sender<Interval>),
     /// End the account of a target at its last `seq`.
     Settle(usize, u64, Sender<Counts>),
+    /// Let so many clients of a target move.
+    Move(usize, Move, u64),
     Stop,
 }
 
@@ -95,23 +174,45 @@ pub struct Live {
     pub gone: AtomicU64,
     /// Updates, each once, those of the warm-up too.
     pub received: AtomicU64,
+    /// How often a client came up to a standing subscription.
+    pub came: AtomicU64,
 }
 
-struct Worker {
+/// Some of the clients: a thread here, or a process of its own.
+trait Worker: Send + Sync {
+    fn tell(&self, command: Command) -> Result<()>;
+    fn live(&self) -> &[Live];
+    fn reasons(&self) -> &Reasons;
+    /// Its process, when it is another one.
+    fn pid(&self) -> Option<u32>;
+}
+
+struct Thread {
     commands: Sender<Command>,
     waker: mio::Waker,
     thread: Option<JoinHandle<()>>,
     live: Arc<Vec<Live>>,
+    reasons: Reasons,
 }
 
 /// Reasons why clients went, by text, with how many.
-type Reasons = Arc<Mutex<std::collections::BTreeMap<String, u64>>>;
+type Reasons = Arc<Mutex<BTreeMap<String, u64>>>;
+
+/// Figures of one target each, all 0.
+fn live(targets: usize) -> Arc<Vec<Live>> {
+    let mut live = Vec::new();
+    live.resize_with(targets, Live::default);
+    Arc::new(live)
+}
 
 /// The clients of all targets. They disconnect when it is dropped.
 pub struct Swarm {
-    workers: Vec<Worker>,
-    reasons: Reasons,
+    workers: Vec<Box<dyn Worker>>,
 }
+
+/// Who the clients are: for each its number, which decides its source address, its target's index and
+/// its topics.
+type Members = Vec<(usize, usize, Vec<u32>)>;
 
 impl Swarm {
     /// Starts `threads` threads, which connect the clients: `watchlists` has, for each client, its
@@ -125,23 +226,86 @@ impl Swarm {
         threads: usize,
         clock: Clock,
     ) -> Result<Self> {
+        Self::of(targets, number(watchlists, 0), threads, clock)
+    }
+
+    fn of(targets: Vec<Target>, members: Members, threads: usize, clock: Clock) -> Result<Self> {
         let targets: Arc<[Target]> = targets.into();
-        let reasons = Reasons::default();
-        let mut shares: Vec<Vec<Client>> = Vec::new();
-        shares.resize_with(threads.max(1), Vec::new);
-        for (index, (target, topics)) in watchlists.enumerate() {
-            let at = index % shares.len();
-            shares[at].push(Client::new(index, target, topics));
-        }
-        let workers = shares
+        let workers = shares(members, threads)
             .into_iter()
-            .map(|clients| Worker::start(&targets, clients, clock, &reasons))
+            .map(|members| {
+                let clients = members
+                    .into_iter()
+                    .map(|(index, target, topics)| Client::new(index, target, topics));
+                let thread = Thread::start(&targets, clients.collect(), clock)?;
+                Ok(Box::new(thread) as Box<dyn Worker>)
+            })
             .collect::<Result<_>>()?;
-        Ok(Self { workers, reasons })
+        Ok(Self { workers })
+    }
+
+    /// The same with as many threads and processes as `crew` says; `first` is the number of the first
+    /// client.
+    ///
+    /// # Errors
+    /// When the system gives no threads, pollers or processes.
+    pub fn crewed(
+        targets: Vec<Target>,
+        watchlists: impl Iterator<Item = (usize, Vec<u32>)>,
+        crew: Crew,
+        first: usize,
+        clock: Clock,
+    ) -> Result<Self> {
+        let members = number(watchlists, first);
+        if crew.processes < 2 {
+            return Self::of(targets, members, crew.threads, clock);
+        }
+        let workers = shares(members, crew.processes)
+            .into_iter()
+            .map(|members| {
+                let process = crew::Process::start(&targets, members, crew.threads, clock)?;
+                Ok(Box::new(process) as Box<dyn Worker>)
+            })
+            .collect::<Result<_>>()?;
+        Ok(Self { workers })
+    }
+
+    /// The processes of its clients beside this one.
+    pub fn pids(&self) -> Vec<u32> {
+        self.workers.iter().filter_map(|w| w.pid()).collect()
+    }
+
+    /// Lets the next `count` clients of a target move, each worker's a share of them.
+    ///
+    /// # Errors
+    /// When a client thread has ended.
+    pub fn shift(&self, target: usize, what: Move, count: u64) -> Result<()> {
+        let workers = self.workers.len() as u64;
+        // The odd ones go to a worker by lot, or the first would always have more.
+        let lot = fastrand::u64(..workers.max(1));
+        for (nth, worker) in (0_u64..).zip(&self.workers) {
+            let odd = u64::from((nth + lot) % workers < count % workers);
+            let share = count / workers + odd;
+            if share > 0 {
+                worker.tell(Command::Move(target, what, share))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets all clients of a target move.
+    ///
+    /// # Errors
+    /// When a client thread has ended.
+    pub fn shift_all(&self, target: usize, what: Move) -> Result<()> {
+        for worker in &self.workers {
+            worker.tell(Command::Move(target, what, u64::MAX))?;
+        }
+        Ok(())
     }
 
     fn sum(&self, target: usize, of: impl Fn(&Live) -> &AtomicU64) -> u64 {
-        let live = self.workers.iter().filter_map(|w| w.live.get(target));
+        let live = self.workers.iter().filter_map(|w| w.live().get(target));
         live.map(|live| of(live).load(Ordering::Relaxed)).sum()
     }
 
@@ -160,16 +324,31 @@ impl Swarm {
         self.sum(target, |live| &live.received)
     }
 
-    /// Why clients went, with how many.
-    pub fn reasons(&self) -> Vec<(String, u64)> {
-        let reasons = self.reasons.lock().unwrap_or_else(PoisonError::into_inner);
-        reasons.iter().map(|(why, n)| (why.clone(), *n)).collect()
+    /// How often a client of a target came up to a standing subscription.
+    pub fn came(&self, target: usize) -> u64 {
+        self.sum(target, |live| &live.came)
     }
 
-    /// Waits until all `clients` clients of a target are subscribed, and says how long it took.
+    /// Why clients went, with how many.
+    pub fn reasons(&self) -> Vec<(String, u64)> {
+        let mut sum: BTreeMap<String, u64> = BTreeMap::new();
+        for worker in &self.workers {
+            let reasons = worker
+                .reasons()
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            for (why, n) in reasons.iter() {
+                *sum.entry(why.clone()).or_default() += n;
+            }
+        }
+        sum.into_iter().collect()
+    }
+
+    /// Waits until all `clients` clients of a target are subscribed or `stop` turns true, and says how
+    /// long it took.
     ///
     /// # Errors
-    /// When one cannot, when nothing moves for long, or when `stop` turns true.
+    /// When one cannot, or when nothing moves for long.
     pub fn wait_ready(
         &self,
         target: usize,
@@ -193,7 +372,7 @@ impl Swarm {
                 bail!("{ready} of {clients} clients subscribed, {gone} failed: {why:?}");
             }
             if stop() {
-                bail!("stopped while connecting: {ready} of {clients} clients subscribed");
+                return Ok(start.elapsed());
             }
             progress(ready);
             std::thread::sleep(POLL);
@@ -255,24 +434,37 @@ impl Swarm {
     }
 }
 
-impl Worker {
-    fn start(
-        targets: &Arc<[Target]>,
-        clients: Vec<Client>,
-        clock: Clock,
-        reasons: &Reasons,
-    ) -> Result<Self> {
+/// Numbers clients from `first` on.
+fn number(watchlists: impl Iterator<Item = (usize, Vec<u32>)>, first: usize) -> Members {
+    let numbered = watchlists.enumerate();
+    numbered
+        .map(|(nth, (target, topics))| (first + nth, target, topics))
+        .collect()
+}
+
+/// Deals clients out in turn.
+fn shares(members: Members, count: usize) -> Vec<Members> {
+    let mut shares: Vec<Members> = Vec::new();
+    shares.resize_with(count.max(1), Vec::new);
+    for (nth, member) in members.into_iter().enumerate() {
+        let at = nth % shares.len();
+        shares[at].push(member);
+    }
+    shares
+}
+
+impl Thread {
+    fn start(targets: &Arc<[Target]>, clients: Vec<Client>, clock: Clock) -> Result<Self> {
         let (commands, inbox) = mpsc::channel();
-        let mut live = Vec::new();
-        live.resize_with(targets.len(), Live::default);
-        let live = Arc::new(live);
+        let live = live(targets.len());
+        let reasons = Reasons::default();
         let poll = mio::Poll::new()?;
         let waker = mio::Waker::new(poll.registry(), thread::WAKE)?;
         let context = thread::Context {
             targets: Arc::clone(targets),
             clock,
             live: Arc::clone(&live),
-            reasons: Arc::clone(reasons),
+            reasons: Arc::clone(&reasons),
         };
         let thread = std::thread::Builder::new()
             .name("clients".into())
@@ -283,17 +475,32 @@ impl Worker {
             waker,
             thread: Some(thread),
             live,
+            reasons,
         })
     }
+}
 
+impl Worker for Thread {
     fn tell(&self, command: Command) -> Result<()> {
         let sent = self.commands.send(command);
         sent.map_err(|_| anyhow!("a client thread ended"))?;
         self.waker.wake().context("waking a client thread")
     }
+
+    fn live(&self) -> &[Live] {
+        &self.live
+    }
+
+    fn reasons(&self) -> &Reasons {
+        &self.reasons
+    }
+
+    fn pid(&self) -> Option<u32> {
+        None
+    }
 }
 
-impl Drop for Worker {
+impl Drop for Thread {
     fn drop(&mut self) {
         let _ = self.tell(Command::Stop);
         if let Some(thread) = self.thread.take() {
