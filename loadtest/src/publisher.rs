@@ -222,3 +222,16 @@ impl Publisher {
             .context("publishing to Redis")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tick_is_spread_in_steps_that_timers_can_keep() {
+        assert_eq!(Burst::Together.parts(200, 2.0), 1);
+        assert_eq!(Burst::Spread.parts(200, 2.0), 200);
+        assert_eq!(Burst::Spread.parts(200, 10.0), 100);
+        assert_eq!(Burst::Spread.parts(200, 5_000.0), 1);
+    }
+}

@@ -25,7 +25,9 @@ use crate::tally::Counts;
 /// Nothing more comes after so long without an update: the account is closed.
 pub const DRAIN: Duration = Duration::from_secs(3);
 /// How often it is looked how it goes.
-const POLL: Duration = Duration::from_millis(50);
+const POLL: Duration = Duration::from_millis(10);
+/// A plan that is not over by so much more than its time is late.
+const LATE: Duration = Duration::from_millis(20);
 /// Time between two points of the series.
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -58,6 +60,14 @@ pub struct Schedule {
     pub rate: f64,
 }
 
+impl Schedule {
+    /// How long it takes.
+    fn plan(self) -> Duration {
+        #[expect(clippy::cast_precision_loss, reason = "ticks are far below 2^53")]
+        Duration::from_secs_f64(self.ticks as f64 / self.rate)
+    }
+}
+
 /// What a load came to.
 pub struct Held {
     /// Ticks that were published after the warm-up.
@@ -65,10 +75,9 @@ pub struct Held {
     pub sum: Interval,
     pub series: Vec<Second>,
     pub counts: Counts,
-    /// Updates that had come when the plan ended.
-    pub in_time: u64,
-    /// How long the plan was, from the end of the warm-up, in seconds.
-    pub seconds: f64,
+    /// Updates per second, by the plan and as they came until the plan ended.
+    pub offered_per_second: f64,
+    pub delivered_per_second: f64,
     /// The server's processor time, from the end of the warm-up until the last update came.
     pub cpu: Option<Cpu>,
     pub occupancy: Occupancy,
@@ -202,14 +211,14 @@ impl Stage {
             let publishing = scope.spawn(move || {
                 let began = clock.now_us();
                 let mut start = None;
-                let ticks = publisher.run(schedule.ticks, schedule.rate, clock, stop, |tick| {
+                let done = publisher.run(schedule.ticks, schedule.rate, clock, stop, |tick| {
                     if tick == schedule.warmup {
                         start = Some(Reading::take(watch));
                     }
                 })?;
-                #[expect(clippy::cast_precision_loss, reason = "ticks are far below 2^53")]
-                let plan = Duration::from_secs_f64(ticks as f64 / schedule.rate);
-                clock.sleep_until(began + micros(plan));
+                if done == schedule.ticks {
+                    clock.sleep_until(began + micros(schedule.plan()));
+                }
                 let end = Reading::take(watch)?;
                 let start = start.transpose()?.unwrap_or(end);
                 anyhow::Ok(Published { start, end })
@@ -233,7 +242,15 @@ impl Stage {
         let process = self.rig.process.clone();
         let mut series = Series::new(&process)?;
         let mut sum = Interval::default();
+        let plan = schedule.plan();
+        let began = Instant::now();
+        // What comes later is not in it, be it the server or the publisher that is late.
+        let mut in_time = None;
         let published = self.publish(&watch, schedule, POLL, |progress| {
+            if in_time.is_none() && began.elapsed() > plan + LATE {
+                sum.add(&swarm.collect(0)?)?;
+                in_time = Some((sum.latency.len(), began.elapsed()));
+            }
             if series.is_due() {
                 let interval = swarm.collect(0)?;
                 let second = series.add(&process, &interval)?;
@@ -243,22 +260,26 @@ impl Stage {
             Ok(())
         })?;
         sum.add(&swarm.collect(0)?)?;
-        let in_time = sum.latency.len();
+        let (in_time, elapsed) = in_time.unwrap_or((sum.latency.len(), plan));
         let seq = self.rig.publisher.published();
         self.progress.phase("waiting for the last updates");
         swarm.wait_received(0, (seq - before) * load.per_tick(), DRAIN);
         let used = process.cpu()?.zip(published.start.servers);
         sum.add(&swarm.collect(0)?)?;
         let measured = (seq - before).saturating_sub(schedule.warmup);
-        #[expect(clippy::cast_precision_loss, reason = "ticks are far below 2^53")]
-        let seconds = measured as f64 / schedule.rate;
+        #[expect(clippy::cast_precision_loss, reason = "rates need no more")]
+        let per_second = |bars: u64, elapsed: Duration| {
+            let warmup = schedule.warmup as f64 / schedule.rate;
+            bars as f64 / (elapsed.as_secs_f64() - warmup).max(1e-9)
+        };
+        let planned = (schedule.ticks - schedule.warmup) * load.per_tick();
         Ok(Held {
             measured,
+            offered_per_second: per_second(planned, plan),
+            delivered_per_second: per_second(in_time, elapsed),
             sum,
             series: series.seconds,
             counts: swarm.settle(0, seq)?,
-            in_time,
-            seconds,
             cpu: used.map(|(now, before)| now.since(before)),
             occupancy: Occupancy::between(&published.start, &published.end, &self.pins),
             publisher: self.rig.publisher.lateness,

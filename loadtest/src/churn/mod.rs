@@ -8,6 +8,7 @@
 mod course;
 pub mod report;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -16,6 +17,7 @@ use clap::Args;
 use crate::cli::{Load, Site};
 use crate::figures::{Latency, per};
 use crate::machine::Machine;
+use crate::market::Market;
 use crate::occupancy::{Occupancy, Watch};
 use crate::report::{Connect, CpuFigures, Scenario};
 use crate::stage::{DRAIN, Schedule, Stage};
@@ -29,6 +31,8 @@ const PACE: Duration = Duration::from_millis(5);
 /// Guests of one thread that connect at the same time: a crowd knocks all at once. A gateway's listen
 /// queue holds 4,096.
 const AT_ONCE: usize = 1_024;
+/// Beginning of the symbols of those topics on which nothing is published.
+const QUIET: &str = "QUIET-";
 /// Without --churners: seconds that one stays until it leaves again.
 const STAY_SECONDS: f64 = 2.0;
 
@@ -58,6 +62,10 @@ pub struct ChurnArgs {
     /// Topics that each of those who come and go watches
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub guest_topics: u32,
+    /// Those who come and go watch topics on which nothing is published: then the others feel their
+    /// coming and going alone, and not their bars
+    #[arg(long)]
+    pub quiet_guests: bool,
     /// Seconds of bars that are not measured
     #[arg(long, default_value_t = 2.0)]
     pub warmup: f64,
@@ -125,6 +133,8 @@ impl ChurnArgs {
             },
             storm: self.storm,
             storm_at,
+            guest_topics: self.guest_topics,
+            quiet_guests: self.quiet_guests,
         })
     }
 
@@ -212,8 +222,14 @@ pub fn churn(args: &ChurnArgs) -> Result<ChurnReport> {
 /// Lets those come who will come and go.
 fn invite(args: &ChurnArgs, asked: &Asked, stage: &mut Stage) -> Result<(Swarm, Option<Connect>)> {
     let load = &args.load;
+    let mut market = Arc::clone(&stage.market);
+    if args.quiet_guests {
+        let quiet = Market::new(QUIET, load.topics, load.bar_ticks, 0)?;
+        market = Arc::new(quiet);
+    }
     let target = Target {
         audited: false,
+        market,
         at_once: AT_ONCE,
         ..stage.target(load, 0)
     };

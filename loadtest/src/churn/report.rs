@@ -22,6 +22,10 @@ pub struct Asked {
     pub storm: u32,
     /// When they do, in seconds since the coming and going began.
     pub storm_at: Vec<f64>,
+    /// Topics that each of them watches.
+    pub guest_topics: u32,
+    /// Whether nothing is published on those.
+    pub quiet_guests: bool,
 }
 
 /// A part of the run, seen by the established clients.

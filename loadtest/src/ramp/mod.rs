@@ -19,7 +19,7 @@ use crate::machine::Machine;
 use crate::occupancy::Occupancy;
 use crate::report::{CpuFigures, Scenario};
 use crate::stage::{Schedule, Stage};
-use report::{Knee, Limit, Part, RampReport, RampStep, StepBy};
+use report::{Knee, Limit, Part, RampReport, RampStep, StepBy, bars};
 use search::{Found, Growth, Search, Stopped};
 use slo::{Judged, Slo};
 use usl::Usl;
@@ -232,8 +232,6 @@ fn hold(args: &RampArgs, stage: &mut Stage, at: f64, part: Part, repeat: u32) ->
         clients: load.clients.into(),
     });
     let cpu = held.cpu;
-    #[expect(clippy::cast_precision_loss, reason = "a rate needs no more")]
-    let per_second = |bars: u64| bars as f64 / held.seconds.max(1e-9);
     Ok(RampStep {
         load: at,
         part,
@@ -242,8 +240,8 @@ fn hold(args: &RampArgs, stage: &mut Stage, at: f64, part: Part, repeat: u32) ->
         rate: load.rate,
         holds: broken.is_empty(),
         broken,
-        offered_per_second: per_second(expected),
-        delivered_per_second: per_second(held.in_time),
+        offered_per_second: held.offered_per_second,
+        delivered_per_second: held.delivered_per_second,
         expected,
         gone,
         gone_why: swarm.reasons(),
@@ -362,9 +360,9 @@ fn carries(
             ""
         };
         return format!(
-            "{server} carries {at_least}{}, {:.0} bars/s, while {} holds; beyond, {} ({}).",
+            "{server} carries {at_least}{}, {} bars/s, while {} holds; beyond, {} ({}).",
             in_words(knee.load),
-            knee.bars_per_second,
+            bars(knee.bars_per_second),
             args.slo,
             knee.broken.join(" and "),
             knee.limit.told()

@@ -39,7 +39,8 @@ impl StepBy {
         )]
         match self {
             Self::Clients => format!("{} clients", grouped(load.round() as u64)),
-            Self::Rate => format!("{load:.4} ticks/s"),
+            Self::Rate if load < 10.0 => format!("{load:.2} ticks/s"),
+            Self::Rate => format!("{load:.1} ticks/s"),
         }
     }
 }
@@ -98,6 +99,16 @@ impl Limit {
     pub fn of_swarm(self) -> bool {
         matches!(self, Self::Swarm | Self::Both | Self::SwarmBursts)
     }
+}
+
+/// Bars per second for people.
+pub fn bars(per_second: f64) -> String {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "positive, and far below 2^53"
+    )]
+    grouped(per_second.round() as u64)
 }
 
 /// One load, held for a while.
@@ -206,7 +217,7 @@ impl RampReport {
         ));
         line("");
         line(&format!(
-            "{:>10} {:>12} {:>12} {:>12} {:>12} {:>8} {:>7} {:>7}  ",
+            "{:>10} {:>12} {:>12} {:>12} {:>12} {:>8} {:>7} {:>7}",
             self.step.unit(),
             "offered/s",
             "delivered/s",
@@ -239,9 +250,9 @@ impl RampReport {
         };
         let repeats: Vec<String> = knee.repeats.iter().map(|at| self.step.told(*at)).collect();
         let mut lines = vec![format!(
-            "knee    {} ({:.0} bars/s); bisected: {}",
+            "knee    {} ({} bars/s); bisected: {}",
             self.step.told(knee.load),
-            knee.bars_per_second,
+            bars(knee.bars_per_second),
             repeats.join(", ")
         )];
         lines.push(format!(
@@ -257,10 +268,10 @@ impl RampStep {
     /// In one line, for while it runs.
     pub fn told(&self, step: StepBy) -> String {
         format!(
-            "{}: {:.0} of {:.0} bars/s, p99 {}: {}",
+            "{}: {} of {} bars/s, p99 {}: {}",
             step.told(self.load),
-            self.delivered_per_second,
-            self.offered_per_second,
+            bars(self.delivered_per_second),
+            bars(self.offered_per_second),
             ms(self.latency_us.p99),
             self.verdict()
         )
@@ -286,9 +297,9 @@ impl RampStep {
         let swarm = self.occupancy.swarm + self.occupancy.redis;
         let cost = self.cpu.as_ref().map(|cpu| cpu.us_per_bar);
         format!(
-            "{load:>10} {:>12.0} {:>12.0} {:>12} {:>12} {:>8} {:>7} {:>7}  {}",
-            self.offered_per_second,
-            self.delivered_per_second,
+            "{load:>10} {:>12} {:>12} {:>12} {:>12} {:>8} {:>7} {:>7}  {}",
+            bars(self.offered_per_second),
+            bars(self.delivered_per_second),
             ms(self.latency_us.p50),
             ms(self.latency_us.p99),
             cost.map_or("?".to_owned(), |us| format!("{us:.3}")),

@@ -6,145 +6,31 @@
 
 mod client;
 pub mod crew;
+mod interval;
+mod target;
 mod thread;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
-use hdrhistogram::Histogram;
+use anyhow::{Context, Result, anyhow, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Clock;
-use crate::market::Market;
 use crate::tally::Counts;
-use client::{Client, EACH, TOPICS};
+use client::Client;
 use crew::Crew;
+pub use interval::{Interval, latencies};
+pub use target::{CLIENTS_PER_ADDRESS, Target, check_template};
 
-/// Longest latency told apart, in µs: ten minutes. Beyond it counts as this.
-const LONGEST_US: u64 = 600_000_000;
-/// Three significant digits: 0.1 % exact.
-const DIGITS: u8 = 3;
 /// How often the figures are looked at while something is waited for.
 const POLL: Duration = Duration::from_millis(5);
 /// Connecting makes no progress for this long: it will not any more.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(15);
-/// Clients of one thread that connect at the same time: below any server's listen queue.
-const CONNECTING: usize = 128;
-/// Clients from one source address. The kernel gives out some 28,000 ports an address (32768–60999).
-pub const CLIENTS_PER_ADDRESS: usize = 20_000;
-
-/// An empty histogram of latencies in µs.
-pub fn latencies() -> Histogram<u64> {
-    Histogram::new_with_bounds(1, LONGEST_US, DIGITS).expect("the bounds are constant and valid")
-}
-
-/// A server and what its clients expect of it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Target {
-    /// Clients take them in turn.
-    pub addrs: Vec<SocketAddr>,
-    /// Of the WebSocket, as `/ws`.
-    pub path: String,
-    pub market: Arc<Market>,
-    /// The last `seq` of the warm-up: later ones are counted.
-    pub after: u64,
-    /// Whether the server answers a subscribe message with a `bars.subscribe.response`.
-    pub answers: bool,
-    /// What to send to another server than ours, see [`check_template`]; its messages may have any form.
-    pub subscribe: Option<String>,
-    /// Whether account is kept of every update; of clients that come and go it cannot be.
-    pub audited: bool,
-    /// Clients of one thread that connect at the same time.
-    pub at_once: usize,
-    /// Clients from one source address.
-    pub per_address: usize,
-}
-
-impl Target {
-    /// A server that speaks our protocol.
-    pub fn new(addr: SocketAddr, path: &str, market: Arc<Market>) -> Self {
-        Self {
-            addrs: vec![addr],
-            path: path.to_owned(),
-            market,
-            after: 0,
-            answers: true,
-            subscribe: None,
-            audited: true,
-            at_once: CONNECTING,
-            per_address: CLIENTS_PER_ADDRESS,
-        }
-    }
-}
-
-/// Whether a subscribe message has a place for topics: `{topics}` for all of them, or `{topic}`,
-/// `{symbol}` and `{resolution}` for a message each.
-///
-/// # Errors
-/// When it has none.
-pub fn check_template(template: &str) -> Result<()> {
-    ensure!(
-        template.contains(TOPICS) || EACH.iter().any(|place| template.contains(place)),
-        "--subscribe {template:?}: allowed: text with {TOPICS}, or with {}",
-        EACH.join(", ")
-    );
-    Ok(())
-}
-
-/// What came from one target since it was asked last.
-#[derive(Debug, Clone)]
-pub struct Interval {
-    pub latency: Histogram<u64>,
-    /// Bytes of counted updates with their frames' heads.
-    pub bytes: u64,
-    /// Clients that came up to a standing subscription, and how long it took them, µs.
-    pub came: Histogram<u64>,
-    /// Answers to resubscriptions, and how long they took, µs.
-    pub answered: Histogram<u64>,
-    /// Resubscriptions that were asked for.
-    pub asked: u64,
-    /// Clients that left to come back.
-    pub left: u64,
-    /// Clients that could not connect or were disconnected.
-    pub failed: u64,
-}
-
-impl Default for Interval {
-    fn default() -> Self {
-        Self {
-            latency: latencies(),
-            bytes: 0,
-            came: latencies(),
-            answered: latencies(),
-            asked: 0,
-            left: 0,
-            failed: 0,
-        }
-    }
-}
-
-impl Interval {
-    /// Adds another one.
-    ///
-    /// # Errors
-    /// Never: all histograms here have the same bounds.
-    pub fn add(&mut self, other: &Self) -> Result<()> {
-        self.latency.add(&other.latency)?;
-        self.came.add(&other.came)?;
-        self.answered.add(&other.answered)?;
-        self.bytes += other.bytes;
-        self.asked += other.asked;
-        self.left += other.left;
-        self.failed += other.failed;
-        Ok(())
-    }
-}
 
 /// What some clients do while bars flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
