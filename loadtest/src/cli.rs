@@ -371,6 +371,46 @@ mod tests {
         }
     }
 
+    /// The words of a command line, `'` and line ends with `\` understood.
+    fn words(line: &str) -> Vec<String> {
+        let mut words = Vec::new();
+        for (nth, part) in line.split('\'').enumerate() {
+            if nth % 2 == 1 {
+                words.push(part.to_owned());
+            } else {
+                words.extend(part.split_whitespace().map(str::to_owned));
+            }
+        }
+        words
+    }
+
+    #[test]
+    fn commands_in_the_documents_can_be_run() {
+        let mut count = 0;
+        for page in ["README.md", "PERF.md"] {
+            let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+                .join("..")
+                .join(page);
+            let text = std::fs::read_to_string(path).unwrap().replace("\\\n", " ");
+            for line in text.lines() {
+                let line = line.split(" #").next().unwrap().trim();
+                let start = [
+                    "loadtest ",
+                    "target/release/loadtest ",
+                    "cargo run --release -p loadtest -- ",
+                ];
+                let Some(rest) = start.iter().find_map(|start| line.strip_prefix(start)) else {
+                    continue;
+                };
+                let words = [vec!["loadtest".to_owned()], words(rest)].concat();
+                let parsed = Cli::try_parse_from(&words);
+                assert!(parsed.is_ok(), "{page}: {line}: {}", parsed.unwrap_err());
+                count += 1;
+            }
+        }
+        assert!(count >= 5, "only {count} commands were found");
+    }
+
     fn load(flags: &[&str]) -> Load {
         match Cli::try_parse_from([&["loadtest", "run", "--spawn"], flags].concat())
             .unwrap()

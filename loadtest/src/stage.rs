@@ -238,6 +238,8 @@ impl Stage {
     /// As [`publish`](Self::publish).
     pub fn hold(&mut self, load: &Load, swarm: &Swarm, schedule: Schedule) -> Result<Held> {
         let before = self.rig.publisher.published();
+        // A server that was used before sends new clients its current bars.
+        let received = swarm.received(0);
         let watch = Watch::of([&self.rig], &self.pins).with(swarm);
         let process = self.rig.process.clone();
         let mut series = Series::new(&process)?;
@@ -263,7 +265,8 @@ impl Stage {
         let (in_time, elapsed) = in_time.unwrap_or((sum.latency.len(), plan));
         let seq = self.rig.publisher.published();
         self.progress.phase("waiting for the last updates");
-        swarm.wait_received(0, (seq - before) * load.per_tick(), DRAIN);
+        let due = received + (seq - before) * load.per_tick();
+        swarm.wait_received(0, due, DRAIN);
         let used = process.cpu()?.zip(published.start.servers);
         sum.add(&swarm.collect(0)?)?;
         let measured = (seq - before).saturating_sub(schedule.warmup);
