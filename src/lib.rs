@@ -11,10 +11,12 @@
 //!
 //! [`run`] holds the entry points that `main` and the tests call.
 
+pub mod aggregate;
 pub mod bar;
 pub mod bus;
 pub mod cli;
 pub mod clock;
+pub mod feed;
 pub mod gateway;
 pub mod generator;
 pub mod history;

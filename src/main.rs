@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use barcast::cli::{self, Command};
+use barcast::feed::{self, FeedError};
 use barcast::replay::ReplayError;
 use barcast::{generator, replay, run};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -46,6 +47,14 @@ async fn command(command: Command, stop: CancellationToken) -> anyhow::Result<Ex
         Command::Generate(args) => {
             let settings = args.validate().unwrap_or_else(|why| cli::fail(&why));
             generator::generate(settings, stop).await?;
+        }
+        Command::Ingest(args) => {
+            let settings = args.validate().unwrap_or_else(|why| cli::fail(&why));
+            return match feed::ingest(settings, stop).await {
+                Ok(totals) => Ok(totals.exit_code()),
+                Err(FeedError::Input(why)) => cli::fail(&why),
+                Err(why) => Err(why.into()),
+            };
         }
         Command::Replay(args) => {
             let settings = args.validate().unwrap_or_else(|why| cli::fail(&why));

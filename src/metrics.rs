@@ -66,7 +66,39 @@ impl GeneratorMetrics {
     }
 }
 
+/// What an ingest counts, beside what it publishes.
+#[derive(Debug, Default, Clone)]
+pub struct FeedMetrics {
+    pub publishing: GeneratorMetrics,
+    pub taken: Counter,
+    pub late: Counter,
+    pub bad: Counter,
+}
+
+impl FeedMetrics {
+    /// Registers all under their names.
+    pub fn register(&self, registry: &mut Registry) {
+        self.publishing.register(registry);
+        registry.register(
+            "barcast_feed_rows",
+            "Trades or bars read that count in some bar",
+            self.taken.clone(),
+        );
+        registry.register(
+            "barcast_feed_late",
+            "Trades or bars left out because they came later than --late allows",
+            self.late.clone(),
+        );
+        registry.register(
+            "barcast_feed_bad",
+            "Rows left out because they are no trade or bar",
+            self.bad.clone(),
+        );
+    }
+}
+
 type Labelled = Family<[(&'static str, String); 1], Counter>;
+type UdfRequests = Family<[(&'static str, &'static str); 2], Counter>;
 
 /// From publish to send, in seconds: a loopback's tenth of a millisecond to a stuck ten seconds.
 const LAG_BUCKETS: [f64; 16] = [
@@ -91,6 +123,8 @@ pub struct Tally {
     pub gapped_slow: u64,
     /// Still waiting when their client left.
     pub gapped_left: u64,
+    /// Still waiting for their turn when the client ended the subscription, and so not wanted.
+    pub unsubscribed: u64,
     /// Bytes that the kernel took.
     pub bytes: u64,
     /// Writes that sockets were asked for.
@@ -102,7 +136,7 @@ pub struct Tally {
 /// What a gateway counts. Clones count together.
 ///
 /// A bar that is due to `n` subscribers counts `n` times in `due`, and
-/// `due = delivered + conflated + gapped + pending`. Before that, `received = broadcast + unwatched`: a
+/// `due = delivered + conflated + gapped + unsubscribed + pending`. Before that, `received = broadcast + unwatched`: a
 /// bar whose topic nobody watched is due to nobody.
 #[derive(Debug, Clone)]
 pub struct GatewayMetrics {
@@ -113,6 +147,7 @@ pub struct GatewayMetrics {
     pub delivered: Counter,
     pub conflated: Counter,
     gapped: Labelled,
+    pub unsubscribed: Counter,
     pub gaps_upstream: Counter,
     dropped: Labelled,
     pub clients: Gauge,
@@ -120,6 +155,7 @@ pub struct GatewayMetrics {
     refused: Labelled,
     limited: Labelled,
     closed: Labelled,
+    udf_requests: UdfRequests,
     pub bus_connected: Gauge,
     pub bus_reconnects: Counter,
     pub sent_bytes: Counter,
@@ -138,6 +174,7 @@ impl Default for GatewayMetrics {
             delivered: Counter::default(),
             conflated: Counter::default(),
             gapped: Labelled::default(),
+            unsubscribed: Counter::default(),
             gaps_upstream: Counter::default(),
             dropped: Labelled::default(),
             clients: Gauge::default(),
@@ -145,6 +182,7 @@ impl Default for GatewayMetrics {
             refused: Labelled::default(),
             limited: Labelled::default(),
             closed: Labelled::default(),
+            udf_requests: UdfRequests::default(),
             bus_connected: Gauge::default(),
             bus_reconnects: Counter::default(),
             sent_bytes: Counter::default(),
@@ -180,6 +218,13 @@ impl GatewayMetrics {
         labelled(&self.closed, "code", &code.to_string())
     }
 
+    /// Requests of charts by UDF, by route and how they ended.
+    pub fn udf_request(&self, route: &'static str, status: &'static str) -> Counter {
+        self.udf_requests
+            .get_or_create(&[("route", route), ("status", status)])
+            .clone()
+    }
+
     /// Deliveries lost, by why.
     pub fn gapped(&self, reason: &str) -> Counter {
         labelled(&self.gapped, "reason", reason)
@@ -190,6 +235,7 @@ impl GatewayMetrics {
         self.due.inc_by(tally.due);
         self.delivered.inc_by(tally.delivered);
         self.conflated.inc_by(tally.conflated);
+        self.unsubscribed.inc_by(tally.unsubscribed);
         self.sent_bytes.inc_by(tally.bytes);
         self.writes.inc_by(tally.writes);
         self.full.inc_by(tally.full);
@@ -236,6 +282,11 @@ impl GatewayMetrics {
             "barcast_conflated_bars",
             "Deliveries replaced by a newer update of the same bar",
             &self.conflated,
+        );
+        counter(
+            "barcast_unsubscribed_bars",
+            "Deliveries that waited for their turn when the client ended the subscription",
+            &self.unsubscribed,
         );
         counter(
             "barcast_upstream_gaps",
@@ -289,6 +340,11 @@ impl GatewayMetrics {
             "barcast_closed_clients",
             "Connections this gateway closed, by close code",
             &self.closed,
+        );
+        registry.register(
+            "barcast_udf_requests",
+            "Requests of charts by UDF, by route and how they ended",
+            self.udf_requests.clone(),
         );
         registry.register(
             "barcast_clients",

@@ -174,6 +174,20 @@ fn a_bad_value_is_one_line_that_names_it_and_what_is_allowed() {
         ),
         (
             "serve",
+            "--symbols-file",
+            "BARCAST_SYMBOLS_FILE",
+            "/nowhere/symbols.toml",
+            "cannot be read",
+        ),
+        (
+            "dev",
+            "--cors-origin",
+            "BARCAST_CORS_ORIGIN",
+            "https://charts.example.com/",
+            "allowed: *",
+        ),
+        (
+            "serve",
             "--drain-grace",
             "BARCAST_DRAIN_GRACE",
             "inf",
@@ -249,6 +263,30 @@ fn a_bad_value_is_one_line_that_names_it_and_what_is_allowed() {
         for output in [by_flag, by_variable] {
             let line = one_line(&output, 2);
             for part in [flag, variable, &format!("{value:?}"), allowed] {
+                assert!(line.contains(part), "{part} is not in: {line}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_wrong_symbols_file_is_one_line_with_file_key_value_and_what_is_allowed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("symbols.toml");
+    let path = path.to_str().unwrap();
+    for (file, parts) in [
+        (
+            "[symbols.AAPL]\nsession = \"9 to 5\"",
+            ["symbols.\"AAPL\".session", "\"9 to 5\"", "0930-1600"],
+        ),
+        ("[symbols.AAPL]\nname = 1", ["AAPL", "name", "allowed: "]),
+        ("[symbols", ["line 1", "no TOML", ": "]),
+    ] {
+        std::fs::write(path, file).unwrap();
+        for command in ["serve", "dev"] {
+            let output = output(&[command, "--symbols-file", path], &[]);
+            let line = one_line(&output, 2);
+            for part in parts.into_iter().chain([path, "--symbols-file"]) {
                 assert!(line.contains(part), "{part} is not in: {line}");
             }
         }

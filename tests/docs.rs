@@ -363,7 +363,7 @@ fn generator() -> Process {
     Process::start(&["generate", "--health-listen", "127.0.0.1:0"])
 }
 
-/// Name, type and label of every metric in an OpenMetrics text, and the values of its labels.
+/// Name, type and labels of every metric in an OpenMetrics text, and the values of its labels.
 fn metrics(text: &str) -> (BTreeSet<[String; 3]>, BTreeSet<String>) {
     let mut names = BTreeSet::new();
     let mut values = BTreeSet::new();
@@ -382,9 +382,12 @@ fn metrics(text: &str) -> (BTreeSet<[String; 3]>, BTreeSet<String>) {
                 .strip_prefix(name.as_str())
                 .and_then(|rest| rest.strip_prefix('{')?.split_once("\"}"));
             if let Some((pair, _)) = labels {
-                let (key, value) = pair.split_once("=\"").unwrap();
-                key.clone_into(&mut label);
-                values.insert(value.to_owned());
+                let pairs = pair
+                    .split("\",")
+                    .map(|pair| pair.split_once("=\"").unwrap());
+                let (keys, told): (Vec<_>, Vec<_>) = pairs.unzip();
+                label = keys.join(", ");
+                values.extend(told.into_iter().map(str::to_owned));
             }
         }
         names.insert([name, kind.to_owned(), label]);

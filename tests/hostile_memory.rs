@@ -14,8 +14,8 @@ use common::{RedisServer, eventually_blocking};
 const MIB: u64 = 1 << 20;
 /// Clients of each kind.
 const CLIENTS: u64 = 4;
-/// Twice the 4 MiB of answers that may wait for one client, for what an allocator adds; and what all
-/// need together: read buffers, tables, debug builds.
+/// Twice the 4 MiB of answers that may wait for one client, for what was freed and not given back; and
+/// what all need together: read buffers, tables, debug builds. `outbox_memory.rs` weighs exactly.
 const MOST_BYTES: u64 = CLIENTS * 8 * MIB + 32 * MIB;
 
 /// Resident memory of a process, in bytes.

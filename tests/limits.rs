@@ -5,7 +5,7 @@ mod common;
 
 use barcast::gateway::Config;
 use barcast::gateway::config::Limits;
-use common::client::{Answer, Client, Wire, handshake, metric};
+use common::client::{Answer, Client, TEXT, Wire, frame, handshake, metric};
 use common::eventually_blocking;
 use common::gateway::{Running, candle, config, in_process};
 
@@ -233,5 +233,42 @@ fn bars_of_one_request() {
     client.text();
     for _ in 0..3 {
         assert_eq!(client.json()["type"], "bars.snapshot");
+    }
+}
+
+/// Told by an `error` each time, it goes on all the same.
+#[test]
+fn refused_requests_of_one_client() {
+    const MANY: usize = 1_000;
+    let (gateway, mut feed) = in_process(with(|limits| {
+        limits.max_topics_per_client = 1;
+        limits.max_messages_per_second = 1_000_000;
+    }));
+    let closed = gateway.node.metrics.closed(1008);
+    for (n, refused) in [
+        r#"{"type":"bars.subscribe","payload":{"symbol":"B"}}"#,
+        r#"{"type":"dance"}"#,
+        "nonsense",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut client = gateway.client();
+        client.subscribe("bars:A:1");
+        client.until_pong();
+        // A hundred are borne, and what it holds stays.
+        for _ in 0..100 {
+            assert!(client.ask(refused).contains(r#""type":"error""#));
+        }
+        let bar = candle("A", i64::try_from(n).unwrap(), 1);
+        feed.bar(&bar);
+        assert_eq!(client.text(), bar.update());
+        assert_eq!(closed.get(), n as u64);
+        // Far more than the seconds that this takes can forgive.
+        let flood = frame(TEXT, refused).repeat(MANY);
+        let _ = std::io::Write::write_all(&mut client.wire.stream, &flood);
+        let (code, reason) = client.expect_close();
+        assert_eq!(code, 1008, "{reason}");
+        assert_eq!(closed.get(), n as u64 + 1);
     }
 }

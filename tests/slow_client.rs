@@ -107,6 +107,7 @@ fn accounts(gateway: &Running) -> HashMap<&'static str, u64> {
         ),
     ]
     .into();
+    // No subscription ends while its client stays.
     let sum = counts["delivered"] + counts["conflated"] + counts["slow"] + counts["left"];
     assert_eq!(counts["due"], sum, "{counts:?}");
     counts

@@ -2,10 +2,12 @@
 //!
 //! One trait, two twins: [`memory`] inside one process, [`redis`] between processes. Both deliver at
 //! most once, in order per publisher, to every subscriber of [`CHANNEL_PATTERN`](crate::bar::CHANNEL_PATTERN).
+//! [`stream`] reads what others put into a Redis stream.
 
 pub mod backoff;
 pub mod memory;
 pub mod redis;
+pub mod stream;
 
 use std::future::Future;
 

@@ -42,6 +42,8 @@ const PIPELINE_COMMANDS: usize = 2_000;
 #[derive(Debug, Clone)]
 pub struct RedisBus {
     client: Client,
+    /// What a subscriber hears.
+    pattern: Arc<str>,
 }
 
 impl RedisBus {
@@ -66,10 +68,22 @@ impl RedisBus {
             let _ = rustls::crypto::ring::default_provider().install_default();
         }
         let client = Client::open(info).map_err(address)?;
-        Ok(Self { client })
+        Ok(Self {
+            client,
+            pattern: CHANNEL_PATTERN.into(),
+        })
     }
 
-    async fn connect(
+    /// The same server, but its subscribers hear the channels of `pattern` (Redis command PSUBSCRIBE)
+    /// instead of the topics.
+    pub fn listening_to(&self, pattern: &str) -> Self {
+        Self {
+            client: self.client.clone(),
+            pattern: pattern.into(),
+        }
+    }
+
+    pub(super) async fn connect(
         &self,
         config: AsyncConnectionConfig,
     ) -> Result<MultiplexedConnection, RedisError> {
@@ -96,7 +110,7 @@ impl RedisBus {
             }
         });
         let mut connection = self.connect(config).await?;
-        connection.psubscribe(CHANNEL_PATTERN).await?;
+        connection.psubscribe(&*self.pattern).await?;
         lock(sink).connected();
         backoff.reset();
         let mut ping = interval(PING_INTERVAL);

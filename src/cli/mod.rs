@@ -4,6 +4,7 @@
 
 mod dev;
 mod generate;
+mod ingest;
 mod logs;
 mod market;
 mod redis;
@@ -17,6 +18,7 @@ use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub use dev::DevArgs;
 pub use generate::GenerateArgs;
+pub use ingest::IngestArgs;
 pub use logs::LogArgs;
 pub use market::MarketArgs;
 pub use redis::RedisArgs;
@@ -47,6 +49,8 @@ pub enum Command {
     Serve(ServeArgs),
     /// Generator: synthetic bars out to Redis
     Generate(GenerateArgs),
+    /// A real feed: trades or lower bars in, bars of all resolutions out to Redis
+    Ingest(IngestArgs),
     /// Historical bars from files out to Redis, at any speed
     Replay(ReplayArgs),
 }

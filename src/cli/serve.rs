@@ -1,4 +1,5 @@
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
@@ -6,6 +7,9 @@ use clap::builder::BoolishValueParser;
 
 use super::{RedisArgs, values};
 use crate::bus::RedisBus;
+use crate::gateway::config::PROOF_WAIT;
+use crate::gateway::cors::Cors;
+use crate::gateway::udf::Listings;
 use crate::gateway::{Config, Limits};
 
 /// Settings of a gateway, wherever its bars come from.
@@ -41,7 +45,7 @@ pub struct GatewayArgs {
     /// Seconds between pings; a client silent for two intervals is closed with 4408
     #[arg(long, env = "BARCAST_PING_INTERVAL", default_value = "25", value_parser = values::whole_seconds)]
     ping_interval: Duration,
-    /// Bytes of bars that may wait for one slow client
+    /// Memory, in bytes, of bars that may wait for one slow client
     #[arg(long, env = "BARCAST_OUTBOX_BYTES", default_value_t = Limits::default().outbox_bytes, value_parser = values::positive)]
     outbox_bytes: usize,
     /// Seconds that a slow client may stay at that bound before it is closed with 4503
@@ -53,6 +57,12 @@ pub struct GatewayArgs {
     /// Closed bars kept in memory for each topic
     #[arg(long, env = "BARCAST_HISTORY_BARS", default_value_t = Config::default().history_bars, value_parser = values::whole::<usize>)]
     history_bars: usize,
+    /// File with the names, exchanges, sessions and scales of symbols, for charts; none without it
+    #[arg(long, env = "BARCAST_SYMBOLS_FILE", value_name = "FILE", value_parser = values::symbols_file)]
+    symbols_file: Option<Arc<Listings>>,
+    /// Origins whose pages may read /udf/ and /api/v1/topics: * or a comma-separated list; none without it
+    #[arg(long, env = "BARCAST_CORS_ORIGIN", value_parser = values::cors)]
+    cors_origin: Option<Cors>,
     /// Seconds that draining may take after SIGTERM
     #[arg(long, env = "BARCAST_DRAIN_GRACE", default_value = "10", value_parser = values::seconds)]
     drain_grace: Duration,
@@ -78,7 +88,10 @@ impl GatewayArgs {
             },
             compression: self.compression,
             history_bars: self.history_bars,
+            listings: self.symbols_file.clone().unwrap_or_default(),
+            cors: self.cors_origin.clone().unwrap_or_default(),
             drain_grace: self.drain_grace,
+            proof_wait: PROOF_WAIT,
         }
     }
 }

@@ -1,10 +1,14 @@
 //! Parsers of values, each of which says what is allowed.
 
+use std::fs;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::bar::{Resolution, Symbol};
 use crate::bus::RedisBus;
+use crate::gateway::cors::Cors;
+use crate::gateway::udf::Listings;
 
 /// Shortest interval between ticks, in seconds.
 const SHORTEST_INTERVAL: f64 = 0.001;
@@ -130,4 +134,22 @@ pub fn whole_seconds(text: &str) -> Result<Duration, String> {
         .filter(|seconds| (1..=MOST_PING_SECONDS).contains(seconds))
         .map(|seconds| Duration::from_secs(seconds.into()))
         .ok_or_else(|| format!("allowed: whole seconds from 1 to {MOST_PING_SECONDS}"))
+}
+
+/// A file with what charts are told of symbols, read and checked.
+///
+/// # Errors
+/// Why it cannot be read, or the key and value that are wrong in it and what is allowed.
+pub fn symbols_file(path: &str) -> Result<Arc<Listings>, String> {
+    let text = fs::read_to_string(path).map_err(|why| format!("cannot be read: {why}"))?;
+    let listings = text.parse::<Listings>().map_err(|why| why.to_string())?;
+    Ok(Arc::new(listings))
+}
+
+/// Origins whose pages may read what is public.
+///
+/// # Errors
+/// What is allowed.
+pub fn cors(text: &str) -> Result<Cors, String> {
+    text.parse().map_err(|why| format!("{why}"))
 }

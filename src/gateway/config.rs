@@ -1,5 +1,13 @@
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
+
+use super::cors::Cors;
+use super::udf::Listings;
+
+/// After the bus is back, a topic whose `seq` could prove that nothing was missed has this long to
+/// do so by its next bar; then its watchers are told of a gap all the same.
+pub const PROOF_WAIT: Duration = Duration::from_secs(10);
 
 /// Settings of a gateway, validated.
 #[derive(Debug, Clone)]
@@ -12,6 +20,12 @@ pub struct Config {
     pub compression: bool,
     /// Closed bars kept in memory for each topic.
     pub history_bars: usize,
+    /// What charts are told of symbols beside their bars.
+    pub listings: Arc<Listings>,
+    /// Whose pages may read public JSON.
+    pub cors: Cors,
+    /// [`PROOF_WAIT`]; another in tests alone, so no flag sets it.
+    pub proof_wait: Duration,
     /// How long draining may take before the remaining clients are cut.
     pub drain_grace: Duration,
 }
@@ -36,7 +50,7 @@ pub struct Limits {
     pub handshake_timeout: Duration,
     /// Time between pings; a client silent for two is closed.
     pub ping_interval: Duration,
-    /// Bytes of bars that may wait for one slow client.
+    /// Memory of bars that may wait for one slow client, in bytes.
     pub outbox_bytes: usize,
     /// How long a slow client may stay at that bound before it is closed.
     pub slow_grace: Duration,
@@ -50,6 +64,9 @@ impl Default for Config {
             limits: Limits::default(),
             compression: false,
             history_bars: 1_000,
+            listings: Arc::default(),
+            cors: Cors::default(),
+            proof_wait: PROOF_WAIT,
             drain_grace: Duration::from_secs(10),
         }
     }

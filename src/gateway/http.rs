@@ -22,9 +22,11 @@ use tokio::net::TcpStream;
 use tokio::task::spawn_local;
 use tokio::time::timeout;
 
+use super::cors;
 use super::node::{Node, Refused};
 use super::reading::Reading;
 use super::session::{Connection, Session};
+use super::udf;
 use super::worker::Worker;
 use super::ws::{Agreed, Decoder};
 use crate::bar::write_bar;
@@ -99,20 +101,45 @@ fn route(
     if matches!(path, "/ws" | "/api/v1/ws") {
         return upgrade(worker, request, peer);
     }
-    if request.method() != Method::GET && request.method() != Method::HEAD {
-        let mut response = refuse(StatusCode::METHOD_NOT_ALLOWED, "GET and HEAD are allowed");
-        response
-            .headers_mut()
-            .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-        return response;
-    }
     let node = &worker.node;
+    let shared = node.config.cors.shares(path);
+    let mut response = match *request.method() {
+        Method::GET | Method::HEAD => get(node, path, request.uri().query().unwrap_or_default()),
+        Method::OPTIONS if shared => cors::preflight(),
+        _ => method_not_allowed(),
+    };
+    if shared {
+        let headers = response.headers_mut();
+        node.config.cors.mark(request.headers(), headers);
+    }
+    response
+}
+
+fn method_not_allowed() -> Response<Full<Bytes>> {
+    let mut response = refuse(StatusCode::METHOD_NOT_ALLOWED, "GET and HEAD are allowed");
+    response
+        .headers_mut()
+        .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+    response
+}
+
+fn get(node: &Node, path: &str, query: &str) -> Response<Full<Bytes>> {
     match path {
         "/healthz" => respond(StatusCode::OK, JSON, r#"{"status":"alive"}"#),
         "/readyz" => ready(node),
         "/metrics" => respond(StatusCode::OK, metrics::CONTENT_TYPE, node.render_metrics()),
         "/api/v1/topics" => respond(StatusCode::OK, JSON, topics(node)),
-        _ => page(path),
+        _ => match path.strip_prefix("/udf/") {
+            Some(name) => {
+                let reply = udf::reply(node, name, query);
+                respond(
+                    reply.code,
+                    if reply.is_json { JSON } else { TEXT },
+                    reply.body,
+                )
+            }
+            None => page(path),
+        },
     }
 }
 
@@ -120,7 +147,7 @@ fn page(path: &str) -> Response<Full<Bytes>> {
     let Some(file) = ui::file(path) else {
         return refuse(
             StatusCode::NOT_FOUND,
-            "not found: /, /ws, /api/v1/ws, /api/v1/topics, /healthz, /readyz and /metrics are there",
+            "not found: /, /ws, /api/v1/ws, /api/v1/topics, /udf/, /healthz, /readyz and /metrics are there",
         );
     };
     let mut response = respond(StatusCode::OK, file.content_type, file.bytes);

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use super::batch::{Batch, Head, Kind};
+use super::config::PROOF_WAIT;
 use super::mailbox::Mailbox;
 use super::protocol::write_gap;
 use super::registry::{Entry, Hole, Registry};
@@ -20,9 +21,6 @@ use crate::metrics::GatewayMetrics;
 
 /// Frames in one batch at most: bounds what a worker notes down at once.
 const MAX_BATCH_FRAMES: usize = 1_024;
-/// After the bus is back, a topic whose `seq` could prove that nothing was missed has this long to
-/// do so by its next bar; then its watchers are told of a gap all the same.
-const PROOF_WAIT: Duration = Duration::from_secs(10);
 /// Label of bars dropped because the node holds as many topics as it may.
 pub const DROPPED_AT_LIMIT: &str = "topic_limit";
 /// Bytes of a malformed payload that are logged.
@@ -55,6 +53,8 @@ pub struct Ingest {
     packing: Arc<AtomicUsize>,
     /// Made when the first of them comes.
     packer: Option<Packer>,
+    /// How long a topic may take to prove by `seq` that nothing was missed.
+    proof_wait: Duration,
     /// When the topics that are still suspect are told of a gap.
     proof_due: Option<Instant>,
     malformed_log: Limited,
@@ -87,6 +87,7 @@ impl Ingest {
             frames: Frames::default(),
             packing: Arc::default(),
             packer: None,
+            proof_wait: PROOF_WAIT,
             proof_due: None,
             malformed_log: Limited::default(),
         }
@@ -96,6 +97,13 @@ impl Ingest {
     #[must_use]
     pub fn packing_for(mut self, clients: Arc<AtomicUsize>) -> Self {
         self.packing = clients;
+        self
+    }
+
+    /// Gives topics that long after the bus is back, instead of [`PROOF_WAIT`].
+    #[must_use]
+    pub fn proof_within(mut self, wait: Duration) -> Self {
+        self.proof_wait = wait;
         self
     }
 
@@ -212,7 +220,7 @@ impl Sink for Ingest {
         self.metrics.bus_reconnects.inc();
         tracing::info!(bus = self.address, losses, "bus connected again, bars flow");
         self.tell_gaps(false);
-        self.proof_due = Some(Instant::now() + PROOF_WAIT);
+        self.proof_due = Some(Instant::now() + self.proof_wait);
     }
 
     fn lost(&mut self, why: &str) {

@@ -34,12 +34,13 @@ pub struct Lag {
 }
 
 impl Lag {
-    /// The rest of a frame of which the socket took the first part.
-    pub fn begin(&mut self, rest: Bytes, bar: bool) {
+    /// The rest of a frame of which the socket took the first part. Copied: it is a part of something
+    /// larger.
+    pub fn begin(&mut self, rest: &[u8], bar: bool) {
         if bar {
             self.bar_ends.push(0);
         }
-        self.begun = rest;
+        self.begun = Bytes::copy_from_slice(rest);
     }
 
     /// Offers a frame to the outbox and counts what became of it.
@@ -59,7 +60,7 @@ impl Lag {
     }
 
     /// Queues an answer.
-    pub fn push_answer(&mut self, bytes: Bytes) {
+    pub fn push_answer(&mut self, bytes: &[u8]) {
         self.outbox.push_answer(bytes);
     }
 
@@ -73,12 +74,12 @@ impl Lag {
         self.outbox.bars() + self.bar_ends.len() as u64
     }
 
-    /// Bytes that wait, answers and bars.
+    /// Memory that waits, answers and bars, in bytes.
     pub fn bytes(&self) -> usize {
         self.begun.len() + self.outbox.bar_bytes() + self.outbox.answer_bytes()
     }
 
-    /// Bytes of answers that wait.
+    /// Memory of answers that wait, in bytes.
     pub fn answer_bytes(&self) -> usize {
         self.outbox.answer_bytes()
     }
@@ -150,7 +151,8 @@ impl Lag {
         }
         let len = bytes.len();
         self.bar_ends = ends.into_iter().map(|end| len - end).collect();
-        self.begun = bytes.into();
+        // Exactly as long as needed: it may lie here for as long as the client does not read.
+        self.begun = bytes.into_boxed_slice().into();
         !self.begun.is_empty()
     }
 }

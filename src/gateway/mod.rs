@@ -6,7 +6,9 @@
 //! the session's [`lag`] and [`outbox`].
 
 pub mod batch;
+pub mod closing;
 pub mod config;
+pub mod cors;
 pub mod http;
 pub mod hub;
 pub mod ingest;
@@ -19,6 +21,7 @@ pub mod reading;
 pub mod registry;
 pub mod session;
 mod subscribe;
+pub mod udf;
 pub mod worker;
 pub mod ws;
 
@@ -116,7 +119,8 @@ impl Gateway {
             Arc::clone(&node.bus),
             bus.address(),
         )
-        .packing_for(Arc::clone(&node.packing));
+        .packing_for(Arc::clone(&node.packing))
+        .proof_within(node.config.proof_wait);
         let mut ends = Vec::new();
         for (at, (listener, mailbox)) in self.listeners.into_iter().zip(&mailboxes).enumerate() {
             let worker = (Arc::clone(&node), listener, Arc::clone(mailbox));
@@ -201,7 +205,7 @@ fn run_worker(
         let mut duties = JoinSet::new();
         duties.spawn_local(accept(Rc::clone(&worker), listener));
         duties.spawn_local(worker::deliver(Rc::clone(&worker), Arc::clone(&mailbox)));
-        duties.spawn_local(worker::sweep(Rc::clone(&worker)));
+        duties.spawn_local(closing::sweep(Rc::clone(&worker)));
         duties.spawn_local(worker::pace(Rc::clone(&worker)));
         tokio::select! {
             () = stop.cancelled() => {}

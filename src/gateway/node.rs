@@ -10,6 +10,7 @@ use prometheus_client::registry::Registry as MetricsRegistry;
 use super::config::Config;
 use super::ingest::{BusState, DROPPED_AT_LIMIT};
 use super::registry::Registry;
+use super::udf;
 use super::worker::REFUSED_HTTP;
 use super::ws::CloseCode;
 use crate::bar::Malformed;
@@ -125,6 +126,9 @@ fn foresee(metrics: &GatewayMetrics) {
     }
     for limit in Limit::ALL {
         metrics.limited(limit.label());
+    }
+    for (route, status) in udf::labels() {
+        metrics.udf_request(route, status);
     }
 }
 

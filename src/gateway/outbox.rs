@@ -8,24 +8,34 @@
 //! 3. At the bound the topic's newest waiting frame gives way to the new one, and the client is told
 //!    by one `bars.gap` before it which bars' final states are missing.
 //!
-//! So the memory is bounded by the limit plus one frame for each subscribed topic.
+//! So the memory is bounded by the limit plus one frame for each subscribed topic. Memory, not bytes
+//! on the wire: what a frame takes up beside its bytes counts, too ([`taken_up`]), and what waits is
+//! copied into allocations of its own size.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Instant;
 
-use bytes::Bytes;
-
 use super::batch::{Head, Kind, TopicId};
 
-/// What an answer that waits takes up beside its own bytes: its place in a queue that may be twice as
-/// long as it needs to be, and an allocation. Without it millions of empty pongs would fit the bound.
-const ANSWER_OVERHEAD: usize = 192;
+/// Bytes that one thing in the queue takes up beside its own: its place in the queue (56, half as much
+/// again for places not in use), its topic's in `newest` (up to 31), its allocation's rounding.
+/// Without it millions of empty pongs would fit the bound. `tests/outbox_memory.rs` weighs it.
+const PLACE_BYTES: usize = 128;
+
+/// Places that the queue takes at once at least, and may have left over however short it is.
+const SPARE_PLACES: usize = 4;
+
+/// What a frame or an answer of `len` bytes takes up in memory. An eighth more than its length:
+/// allocators have four to eight sizes for each power of two.
+const fn taken_up(len: usize) -> usize {
+    len + len / 8 + PLACE_BYTES
+}
 
 /// One thing in the queue.
 #[derive(Debug)]
 enum Item {
     /// An answer, a snapshot, a control frame.
-    Answer(Bytes),
+    Answer(Box<[u8]>),
     Bar(Waiting),
 }
 
@@ -34,7 +44,7 @@ struct Waiting {
     topic: TopicId,
     time: i64,
     kind: Kind,
-    bytes: Bytes,
+    bytes: Box<[u8]>,
     /// Bars lost right before this one, first and last.
     gap: Option<(i64, i64)>,
 }
@@ -52,10 +62,10 @@ pub enum Taken {
 /// What leaves the outbox next.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Out {
-    Answer(Bytes),
+    Answer(Box<[u8]>),
     /// A bar or an upstream notice; `counted` tells them apart.
     Frame {
-        bytes: Bytes,
+        bytes: Box<[u8]>,
         counted: bool,
     },
     Gap {
@@ -69,13 +79,14 @@ pub enum Out {
 #[derive(Debug, Default)]
 pub struct Outbox {
     queue: VecDeque<Item>,
-    /// Items that ever left the queue: positions in `newest` are counted from the first item ever.
-    left: u64,
+    /// Items that ever left the queue: positions in `newest` are counted from the first item ever. May
+    /// wrap, since only differences matter, and half the memory of 64 bits.
+    left: u32,
     /// Where each topic's newest waiting frame is.
-    newest: HashMap<TopicId, u64>,
-    /// Bytes of bars waiting.
+    newest: HashMap<TopicId, u32>,
+    /// Memory that bars waiting take up, in bytes.
     bar_bytes: usize,
-    /// Bytes of answers waiting, with what else they take up.
+    /// Likewise of answers.
     answer_bytes: usize,
     /// When the bound was first reached since the outbox was last empty.
     over_since: Option<Instant>,
@@ -87,12 +98,12 @@ impl Outbox {
         self.queue.is_empty()
     }
 
-    /// Bytes of bars waiting.
+    /// Memory that bars waiting take up, in bytes.
     pub fn bar_bytes(&self) -> usize {
         self.bar_bytes
     }
 
-    /// Bytes of answers waiting, with what else they take up.
+    /// Memory that answers waiting take up, in bytes.
     pub fn answer_bytes(&self) -> usize {
         self.answer_bytes
     }
@@ -108,26 +119,26 @@ impl Outbox {
         self.queue.iter().filter(counted).count() as u64
     }
 
-    /// Queues an answer behind everything else.
-    pub fn push_answer(&mut self, bytes: Bytes) {
-        self.answer_bytes += bytes.len() + ANSWER_OVERHEAD;
-        self.queue.push_back(Item::Answer(bytes));
+    /// Queues an answer behind everything else. It is copied: it may be a part of something larger.
+    pub fn push_answer(&mut self, bytes: &[u8]) {
+        self.answer_bytes += taken_up(bytes.len());
+        self.push_back(Item::Answer(bytes.into()));
     }
 
-    /// Offers a frame; `limit` bounds the bytes of bars. What is kept of it is copied.
+    /// Offers a frame; `limit` bounds the memory of bars, in bytes. What is kept of it is copied.
     pub fn push(&mut self, head: &Head, bytes: &[u8], limit: usize, now: Instant) -> Taken {
-        let fits = self.bar_bytes + bytes.len() <= limit;
+        let fits = self.bar_bytes + taken_up(bytes.len()) <= limit;
         let waiting = self
             .newest
             .get(&head.topic)
-            .and_then(|at| usize::try_from(at - self.left).ok())
-            .and_then(|at| self.queue.get_mut(at));
+            .and_then(|at| self.queue.get_mut(at.wrapping_sub(self.left) as usize));
         if let Some(Item::Bar(bar)) = waiting {
             let same_forming = bar.kind == Kind::Forming && bar.time == head.time;
             if same_forming && head.kind != Kind::Gap {
-                self.bar_bytes = self.bar_bytes - bar.bytes.len() + bytes.len();
+                self.bar_bytes -= taken_up(bar.bytes.len());
+                self.bar_bytes += taken_up(bytes.len());
                 bar.kind = head.kind;
-                bar.bytes = Bytes::copy_from_slice(bytes);
+                bar.bytes = bytes.into();
                 return Taken::Conflated;
             }
             // A notice is never replaced: there is one a loss of the bus, so they stay few.
@@ -142,25 +153,47 @@ impl Outbox {
                 let (from, to) = bar.gap.unwrap_or((lost, lost));
                 bar.gap = Some((from.min(lost), to.max(lost)));
                 if head.time >= bar.time {
-                    self.bar_bytes = self.bar_bytes - bar.bytes.len() + bytes.len();
+                    self.bar_bytes -= taken_up(bar.bytes.len());
+                    self.bar_bytes += taken_up(bytes.len());
                     bar.time = head.time;
                     bar.kind = head.kind;
-                    bar.bytes = Bytes::copy_from_slice(bytes);
+                    bar.bytes = bytes.into();
                 }
                 return Taken::Gapped;
             }
         }
-        self.bar_bytes += bytes.len();
+        self.bar_bytes += taken_up(bytes.len());
+        // The bounds let far fewer than 2^32 wait.
+        let behind = u32::try_from(self.queue.len()).unwrap_or(u32::MAX);
         self.newest
-            .insert(head.topic, self.left + self.queue.len() as u64);
-        self.queue.push_back(Item::Bar(Waiting {
+            .insert(head.topic, self.left.wrapping_add(behind));
+        self.push_back(Item::Bar(Waiting {
             topic: head.topic,
             time: head.time,
             kind: head.kind,
-            bytes: Bytes::copy_from_slice(bytes),
+            bytes: bytes.into(),
             gap: None,
         }));
         Taken::Queued
+    }
+
+    /// Queues in a place that is there, or makes a quarter more: doubling would hold as much again as
+    /// is in use.
+    fn push_back(&mut self, item: Item) {
+        let len = self.queue.len();
+        if len == self.queue.capacity() {
+            self.queue.reserve_exact(SPARE_PLACES.max(len / 4));
+        }
+        self.queue.push_back(item);
+    }
+
+    /// Gives places back that are no longer in use, so that the memory falls with what waits.
+    fn shrink(&mut self) {
+        let len = self.queue.len();
+        if self.queue.capacity() > len + len / 2 + SPARE_PLACES {
+            self.queue.shrink_to(len + len / 4);
+            self.newest.shrink_to_fit();
+        }
     }
 
     /// What comes of this topic from now on stands behind all that waits, and replaces none of it.
@@ -181,14 +214,14 @@ impl Outbox {
         }
         let item = self.queue.pop_front()?;
         let at = self.left;
-        self.left += 1;
+        self.left = self.left.wrapping_add(1);
         let out = match item {
             Item::Answer(bytes) => {
-                self.answer_bytes -= bytes.len() + ANSWER_OVERHEAD;
+                self.answer_bytes -= taken_up(bytes.len());
                 Out::Answer(bytes)
             }
             Item::Bar(bar) => {
-                self.bar_bytes -= bar.bytes.len();
+                self.bar_bytes -= taken_up(bar.bytes.len());
                 if self.newest.get(&bar.topic) == Some(&at) {
                     self.newest.remove(&bar.topic);
                 }
@@ -201,6 +234,7 @@ impl Outbox {
         if self.queue.is_empty() {
             self.over_since = None;
         }
+        self.shrink();
         Some(out)
     }
 }

@@ -34,8 +34,53 @@ pub struct State {
     pub watchers: u32,
     /// The last message, for what its producer put beside the bar.
     pub last: Option<Message>,
+    /// The furthest that its producer came, if that counts its messages.
+    place: Option<Place>,
     /// How often the bus had been lost when this topic was last known to be without a hole.
     pub losses_seen: u64,
+}
+
+/// Where a producer was when it sent a message.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    /// Its run, if it says so.
+    epoch: Option<u64>,
+    seq: u64,
+}
+
+/// What `seq` says of a message beside the ones before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Order {
+    /// The next one: nothing was missed.
+    Next,
+    /// Some were left out.
+    Jump,
+    /// Seen before, of the same run: a replay publishes again what the bus did not confirm. Says
+    /// nothing of what comes behind.
+    Repeat,
+    /// Nothing: not counted, or another run. Without an epoch a step back may be one, too.
+    Unknown,
+}
+
+impl Place {
+    fn of(message: &Message) -> Option<Self> {
+        let epoch = message.epoch;
+        message.seq.map(|seq| Self { epoch, seq })
+    }
+
+    fn order(before: Option<Self>, now: Option<Self>) -> Order {
+        match (before, now) {
+            (Some(before), Some(now)) if before.epoch == now.epoch => {
+                match now.seq.checked_sub(before.seq) {
+                    Some(1) => Order::Next,
+                    Some(2..) => Order::Jump,
+                    _ if now.epoch.is_some() => Order::Repeat,
+                    _ => Order::Unknown,
+                }
+            }
+            _ => Order::Unknown,
+        }
+    }
 }
 
 /// What must be told before a bar.
@@ -47,31 +92,30 @@ pub struct Hole {
 
 impl State {
     /// Takes in a message and tells whether bars were missed before it: a jump of `seq` within an
-    /// epoch, or a loss of the bus since the last message that `seq` does not clear.
+    /// epoch, or a loss of the bus since the last message that `seq` does not clear. A repetition
+    /// neither shows a hole nor clears a loss: the furthest `seq` still counts.
     pub fn apply(&mut self, message: &Message, losses: u64) -> Option<Hole> {
         let suspect = self.losses_seen < losses;
-        self.losses_seen = losses;
-        let before = self.last.replace(*message);
-        let (jumped, proven) = match (before.and_then(place), place(*message)) {
-            (Some((old, last)), Some((new, seq))) if old == new => {
-                (seq > last.saturating_add(1), seq <= last.saturating_add(1))
-            }
-            _ => (false, false),
-        };
+        self.last = Some(*message);
+        let place = Place::of(message);
+        let order = Place::order(self.place, place);
+        if order != Order::Repeat {
+            self.place = place;
+            self.losses_seen = losses;
+        }
         let last = self.history.last().map(Bar::time);
         self.history.apply(message.bar);
         self.version += 1;
-        let from = last.filter(|_| jumped || (suspect && !proven))?;
+        let from = last.filter(|_| match order {
+            Order::Jump => true,
+            Order::Unknown => suspect,
+            Order::Next | Order::Repeat => false,
+        })?;
         Some(Hole {
             from,
             to: message.bar.time().max(from),
         })
     }
-}
-
-/// Where a producer was when it sent a message: its epoch and the `seq` in it.
-fn place(message: Message) -> Option<(Option<u64>, u64)> {
-    Some((message.epoch, message.seq?))
 }
 
 impl State {
@@ -86,7 +130,7 @@ impl State {
 
     /// Whether the next message can prove by its `seq` that nothing was missed.
     pub fn provable(&self) -> bool {
-        self.last.is_some_and(|last| last.seq.is_some())
+        self.place.is_some()
     }
 }
 
@@ -176,6 +220,7 @@ impl Registry {
                 history: History::new(self.history_bars),
                 watchers: watchers + matching,
                 last: None,
+                place: None,
                 losses_seen: 0,
             }),
         });
@@ -264,6 +309,13 @@ impl Registry {
     /// All topics, in no order.
     pub fn all(&self) -> Vec<Arc<Entry>> {
         self.topics.iter().map(|e| Arc::clone(&e)).collect()
+    }
+
+    /// Shows every topic, in no order, while it is held in the table: `view` should be short.
+    pub fn each(&self, mut view: impl FnMut(&Entry)) {
+        for entry in &self.topics {
+            view(&entry);
+        }
     }
 
     /// The topics with the most subscribers, for a metric whose labels must stay few.

@@ -31,6 +31,11 @@ const BURST_SECONDS: u32 = 10;
 /// 0.3 ms with 10,000 of them.
 const PATTERN_COST: u32 = 10;
 
+/// Requests of one client that may be refused, of which each second forgives one. Enough for a page
+/// that asks for a long watchlist topic by topic against a limit; who goes on after that many errors
+/// does not listen, and is closed with 1008.
+const MAX_REFUSALS: u32 = 100;
+
 /// A client's socket and what the worker must know of it without asking the session.
 #[derive(Debug)]
 pub struct Connection {
@@ -92,6 +97,24 @@ pub struct Session {
     /// Messages that may still come in this second.
     allowance: u32,
     allowed_at: u32,
+    refusals: Refusals,
+}
+
+/// The refused requests of a session that are not forgiven yet.
+#[derive(Debug, Default)]
+struct Refusals {
+    count: u32,
+    /// Second of the last one.
+    at: u32,
+}
+
+impl Refusals {
+    /// One more in second `now`; tells whether that is one too many.
+    fn add(&mut self, now: u32) -> bool {
+        let forgiven = now.saturating_sub(std::mem::replace(&mut self.at, now));
+        self.count = self.count.saturating_sub(forgiven) + 1;
+        self.count > MAX_REFUSALS
+    }
 }
 
 impl Drop for Session {
@@ -154,6 +177,7 @@ impl Session {
         Self {
             allowance: limits.max_messages_per_second.saturating_mul(BURST_SECONDS),
             allowed_at: worker.seconds(),
+            refusals: Refusals::default(),
             worker,
             connection,
             id,
@@ -217,6 +241,10 @@ impl Session {
             tracing::debug!(session = self.id, refusal.message, "request refused");
             self.worker
                 .answer(self.id, |out| write_refusal(out, &refusal));
+            if self.refusals.add(self.worker.seconds()) {
+                self.worker.log_closed_by_policy(self.id, refusal.code);
+                self.close(CloseCode::Policy, "too many requests were refused");
+            }
         }
     }
 }
@@ -233,5 +261,23 @@ pub async fn flush(worker: Rc<Worker>, id: SessionId, connection: Rc<Connection>
             }
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_are_forgiven_one_a_second() {
+        let mut refusals = Refusals::default();
+        assert!((0..MAX_REFUSALS).all(|_| !refusals.add(7)));
+        assert!(refusals.add(7));
+        // Two seconds later there is room for one more than came since.
+        assert!(!refusals.add(9));
+        assert!(refusals.add(9));
+        // Ever so slowly is no persistence.
+        let mut patient = Refusals::default();
+        assert!((0..1_000).all(|second| !patient.add(second)));
     }
 }

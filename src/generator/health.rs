@@ -26,6 +26,18 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Pause after accept failed, mostly for want of open files: trying at once would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// Answers on `listener` in the background until `stop`, with what is in `registry`.
+pub fn start(
+    listener: TcpListener,
+    registry: Registry,
+    metrics: GeneratorMetrics,
+    stop: CancellationToken,
+) {
+    let address = listener.local_addr();
+    tracing::info!(address = ?address.ok(), "health and metrics");
+    tokio::spawn(serve(listener, Arc::new(registry), metrics, stop));
+}
+
 /// Answers on `listener` until `stop`.
 ///
 /// `/healthz` is 200 as long as the process answers, and says whether the bus is connected: a

@@ -1,17 +1,18 @@
 //! The generator: a synthetic market whose bars go out to the bus, one tick an interval.
 //!
-//! [`market`] makes the bars and knows no clock; the loop here does. [`pack`] turns messages into
+//! [`market`] makes the bars and knows no clock; the loop here does. [`numbering`] counts a topic's
+//! messages, [`pack`] turns messages into
 //! payloads, [`outlet`] publishes them, [`health`] answers who asks how it goes. The replay publishes
 //! by the same way.
 
 pub mod health;
 pub mod market;
+pub mod numbering;
 pub mod outlet;
 pub mod pack;
 mod path;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus_client::registry::Registry;
@@ -79,11 +80,9 @@ pub async fn generate(settings: Generate, stop: CancellationToken) -> Result<(),
         let listener = TcpListener::bind(address)
             .await
             .map_err(|why| GenerateError::HealthListen { address, why })?;
-        tracing::info!(address = %listener.local_addr().unwrap_or(address), "health and metrics");
         let mut registry = Registry::default();
         metrics.register(&mut registry);
-        let served = health::serve(listener, Arc::new(registry), metrics.clone(), stop.clone());
-        tokio::spawn(served);
+        health::start(listener, registry, metrics.clone(), stop.clone());
     }
     tracing::info!(redis = settings.bus.address(), "publishing");
     run(settings.config, settings.bus.publisher(), metrics, stop).await;

@@ -1,6 +1,6 @@
 //! The bars a gateway keeps of each topic, for those who subscribe later.
 
-use std::collections::VecDeque;
+use std::collections::{VecDeque, vec_deque};
 
 use crate::bar::Bar;
 
@@ -55,6 +55,13 @@ impl History {
         self.bars.range(self.bars.len().saturating_sub(count)..)
     }
 
+    /// Kept bars that start at `from` or later and before `to`, oldest first.
+    pub fn between(&self, from: i64, to: i64) -> vec_deque::Iter<'_, Bar> {
+        let end = self.bars.partition_point(|bar| bar.time() < to);
+        let start = self.bars.partition_point(|bar| bar.time() < from);
+        self.bars.range(start.min(end)..end)
+    }
+
     /// All kept bars from `time` on, oldest first.
     pub fn since(&self, time: i64) -> impl Iterator<Item = &Bar> {
         self.bars
@@ -91,6 +98,9 @@ mod tests {
         assert_eq!(seconds(history.newest(100)), [6, 7, 8, 9]);
         assert_eq!(seconds(history.newest(2)), [8, 9]);
         assert_eq!(seconds(history.since(8_000)), [8, 9]);
+        assert_eq!(seconds(history.between(7_000, 9_000)), [7, 8]);
+        assert_eq!(seconds(history.between(i64::MIN, i64::MAX)), [6, 7, 8, 9]);
+        assert_eq!(history.between(9_000, 7_000).count(), 0);
     }
 
     #[test]

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use csv::{StringRecord, Trim};
 
-use super::time;
 use crate::bar::{Bar, Field, Number, Topic};
+use crate::feed::time;
 
 /// Names of the time column, in lower case. A first column without a name is one too, as pandas
 /// writes an index.

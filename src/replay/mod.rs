@@ -7,9 +7,7 @@ mod file;
 mod merge;
 mod name;
 mod progress;
-mod time;
 
-use std::collections::HashMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -27,6 +25,7 @@ use progress::Progress;
 use crate::bar::{Bar, Message, Resolution, Symbol, Topic};
 use crate::bus::{Bus, Publisher, RedisBus};
 use crate::clock::now_us;
+use crate::generator::numbering::Numbering;
 use crate::generator::outlet::Outlet;
 use crate::generator::pack::Form;
 use crate::metrics::GeneratorMetrics;
@@ -145,7 +144,7 @@ pub async fn run<P: Publisher>(
     let mut progress = Progress::start(&files);
     let mut merge = Merge::new(files);
     let mut outlet = Outlet::new(publisher, config.form, GeneratorMetrics::default());
-    let mut numbering = Numbering::new();
+    let mut numbering = Numbering::new(now_us());
     let started = Instant::now();
     let mut pace = Pace::new(config.speed);
     let mut published = 0;
@@ -163,8 +162,10 @@ pub async fn run<P: Publisher>(
                 stopped = stop.run_until_cancelled(sleep_until(at)).await.is_none();
             }
             Ok(Chunk::Bars(bars)) => {
-                let mut messages: Vec<Message> =
-                    bars.iter().map(|bar| numbering.message(*bar)).collect();
+                let bars = bars.into_iter();
+                let mut messages: Vec<_> =
+                    bars.map(|(topic, bar)| Message::new(topic, bar)).collect();
+                numbering.number(&mut messages);
                 stopped = !outlet.deliver(&mut messages, &stop).await;
                 published += if stopped { 0 } else { count(messages.len()) };
             }
@@ -249,31 +250,6 @@ impl Pace {
         };
         let seconds = time.saturating_sub(first).max(0) as f64 / 1_000.0 / factor;
         start + Duration::from_secs_f64(seconds.min(LONGEST_WAIT.as_secs_f64()))
-    }
-}
-
-/// Gives every topic's messages their `seq`.
-struct Numbering {
-    epoch: u64,
-    last: HashMap<Topic, u64>,
-}
-
-impl Numbering {
-    fn new() -> Self {
-        Self {
-            epoch: now_us(),
-            last: HashMap::new(),
-        }
-    }
-
-    fn message(&mut self, (topic, bar): (Topic, Bar)) -> Message {
-        let seq = self.last.entry(topic).or_default();
-        *seq += 1;
-        Message {
-            seq: Some(*seq),
-            epoch: Some(self.epoch),
-            ..Message::new(topic, bar)
-        }
     }
 }
 

@@ -37,10 +37,10 @@ impl<S: Socket> Hub<S> {
         }
         let member = &mut self.members[session as usize];
         if let Some(lag) = &mut member.lag {
-            return lag.push_answer(bytes);
+            return lag.push_answer(&bytes);
         }
         let mut lag = Box::<Lag>::default();
-        lag.begin(bytes.slice(written..), false);
+        lag.begin(&bytes[written..], false);
         member.lag = Some(lag);
         self.tally.full += 1;
         self.todo.lagging.push(session);

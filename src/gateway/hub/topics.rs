@@ -284,33 +284,35 @@ impl<S: Socket> Hub<S> {
         {
             subscriber.slot = slot;
         }
-        self.leave_topic(gone);
+        // The client does not want it any more: not lost to it.
+        self.tally.unsubscribed += u64::from(self.leave_topic(gone));
         true
     }
 
+    /// Ends all subscriptions of a session that is on its way out: what waits is lost to it.
     pub(super) fn unsubscribe_all(&mut self, session: SessionId) {
         let Some(member) = self.members.get_mut(session as usize) else {
             return;
         };
         for gone in std::mem::take(&mut member.subscriptions) {
-            self.leave_topic(gone);
+            self.tally.gapped_left += u64::from(self.leave_topic(gone));
         }
     }
 
-    /// Takes a subscriber out of its topic's list.
-    fn leave_topic(&mut self, gone: Subscription) {
+    /// Takes a subscriber out of its topic's list; tells whether an update waited for its turn.
+    fn leave_topic(&mut self, gone: Subscription) -> bool {
         let Some(Some(table)) = self.topics.get_mut(gone.topic.index()) else {
-            return;
+            return false;
         };
         table.entry.subscribers.fetch_sub(1, Ordering::Relaxed);
         let (waited, moved) = table.remove(gone.list, gone.at);
         let empty = table.len() == 0;
-        self.tally.gapped_left += u64::from(waited.is_some());
         if let Some(moved) = moved {
             set_place(&mut self.members, moved, gone.list, gone.at);
         }
         if empty && let Some(table) = self.topics[gone.topic.index()].take() {
             self.todo.unwatched.push(table.entry);
         }
+        waited.is_some()
     }
 }

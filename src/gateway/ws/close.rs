@@ -13,7 +13,7 @@ pub enum CloseCode {
     Unsupported,
     /// 1007: text that is not UTF-8.
     InvalidData,
-    /// 1008: a limit of this gateway.
+    /// 1008: too many of its requests were refused.
     Policy,
     /// 1009: a message larger than the cap.
     TooBig,

@@ -1,0 +1,293 @@
+//! One symbol's bars of all resolutions.
+
+use super::candle::{Candle, Trade};
+use super::level::{Level, divides};
+use super::{Empty, MAX_FILL, Rules, Session};
+use crate::bar::{Bar, Message, Resolution, Symbol, Topic};
+
+/// Levels between the leaf and what is wanted, so that no bar is folded from very many.
+const STEPS: [Resolution; 7] = [
+    Resolution::S1,
+    Resolution::M1,
+    Resolution::M5,
+    Resolution::M15,
+    Resolution::M60,
+    Resolution::M240,
+    Resolution::Day,
+];
+
+/// What became of a trade or a bar.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Taken {
+    /// It counts in every bar it belongs to.
+    In,
+    /// It came later than the rules allow, and counts nowhere.
+    Late,
+}
+
+/// Which forming bars are told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Forming {
+    /// Those that changed.
+    Changed,
+    /// All of them.
+    All,
+}
+
+/// Why there can be no such ladder.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("bars of resolution {wanted} cannot be made of those of {leaf}")]
+pub struct LadderError {
+    pub wanted: Resolution,
+    pub leaf: Resolution,
+}
+
+/// The bars of one symbol.
+#[derive(Debug)]
+pub struct Ladder {
+    rules: Rules,
+    /// Finest first; a level's source stands before it.
+    levels: Vec<Level>,
+    /// The newest time there is.
+    now: Option<i64>,
+    /// When the leaf's next interval begins: nothing closes before.
+    edge: i64,
+    /// Times of each level's changed bars, while something is taken in.
+    changed: Vec<Vec<i64>>,
+}
+
+impl Ladder {
+    /// Bars of the resolutions in `wanted`, made of trades.
+    pub fn of_trades(symbol: Symbol, wanted: &[Resolution], rules: Rules) -> Self {
+        let leaf = match wanted.iter().min() {
+            Some(finest) if *finest < Resolution::M1 => Resolution::S1,
+            _ => Resolution::M1,
+        };
+        // Seconds divide every other resolution, and minutes all but those of seconds.
+        Self::build(symbol, wanted, leaf, rules)
+    }
+
+    /// Bars of the resolutions in `wanted`, made of bars of the resolution `leaf`.
+    ///
+    /// # Errors
+    /// When one of them is no multiple of the leaf.
+    pub fn of_bars(
+        symbol: Symbol,
+        wanted: &[Resolution],
+        leaf: Resolution,
+        rules: Rules,
+    ) -> Result<Self, LadderError> {
+        let session = rules.session.as_ref();
+        let fits = |wanted: Resolution| {
+            divides(leaf, wanted)
+                && (wanted < Resolution::Day || source_fits(leaf, Resolution::Day, session))
+        };
+        match wanted.iter().find(|wanted| !fits(**wanted)) {
+            Some(&wanted) => Err(LadderError { wanted, leaf }),
+            None => Ok(Self::build(symbol, wanted, leaf, rules)),
+        }
+    }
+
+    fn build(symbol: Symbol, wanted: &[Resolution], leaf: Resolution, rules: Rules) -> Self {
+        let coarsest = wanted.iter().copied().max().unwrap_or(leaf);
+        let steps = STEPS
+            .iter()
+            .filter(|step| divides(leaf, **step) && divides(**step, coarsest));
+        let mut all: Vec<Resolution> = wanted.iter().chain(steps).copied().collect();
+        all.push(leaf);
+        all.sort_unstable();
+        all.dedup();
+        let session = rules.session.as_ref();
+        let source = |at: usize| {
+            let finer = all[..at].iter();
+            finer
+                .rev()
+                .position(|finer| source_fits(*finer, all[at], session))
+        };
+        let levels: Vec<Level> = (0..all.len())
+            .map(|at| {
+                let resolution = all[at];
+                let topic = Topic { symbol, resolution };
+                let is_session_day = resolution == Resolution::Day && leaf < resolution;
+                let session = session.filter(|_| is_session_day);
+                let source = source(at).map(|back| at - 1 - back);
+                Level::new(topic, wanted.contains(&resolution), source, session)
+            })
+            .collect();
+        Self {
+            changed: vec![Vec::new(); levels.len()],
+            rules,
+            levels,
+            now: None,
+            edge: i64::MIN,
+        }
+    }
+
+    /// Takes in one trade, in any order within the rules.
+    pub fn trade(&mut self, trade: Trade) -> Taken {
+        if self.is_late(trade.time()) {
+            return Taken::Late;
+        }
+        self.advance(trade.time());
+        self.levels[0].trade(&trade, &mut self.changed[0]);
+        self.propagate();
+        Taken::In
+    }
+
+    /// Takes in the state of one bar of the leaf's resolution: it replaces what was known of its
+    /// interval, as bars do.
+    pub fn bar(&mut self, bar: &Bar) -> Taken {
+        let resolution = self.levels[0].topic.resolution;
+        let time = resolution.floor(bar.time());
+        let end = resolution.next(time);
+        if self.is_late(end - 1) {
+            return Taken::Late;
+        }
+        self.advance(time);
+        self.levels[0].put(time, Candle::of(bar), bar.closed, &mut self.changed[0]);
+        self.propagate();
+        if bar.closed {
+            self.advance(end);
+        }
+        Taken::In
+    }
+
+    /// Time goes on to `now` (ms since the epoch, UTC): what ended by then closes, and intervals
+    /// without trades are filled by the rules. An earlier time than before changes nothing.
+    pub fn advance(&mut self, now: i64) {
+        if self.now.is_some_and(|before| now <= before) {
+            return;
+        }
+        self.now = Some(now);
+        if now < self.edge {
+            return;
+        }
+        self.edge = self.levels[0].topic.resolution.next(now);
+        if self.rules.empty == Empty::Flat {
+            let missing = self.missing(now);
+            self.levels[0].fill(&missing, &mut self.changed[0]);
+            self.propagate();
+        }
+        let forming = self.bars_from(now);
+        for (level, forming) in self.levels.iter_mut().zip(forming) {
+            level.form(forming);
+        }
+        self.forget(now);
+    }
+
+    /// Appends what changed since the last call, for each topic oldest first; `seq`, `epoch` and `ts`
+    /// are left to who publishes.
+    pub fn drain(&mut self, forming: Forming, out: &mut Vec<Message>) {
+        for level in self.levels.iter_mut().filter(|level| level.wanted) {
+            level.drain(forming == Forming::All, out);
+        }
+    }
+
+    /// Bars that are kept because they can still change, or others of them.
+    pub fn kept(&self) -> usize {
+        self.levels.iter().map(|level| level.entries.len()).sum()
+    }
+
+    fn is_late(&self, time: i64) -> bool {
+        self.now
+            .is_some_and(|now| time.saturating_add(self.rules.late_ms) < now)
+    }
+
+    /// The leaf's intervals between the newest and `now`, as far as they are to be filled.
+    fn missing(&mut self, now: i64) -> Vec<i64> {
+        let resolution = self.levels[0].topic.resolution;
+        let Some(newest) = self.levels[0].entries.back().map(|entry| entry.time) else {
+            return Vec::new();
+        };
+        let mut times = Vec::new();
+        let mut time = resolution.next(newest);
+        let end = resolution.floor(now);
+        while time < end {
+            if let Some(session) = &mut self.rules.session
+                && session.day_of(time).is_none()
+            {
+                let day = session.day_from(time);
+                time = resolution.floor(session.hours(day).0.max(time + resolution.nominal_ms()));
+                continue;
+            }
+            if times.len() == MAX_FILL {
+                return Vec::new();
+            }
+            times.push(time);
+            time = resolution.next(time);
+        }
+        times
+    }
+
+    /// Folds what changed upward.
+    fn propagate(&mut self) {
+        for at in 1..self.levels.len() {
+            let (finer, rest) = self.levels.split_at_mut(at);
+            let level = &mut rest[0];
+            let Some(source) = level.source else {
+                continue;
+            };
+            let (below, above) = self.changed.split_at_mut(at);
+            let mut last = None;
+            for time in &below[source] {
+                let Some(bar) = level.bar_of(*time) else {
+                    continue;
+                };
+                if last.replace(bar) == Some(bar) {
+                    continue;
+                }
+                if let Some(candle) = finer[source].fold(level.hours(bar)) {
+                    level.put(bar, candle, false, &mut above[0]);
+                }
+            }
+        }
+        self.changed.iter_mut().for_each(Vec::clear);
+    }
+
+    /// Forgets what nothing can change any more.
+    fn forget(&mut self, now: i64) {
+        let settled = now.saturating_sub(self.rules.late_ms);
+        let count = self.levels.len();
+        let bars = self.bars_from(settled);
+        let hours = self.levels.iter().zip(&bars);
+        let hours: Vec<_> = hours.map(|(level, bar)| level.hours(*bar)).collect();
+        for (at, own) in bars.into_iter().enumerate() {
+            let above = (at + 1..count).filter(|above| self.levels[*above].source == Some(at));
+            let needed = above.map(|above| hours[above].start).min();
+            self.levels[at].forget_before(needed.map_or(own, |needed| needed.min(own)));
+        }
+    }
+
+    /// Of each level the bar that forms at `time`, or the next one that will.
+    fn bars_from(&mut self, time: i64) -> Vec<i64> {
+        // Weeks and months end with a day, whenever that ends.
+        let mut day = time;
+        let levels = self.levels.iter_mut().map(|level| {
+            let resolution = level.topic.resolution;
+            let bar = level.bar_from(if resolution > Resolution::Day {
+                day
+            } else {
+                time
+            });
+            if resolution == Resolution::Day {
+                day = bar;
+            }
+            bar
+        });
+        levels.collect()
+    }
+}
+
+/// Whether a level can be folded from a finer one.
+fn source_fits(fine: Resolution, coarse: Resolution, session: Option<&Session>) -> bool {
+    match coarse {
+        Resolution::Week | Resolution::Month => fine == Resolution::Day,
+        Resolution::Day => {
+            fine == coarse
+                || session.map_or(divides(fine, coarse), |session| {
+                    divides(fine, session.grid())
+                })
+        }
+        _ => fine < coarse && divides(fine, coarse),
+    }
+}

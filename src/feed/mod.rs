@@ -1,0 +1,313 @@
+//! The way from a real feed to charts: trades or lower bars, from files, standard input or Redis, folded
+//! into bars of every wanted resolution and published.
+//!
+//! A [`source`] reads on a thread of its own and hands rows over through a bounded queue; what cannot
+//! be taken as fast as it comes waits where it comes from. [`row`] knows what a row looks like, [`time`]
+//! what a time looks like, and [`aggregate`](crate::aggregate) makes the bars.
+
+mod row;
+mod source;
+pub mod time;
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use tokio::net::TcpListener;
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+
+use crate::aggregate::{Forming, Ladder, Rules, Taken};
+use crate::bar::{Message, Resolution, Symbol};
+use crate::bus::{Bus, Publisher, RedisBus};
+use crate::clock::{now_ms, now_us};
+use crate::generator::numbering::Numbering;
+use crate::generator::outlet::Outlet;
+use crate::generator::pack::Form;
+use crate::limited::Limited;
+use crate::metrics::FeedMetrics;
+pub use row::Format;
+use row::{Entry, Row};
+use source::Chunk;
+pub use source::Source;
+
+/// Most symbols: bounds the memory against a feed gone wrong. A symbol takes some 20 KB.
+const MAX_SYMBOLS: usize = 50_000;
+/// Rows after which changed bars are published, however little time has passed.
+const FLUSH_ROWS: usize = 5_000;
+/// Bars of one write: bounds what is published again when the bus is lost in between.
+const CHUNK_BARS: usize = 2_000;
+/// By the clock a bar closes so long after its end, in ms: its last trades are still on their way.
+const CLOSE_DELAY_MS: i64 = 1_000;
+/// A row whose time is further ahead of the clock than this, in ms, is taken for a mistake: it would
+/// make everything after it late.
+const MAX_AHEAD_MS: i64 = 86_400_000;
+
+/// What the rows are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Input {
+    Trades,
+    /// Bars of this resolution.
+    Bars(Resolution),
+}
+
+/// What to read and what to make of it.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub source: Source,
+    /// By the file's name when there is none.
+    pub format: Option<Format>,
+    pub input: Input,
+    /// Of rows that name none.
+    pub symbol: Option<Symbol>,
+    pub resolutions: Vec<Resolution>,
+    pub rules: Rules,
+    /// Bars also close by the clock.
+    pub live: bool,
+    /// Longest time until changed bars are published.
+    pub flush: Duration,
+    pub form: Form,
+}
+
+/// `barcast ingest`, validated.
+#[derive(Debug, Clone)]
+pub struct Feed {
+    pub config: Config,
+    pub bus: RedisBus,
+    pub health_listen: Option<SocketAddr>,
+}
+
+/// How it ended.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Rows that count in some bar.
+    pub taken: u64,
+    /// Rows that came too late.
+    pub late: u64,
+    /// Rows that are none.
+    pub bad: u64,
+    /// Bars that the bus confirmed, every state of each.
+    pub published: u64,
+    /// Whether it was stopped before the end.
+    pub stopped: bool,
+}
+
+impl Totals {
+    /// 1 when there were rows and none could be used.
+    pub fn exit_code(&self) -> ExitCode {
+        ExitCode::from(u8::from(self.taken == 0 && self.bad > 0))
+    }
+}
+
+/// Why nothing could be read. One line.
+#[derive(Debug, thiserror::Error)]
+pub enum FeedError {
+    /// A file is missing, its header lacks a column, or what is wanted cannot be made. Exit code 2.
+    #[error("{0}")]
+    Input(String),
+    /// A file could not be read to its end. Exit code 1.
+    #[error("{0}")]
+    Read(String),
+    #[error("--health-listen (BARCAST_INGEST_HEALTH_LISTEN): cannot listen on {address}: {why}")]
+    HealthListen {
+        address: SocketAddr,
+        why: std::io::Error,
+    },
+}
+
+/// Runs `barcast ingest` until the input ends, or until `stop`.
+///
+/// # Errors
+/// [`FeedError`].
+pub async fn ingest(settings: Feed, stop: CancellationToken) -> Result<Totals, FeedError> {
+    let metrics = FeedMetrics::default();
+    if let Some(address) = settings.health_listen {
+        let listener = TcpListener::bind(address)
+            .await
+            .map_err(|why| FeedError::HealthListen { address, why })?;
+        let mut registry = prometheus_client::registry::Registry::default();
+        metrics.register(&mut registry);
+        crate::generator::health::start(
+            listener,
+            registry,
+            metrics.publishing.clone(),
+            stop.clone(),
+        );
+    }
+    tracing::info!(redis = settings.bus.address(), "publishing");
+    run(settings.config, settings.bus.publisher(), metrics, stop).await
+}
+
+/// Reads, aggregates and publishes until the input ends, or until `stop`. What the bus does not
+/// confirm is published again, and meanwhile nothing more is read.
+///
+/// # Errors
+/// [`FeedError`].
+pub async fn run<P: Publisher>(
+    config: Config,
+    publisher: P,
+    metrics: FeedMetrics,
+    stop: CancellationToken,
+) -> Result<Totals, FeedError> {
+    if let Input::Bars(leaf) = config.input {
+        let symbol = "A".parse().unwrap_or_else(|_| unreachable!("a symbol"));
+        Ladder::of_bars(symbol, &config.resolutions, leaf, config.rules.clone())
+            .map_err(|why| FeedError::Input(format!("--resolutions: {why}")))?;
+    }
+    tracing::info!(
+        source = %config.source,
+        input = ?config.input,
+        resolutions = ?config.resolutions,
+        rules = ?config.rules,
+        live = config.live,
+        "ingest started"
+    );
+    let rows = source::open(&config, &stop).map_err(FeedError::Input)?;
+    let mut outlet = Outlet::new(publisher, config.form, metrics.publishing.clone());
+    outlet.ready(&stop).await;
+    let mut market = Market {
+        ladders: HashMap::new(),
+        numbering: Numbering::new(now_us()),
+        config,
+        metrics,
+        warnings: Limited::default(),
+        pending: 0,
+    };
+    // The queue blocks, and so does this thread: publishing is done by the runtime that waits here.
+    let handle = Handle::current();
+    let work = move || {
+        let ended = pump(&mut market, &rows, &mut outlet, &handle, &stop);
+        let totals = market.totals(stop.is_cancelled());
+        tracing::info!(?totals, "ingest ended");
+        ended.map(|()| totals)
+    };
+    let joined = tokio::task::spawn_blocking(work).await;
+    joined.unwrap_or_else(|why| Err(FeedError::Read(format!("the ingest panicked: {why}"))))
+}
+
+fn pump<P: Publisher>(
+    market: &mut Market,
+    rows: &Receiver<Chunk>,
+    outlet: &mut Outlet<P>,
+    handle: &Handle,
+    stop: &CancellationToken,
+) -> Result<(), FeedError> {
+    let flush = market.config.flush;
+    let mut due = Instant::now() + flush;
+    let mut messages: Vec<Message> = Vec::new();
+    while !stop.is_cancelled() {
+        let wait = due.saturating_duration_since(Instant::now());
+        let ended = match rows.recv_timeout(wait) {
+            Ok(Chunk::Rows(rows)) => {
+                rows.into_iter().for_each(|row| market.take(row));
+                false
+            }
+            Ok(Chunk::Failed(why)) => return Err(FeedError::Read(why)),
+            Err(RecvTimeoutError::Timeout) => false,
+            Err(RecvTimeoutError::Disconnected) => true,
+        };
+        if !ended && market.pending < FLUSH_ROWS && Instant::now() < due {
+            continue;
+        }
+        due = Instant::now() + flush;
+        market.drain(&mut messages);
+        for chunk in messages.chunks_mut(CHUNK_BARS) {
+            if !handle.block_on(outlet.deliver(chunk, stop)) {
+                return Ok(());
+            }
+        }
+        messages.clear();
+        if ended {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// All symbols' bars.
+struct Market {
+    ladders: HashMap<Symbol, Ladder>,
+    numbering: Numbering,
+    config: Config,
+    metrics: FeedMetrics,
+    warnings: Limited,
+    /// Rows since the last drain.
+    pending: usize,
+}
+
+impl Market {
+    fn take(&mut self, row: Row) {
+        self.pending += 1;
+        match row.entry.and_then(|entry| self.enter(&entry)) {
+            Ok(Taken::In) => {
+                self.metrics.taken.inc();
+            }
+            Ok(Taken::Late) => {
+                self.metrics.late.inc();
+            }
+            Err(reason) => {
+                self.metrics.bad.inc();
+                self.warnings.say(
+                    |left_out| tracing::warn!(at = %row.at, %reason, left_out, "row left out"),
+                );
+            }
+        }
+    }
+
+    fn enter(&mut self, entry: &Entry) -> Result<Taken, String> {
+        let ahead = entry.time() - now_ms();
+        if ahead > MAX_AHEAD_MS {
+            return Err(format!(
+                "its time is {} s ahead of the clock",
+                ahead / 1_000
+            ));
+        }
+        let symbol = entry.symbol();
+        if self.ladders.len() >= MAX_SYMBOLS && !self.ladders.contains_key(&symbol) {
+            return Err(format!(
+                "{symbol} would be one symbol more than {MAX_SYMBOLS}"
+            ));
+        }
+        let config = &self.config;
+        let ladder = self.ladders.entry(symbol).or_insert_with(|| {
+            let rules = config.rules.clone();
+            let of_bars = |leaf| {
+                let rules = rules.clone();
+                Ladder::of_bars(symbol, &config.resolutions, leaf, rules).ok()
+            };
+            let by_bars = match config.input {
+                Input::Bars(leaf) => of_bars(leaf),
+                Input::Trades => None,
+            };
+            by_bars.unwrap_or_else(|| Ladder::of_trades(symbol, &config.resolutions, rules))
+        });
+        Ok(match entry {
+            Entry::Trade(_, trade) => ladder.trade(*trade),
+            Entry::Bar(_, bar) => ladder.bar(bar),
+        })
+    }
+
+    fn drain(&mut self, out: &mut Vec<Message>) {
+        self.pending = 0;
+        let live = self.config.live.then(|| now_ms() - CLOSE_DELAY_MS);
+        for ladder in self.ladders.values_mut() {
+            if let Some(now) = live {
+                ladder.advance(now);
+            }
+            ladder.drain(Forming::Changed, out);
+        }
+        self.numbering.number(out);
+    }
+
+    fn totals(&self, stopped: bool) -> Totals {
+        Totals {
+            taken: self.metrics.taken.get(),
+            late: self.metrics.late.get(),
+            bad: self.metrics.bad.get(),
+            published: self.metrics.publishing.published.get(),
+            stopped,
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! `/udf/history`: the bars of one topic as columns.
+
+use super::query::{Query, Refused, Span, Start, spelled};
+use super::symbols;
+use crate::bar::{Bar, Field, Resolution};
+use crate::gateway::node::Node;
+use crate::history::History;
+
+/// Bars of one answer: some 300 kB, and about a millisecond in which the worker's clients wait. A
+/// longer stretch gets its newest bars, and a chart asks on to the left.
+const MAX_ANSWER_BARS: usize = 5_000;
+
+/// An answer's JSON.
+#[derive(Debug)]
+pub enum Bars {
+    Some(Vec<u8>),
+    /// `no_data`
+    None(Vec<u8>),
+}
+
+/// The bars of a span, oldest first, at most the newest `limit`; or the time of the newest bar
+/// before it, if there is one. The forming bar is among them, so that live updates go on from it.
+fn read(history: &History, span: Span, limit: usize) -> Result<Vec<Bar>, Option<i64>> {
+    let (from, limit) = match span.start {
+        Start::From(from) => (from, limit),
+        Start::Countback(count) => (i64::MIN, limit.min(count)),
+    };
+    let bars = history.between(from, span.to);
+    let skipped = bars.len().saturating_sub(limit);
+    let bars: Vec<Bar> = bars.skip(skipped).copied().collect();
+    if bars.is_empty() {
+        Err(history.between(i64::MIN, from).next_back().map(Bar::time))
+    } else {
+        Ok(bars)
+    }
+}
+
+fn write_column(out: &mut Vec<u8>, name: &str, bars: &[Bar], write: impl Fn(&Bar, &mut Vec<u8>)) {
+    out.extend_from_slice(b",\"");
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b"\":[");
+    for (at, bar) in bars.iter().enumerate() {
+        if at > 0 {
+            out.push(b',');
+        }
+        write(bar, out);
+    }
+    out.push(b']');
+}
+
+/// Seconds of a bar's time, which is always a whole number of them.
+fn seconds(time: i64) -> i64 {
+    time.div_euclid(1_000)
+}
+
+/// The columns, numbers as the producer sent them. Times of days, weeks and months are 00:00 UTC of
+/// their first day, which is what the documentation asks for.
+fn write_bars(bars: &[Bar]) -> Vec<u8> {
+    /// Bytes that a bar takes, punctuation included: enough for most, so that the text seldom moves.
+    const BAR_BYTES: usize = 64;
+    let mut out = Vec::with_capacity(64 + bars.len() * BAR_BYTES);
+    out.extend_from_slice(b"{\"s\":\"ok\"");
+    write_column(&mut out, "t", bars, |bar, out| {
+        out.extend_from_slice(itoa::Buffer::new().format(seconds(bar.time())).as_bytes());
+    });
+    for (name, field) in [
+        ("o", Field::Open),
+        ("h", Field::High),
+        ("l", Field::Low),
+        ("c", Field::Close),
+        ("v", Field::Volume),
+    ] {
+        write_column(&mut out, name, bars, |bar, out| bar.get(field).write(out));
+    }
+    out.push(b'}');
+    out
+}
+
+/// `nextTime` is the time of the closest bar in the past, in seconds, and only there when there is one:
+/// a chart then asks for what lies around it instead of searching to the left.
+fn write_no_data(next_time: Option<i64>) -> Vec<u8> {
+    match next_time {
+        Some(time) => format!(r#"{{"s":"no_data","nextTime":{}}}"#, seconds(time)),
+        None => r#"{"s":"no_data"}"#.to_owned(),
+    }
+    .into_bytes()
+}
+
+/// `/udf/history?symbol=&resolution=&from=&to=&countback=`
+///
+/// # Errors
+/// What is wrong with the request.
+pub fn history(node: &Node, query: Query<'_>) -> Result<Bars, Refused> {
+    let symbol = query.need("symbol")?;
+    let resolution: Resolution = query.need("resolution")?.parse()?;
+    let span = Span::read(query)?;
+    let (symbol, topics) = symbols::known(node, &symbol)?;
+    let entry = topics
+        .iter()
+        .find(|entry| entry.topic.resolution == resolution)
+        .ok_or_else(|| Refused::Absent {
+            symbol: symbol.to_string(),
+            resolution: spelled(resolution),
+        })?;
+    // Copied under the lock, which ingest waits for, and written outside of it.
+    let bars = read(&entry.lock().history, span, MAX_ANSWER_BARS);
+    Ok(match bars {
+        Ok(bars) => Bars::Some(write_bars(&bars)),
+        Err(next_time) => Bars::None(write_no_data(next_time)),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bar::Number;
+
+    fn history_of(seconds: impl IntoIterator<Item = i64>) -> History {
+        let mut history = History::new(1_000);
+        for second in seconds {
+            let numbers = [Number::Unsigned(1); 5];
+            history.apply(Bar::new(Resolution::S1, second * 1_000, numbers, false).unwrap());
+        }
+        history
+    }
+
+    fn times(history: &History, start: Start, to: i64, limit: usize) -> Result<Vec<i64>, i64> {
+        let bars = read(history, Span { start, to }, limit);
+        let times = |bars: Vec<Bar>| bars.iter().map(Bar::time).collect();
+        bars.map(times).map_err(|next| next.unwrap_or(-1))
+    }
+
+    #[test]
+    fn the_newest_of_a_stretch_and_never_more_than_the_limit() {
+        let history = history_of([1, 2, 3, 5, 8]);
+        let read = |start, to, limit| times(&history, start, to, limit);
+        assert_eq!(read(Start::From(2_000), 5_000, 9), Ok(vec![2_000, 3_000]));
+        assert_eq!(read(Start::From(0), 99_000, 2), Ok(vec![5_000, 8_000]));
+        assert_eq!(read(Start::Countback(2), 8_000, 9), Ok(vec![3_000, 5_000]));
+        let all = read(Start::Countback(usize::MAX), i64::MAX, 3);
+        assert_eq!(all, Ok(vec![3_000, 5_000, 8_000]));
+    }
+
+    #[test]
+    fn nothing_there_tells_of_what_is_older() {
+        let history = history_of([1, 2, 8]);
+        let read = |start, to| times(&history, start, to, 9);
+        assert_eq!(read(Start::From(3_000), 8_000), Err(2_000));
+        assert_eq!(read(Start::From(9_000), 10_000), Err(8_000));
+        assert_eq!(read(Start::From(0), 1_000), Err(-1));
+        assert_eq!(read(Start::Countback(5), 1_000), Err(-1));
+        assert_eq!(read(Start::From(i64::MAX), i64::MIN), Err(8_000));
+    }
+}

@@ -1,0 +1,310 @@
+//! Ingest: rows of any form and from anywhere become the bars that a fold of them gives.
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use barcast::aggregate::{Empty, Rules};
+use barcast::bar::{Message, Number, Resolution};
+use barcast::bus::{Bus, MemoryBus, Outgoing, Publisher, RedisBus};
+use barcast::feed::{Config, Input, Source, Totals, run};
+use barcast::generator::pack::Form;
+use barcast::metrics::FeedMetrics;
+use common::{RedisServer, Subscription, eventually};
+use tokio_util::sync::CancellationToken;
+
+/// Monday 2024-01-01, 00:00 UTC, ms.
+const START: i64 = 1_704_067_200_000;
+
+fn config(source: Source, input: Input) -> Config {
+    Config {
+        source,
+        format: None,
+        input,
+        symbol: None,
+        resolutions: vec![Resolution::M1, Resolution::M5, Resolution::Day],
+        rules: Rules {
+            late_ms: 60_000,
+            ..Rules::default()
+        },
+        live: false,
+        flush: Duration::from_millis(50),
+        form: Form::Single,
+    }
+}
+
+/// A file of its own with this text.
+fn file(folder: &tempfile::TempDir, name: &str, text: &str) -> PathBuf {
+    let path = folder.path().join(name);
+    std::fs::write(&path, text).unwrap();
+    path
+}
+
+/// Runs over the in-process bus; what was published comes beside.
+async fn ingested(config: Config) -> (Totals, Vec<Message>) {
+    let bus = MemoryBus::default();
+    let subscription = Subscription::start(bus.clone()).await;
+    let stop = CancellationToken::new();
+    let totals = run(config, bus.publisher(), FeedMetrics::default(), stop)
+        .await
+        .unwrap();
+    let collector = &subscription.collector;
+    eventually("bars", || {
+        collector.decoded().len() as u64 >= totals.published
+    })
+    .await;
+    (totals, collector.decoded())
+}
+
+/// The newest state of each bar of a topic: time, numbers, closed.
+fn bars(messages: &[Message], topic: &str) -> Vec<(i64, [f64; 5], bool)> {
+    let mut bars = BTreeMap::new();
+    for message in messages.iter().filter(|m| m.topic.to_string() == topic) {
+        let numbers = message.bar.numbers().map(Number::value);
+        bars.insert(message.bar.time(), (numbers, message.bar.closed));
+    }
+    let bars = bars.into_iter();
+    bars.map(|(time, (numbers, closed))| (time, numbers, closed))
+        .collect()
+}
+
+/// Two symbols' trades over three minutes; one comes late.
+const TRADES: &str = r#"
+{"symbol":"A","time":1704067200000,"price":10,"size":1}
+{"symbol":"B","time":1704067201,"price":"5.5","size":"0.1"}
+{"symbol":"A","time":"2024-01-01T00:00:30Z","price":12.5,"qty":2,"side":"buy"}
+{"ticker":"A","ts":1704067260000,"price":11,"size":1}
+{"symbol":"A","time":1704067245000,"price":9,"size":4}
+{"symbol":"B","time":1704067320000.0,"price":6,"size":0.2}
+"#;
+
+fn check_trades(messages: &[Message]) {
+    assert_eq!(
+        bars(messages, "bars:A:1"),
+        [
+            (START, [10.0, 12.5, 9.0, 9.0, 7.0], true),
+            (START + 60_000, [11.0, 11.0, 11.0, 11.0, 1.0], false)
+        ]
+    );
+    assert_eq!(
+        bars(messages, "bars:A:D"),
+        [(START, [10.0, 12.5, 9.0, 11.0, 8.0], false)]
+    );
+    assert_eq!(
+        bars(messages, "bars:B:5"),
+        [(START, [5.5, 6.0, 5.5, 6.0, 0.3], false)]
+    );
+    for topic in ["bars:A:1", "bars:B:D"] {
+        let of_topic = messages.iter().filter(|m| m.topic.to_string() == topic);
+        let seqs: Vec<_> = of_topic.map(|m| m.seq).collect();
+        let expected: Vec<_> = (1..=seqs.len() as u64).map(Some).collect();
+        assert_eq!(seqs, expected, "{topic} is numbered without a hole");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn trades_as_json_become_bars() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = Source::Files(vec![file(&folder, "trades.ndjson", TRADES)]);
+    let (totals, messages) = ingested(config(source, Input::Trades)).await;
+    assert_eq!((totals.taken, totals.late, totals.bad), (6, 0, 0));
+    check_trades(&messages);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_follow_each_other_and_bad_rows_cost_nobody_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let lines: Vec<&str> = TRADES.trim().lines().collect();
+    let long = format!("{{\"symbol\":\"{}\"}}", "x".repeat(100_000));
+    let far = r#"{"symbol":"A","time":99999999999,"price":1,"size":1}"#;
+    let first = [
+        lines[0],
+        "not json",
+        "{\"symbol\":\"A\"}",
+        &long,
+        lines[1],
+        r#"{"symbol":"A","time":0,"price":null,"size":1}"#,
+        r#"{"symbol":"no good","time":0,"price":1,"size":1}"#,
+        r#"{"symbol":"A","time":0,"price":1,"size":-1}"#,
+        r#"["A"]"#,
+        far,
+        "\u{0}",
+    ];
+    let second = "price;size\n";
+    let sources = [
+        file(&folder, "1.ndjson", &first.join("\n")),
+        file(
+            &folder,
+            "2.csv",
+            &format!("Price,SIZE,Symbol,Time\n12.5,2,A,2024-01-01 00:00:30\n1,2,A,never\n{second}"),
+        ),
+        file(&folder, "3.ndjson", &lines[3..].join("\r\n")),
+    ];
+    let source = Source::Files(sources.into());
+    let (totals, messages) = ingested(config(source, Input::Trades)).await;
+    assert_eq!((totals.taken, totals.late, totals.bad), (6, 0, 11));
+    check_trades(&messages);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lower_bars_become_higher_ones_and_a_pause_can_be_filled() {
+    let folder = tempfile::tempdir().unwrap();
+    let rows = "time,open,high,low,close,volume\n\
+        2024-01-01 00:00,1,2,1,2,10\n\
+        2024-01-01 00:01,2,3,2,3,10\n\
+        2024-01-01 00:07,4,5,4,5,10\n";
+    let source = Source::Files(vec![file(&folder, "bars.csv", rows)]);
+    let mut config = config(source, Input::Bars(Resolution::M1));
+    config.symbol = Some("A".parse().unwrap());
+    config.rules.empty = Empty::Flat;
+    let (totals, messages) = ingested(config).await;
+    assert_eq!((totals.taken, totals.bad), (3, 0));
+    assert_eq!(bars(&messages, "bars:A:1").len(), 8);
+    assert_eq!(
+        bars(&messages, "bars:A:5"),
+        [
+            (START, [1.0, 3.0, 1.0, 3.0, 20.0], true),
+            (START + 300_000, [3.0, 5.0, 3.0, 5.0, 10.0], false)
+        ]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_comes_over_a_redis_channel_and_a_stream() {
+    let server = RedisServer::start();
+    let bus = RedisBus::new(&server.url()).unwrap();
+    let key = "trades:stream".to_owned();
+    for source in [
+        Source::Channel(bus.clone(), "trades:*".to_owned()),
+        Source::Stream(bus.clone(), key.clone(), "0".to_owned()),
+    ] {
+        let subscription = Subscription::start(bus.clone()).await;
+        let stop = CancellationToken::new();
+        let metrics = FeedMetrics::default();
+        let is_stream = matches!(source, Source::Stream(..));
+        let feed = tokio::spawn(run(
+            config(source, Input::Trades),
+            bus.publisher(),
+            metrics.clone(),
+            stop.clone(),
+        ));
+        let mut publisher = bus.publisher();
+        publisher.ready().await;
+        let lines: Vec<&str> = TRADES.trim().lines().collect();
+        if is_stream {
+            let client = redis::Client::open(server.url()).unwrap();
+            let mut connection = client.get_connection().unwrap();
+            for line in &lines {
+                let row: serde_json::Value = serde_json::from_str(line).unwrap();
+                let fields: Vec<(String, String)> = row
+                    .as_object()
+                    .unwrap()
+                    .iter()
+                    .map(|(name, value)| {
+                        let text = value.as_str().map_or(value.to_string(), str::to_owned);
+                        (name.clone(), text)
+                    })
+                    .collect();
+                redis::cmd("XADD")
+                    .arg(&key)
+                    .arg("*")
+                    .arg(fields)
+                    .exec(&mut connection)
+                    .unwrap();
+            }
+        } else {
+            // The first row again and again until it is heard: it changes nothing twice but the volume,
+            // so it is of a symbol of its own.
+            let hello = r#"{"symbol":"HELLO","time":1704067200000,"price":1,"size":0}"#;
+            let message = |payload: &str| Outgoing {
+                channel: "trades:x".to_owned(),
+                payload: payload.into(),
+            };
+            let end = std::time::Instant::now() + common::DEADLINE;
+            while metrics.taken.get() == 0 {
+                assert!(std::time::Instant::now() < end, "the channel is heard");
+                publisher.publish(&[message(hello)]).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            publisher
+                .publish(&[
+                    message(&lines[..4].join("\n")),
+                    message(&lines[4..].join("\n")),
+                ])
+                .await
+                .unwrap();
+        }
+        let collector = &subscription.collector;
+        eventually("all trades are in the bars", || {
+            let messages = collector.decoded();
+            let day = bars(&messages, "bars:A:D");
+            let other = bars(&messages, "bars:B:5");
+            day.first().is_some_and(|day| day.1[4] == 8.0)
+                && other.first().is_some_and(|bar| bar.1[4] == 0.3)
+        })
+        .await;
+        stop.cancel();
+        let totals = feed.await.unwrap().unwrap();
+        assert_eq!((totals.late, totals.bad), (0, 0));
+    }
+}
+
+fn ingest(redis: &RedisServer, arguments: &[&str], input: &str) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_barcast"))
+        .args(["ingest", "--redis-url", &redis.url()])
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(input.as_bytes())
+        .unwrap();
+    child.wait_with_output().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn standard_input_and_the_exit_code() {
+    let server = RedisServer::start();
+    let subscription = Subscription::start(RedisBus::new(&server.url()).unwrap()).await;
+    let arguments = ["--resolutions", "1,5,D", "--late", "60"];
+    let output = ingest(&server, &arguments, TRADES);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("taken: 6"), "{said}");
+    let collector = &subscription.collector;
+    eventually("the bars", || {
+        bars(&collector.decoded(), "bars:B:5").len() == 1
+    })
+    .await;
+    check_trades(&collector.decoded());
+
+    let output = ingest(&server, &[], "nothing\nof use\n");
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("-, line 2"), "the place is told: {said}");
+    for (arguments, told) in [
+        (&["no such file"][..], "no such file"),
+        (&["--session", "Mars"], "--session"),
+        (&["--channel", "bars:*"], "--channel"),
+        (
+            &["--input", "bars", "--input-resolution", "3"],
+            "--resolutions",
+        ),
+        (&["--channel", "a", "--stream", "b"], "--stream"),
+    ] {
+        let output = ingest(&server, arguments, "");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.lines().last().unwrap().contains(told), "{said}");
+    }
+}
