@@ -275,7 +275,9 @@ fn commands_in_the_documents_can_be_run() {
             }
             let ours = match program {
                 "barcast" => true,
-                "cargo" if line.peek() == Some(&"run") && !of_loadtest => line.any(|word| word == "--"),
+                "cargo" if line.peek() == Some(&"run") && !of_loadtest => {
+                    line.any(|word| word == "--")
+                }
                 _ => false,
             };
             if !ours {
