@@ -6,19 +6,23 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Parser, Subcommand};
 
+use crate::churn::ChurnArgs;
 use crate::floor::FloorArgs;
 use crate::html::ReportArgs;
 use crate::market::{MAX_TOPICS, Market};
 use crate::pins::Cores;
 use crate::plan::args::PlanArgs;
-use crate::publisher::Publish;
+use crate::publisher::{Burst, Publish};
+use crate::ramp::RampArgs;
 use crate::servers::Kind;
+use crate::swarm::crew::Crew;
+use crate::swarm::{CLIENTS_PER_ADDRESS, Target, check_template};
 use crate::watchlist::{Shape, Watchlists};
 
 /// Open files that a process needs beside its clients': Redis, epoll, logs, libraries.
-const OTHER_FILES: u64 = 100;
+pub const OTHER_FILES: u64 = 100;
 /// Most ticks a second: a tick shorter than this is not planned any more but rushed.
-const FASTEST_RATE: f64 = 10_000.0;
+pub const FASTEST_RATE: f64 = 10_000.0;
 
 /// Measures barcast and what it is compared with: publishes bars through Redis on a fixed schedule and
 /// receives them with very many WebSocket clients.
@@ -41,6 +45,13 @@ pub enum Command {
     Compare(CompareArgs),
     /// How many gateways, cores, memory, network and Redis a load needs, from measured costs
     Plan(PlanArgs),
+    /// Steps of load until an objective breaks: what this node carries
+    Ramp(RampArgs),
+    /// Clients that come and go while bars flow: what they do to those that stay
+    Churn(ChurnArgs),
+    /// Clients of another loadtest, which gives its orders on stdin
+    #[command(name = crate::swarm::crew::COMMAND, hide = true)]
+    Crew,
     /// The yardstick server: subscribe to Redis, build frames, send; nothing else
     Floor(FloorArgs),
 }
@@ -66,6 +77,9 @@ pub struct Load {
     /// How a tick's bars travel through Redis
     #[arg(long, value_enum, default_value = "single")]
     pub publish: Publish,
+    /// How a tick's bars lie in time
+    #[arg(long, value_enum, default_value = "together")]
+    pub burst: Burst,
     /// Updates that make a bar: the last one closes it
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=100_000))]
     pub bar_ticks: u64,
@@ -75,7 +89,14 @@ pub struct Load {
     /// Beginning of the symbols; with --url a new one for each run, so that no old bar is in the way
     #[arg(long)]
     pub prefix: Option<String>,
-    /// Threads of the clients
+    /// Processes of the clients; more clients than a process may open files need more of them
+    /// [default: as many as are needed]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub client_processes: Option<u32>,
+    /// Clients from one source address: 127.0.0.1, then .2, .3 … when the server is on this machine
+    #[arg(long, default_value_t = CLIENTS_PER_ADDRESS, value_parser = values::<1, 28_000>)]
+    pub clients_per_address: usize,
+    /// Threads of the clients, of each process
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
     pub client_threads: u32,
     /// Do not wait for bars.subscribe.response: for servers that do not send it
@@ -84,6 +105,11 @@ pub struct Load {
     /// Offer permessage-deflate: a server that takes the offer is measured with it
     #[arg(long)]
     pub compression: bool,
+    /// What a client sends to subscribe, for servers that do not speak barcast's protocol: with {topics}
+    /// for all topics in quotes, or with {topic}, {symbol} and {resolution} for one message each. An
+    /// update is then any message that names a topic's symbol and has "seq" and "ts"
+    #[arg(long, value_name = "TEMPLATE")]
+    pub subscribe: Option<String>,
     /// Cores of the server, as 0,2-3 or all [default: the first half, in turns the first; all when
     /// there is only one]
     #[arg(long, value_name = "LIST")]
@@ -122,14 +148,46 @@ impl Load {
             "--rate {}: allowed: above 0, up to {FASTEST_RATE}",
             self.rate
         );
-        let files = u64::from(self.clients) * u64::from(servers) + OTHER_FILES;
-        let limit = rlimit::increase_nofile_limit(files).context("limit of open files")?;
+        if let Some(template) = &self.subscribe {
+            check_template(template)?;
+        }
+        let clients = u64::from(self.clients) * u64::from(servers);
+        let processes = self.crew(clients)?.processes as u64;
+        let limit = files_of_a_process()?;
         ensure!(
-            limit >= files,
-            "--clients {}: {files} open files are needed, this process may open {limit} (ulimit -n)",
+            clients.div_ceil(processes) + OTHER_FILES <= limit,
+            "--clients {}: {clients} connections are too many for {processes} processes with {limit} open files each (ulimit -n)",
             self.clients
         );
         self.market(0).map(drop)
+    }
+
+    /// Who runs `clients` clients: as many processes as were asked for, or as few as may open so many
+    /// files.
+    ///
+    /// # Errors
+    /// When the limit of open files cannot be read.
+    pub fn crew(&self, clients: u64) -> Result<Crew> {
+        /// More would no longer be an experiment on one machine.
+        const MOST: u64 = 256;
+        let room = files_of_a_process()?.saturating_sub(OTHER_FILES).max(1);
+        let needed = clients.div_ceil(room).clamp(1, MOST);
+        let processes = self.client_processes.map_or(needed, u64::from);
+        Ok(Crew {
+            processes: usize::try_from(processes)?,
+            threads: usize::try_from(self.client_threads)?,
+        })
+    }
+
+    /// Fills in what the clients expect of a server.
+    pub fn target(&self, target: Target) -> Target {
+        Target {
+            answers: !self.no_answer,
+            compression: self.compression,
+            subscribe: self.subscribe.clone(),
+            per_address: self.clients_per_address,
+            ..target
+        }
     }
 
     /// The market that is published; `epoch` names the run.
@@ -172,26 +230,71 @@ impl Load {
     }
 }
 
-/// `loadtest run`.
+/// Raises the limit of open files as far as it goes, and says how far that is.
+///
+/// # Errors
+/// When the kernel does not say.
+pub fn files_of_a_process() -> Result<u64> {
+    /// Enough for any process here; some programs that we start go through all that they may open.
+    const ENOUGH: u64 = 1 << 20;
+    rlimit::increase_nofile_limit(ENOUGH).context("limit of open files")
+}
+
+/// The server under test: started for the experiment, or running already.
 #[derive(Debug, Clone, Args)]
-pub struct RunArgs {
-    #[command(flatten)]
-    pub load: Load,
+pub struct Site {
     /// Start redis-server and the server on free ports, and end them afterwards
     #[arg(long, conflicts_with_all = ["url", "redis_url"])]
     pub spawn: bool,
     /// With --spawn: barcast, floor:bare, floor:gather, or a command with {port} and {redis_port}
     #[arg(long, default_value = "barcast", conflicts_with = "url")]
     pub server: Kind,
-    /// A server that runs already, as ws://127.0.0.1:8000/ws
-    #[arg(long, requires = "redis_url", required_unless_present = "spawn")]
-    pub url: Option<String>,
+    /// With --spawn: so many gateways behind one Redis, the clients spread over them [default: as many
+    /// as may open the clients' connections]
+    #[arg(long, conflicts_with = "url", value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub gateways: Option<u32>,
+    /// A server that runs already, as ws://127.0.0.1:8000/ws; several with commas, the clients spread
+    /// over them
+    #[arg(
+        long,
+        requires = "redis_url",
+        required_unless_present = "spawn",
+        value_delimiter = ','
+    )]
+    pub url: Vec<String>,
     /// The Redis in front of it
     #[arg(long)]
     pub redis_url: Option<String>,
-    /// Process of a server on this machine, to measure its CPU and memory
-    #[arg(long, requires = "url")]
-    pub server_pid: Option<u32>,
+    /// Processes of servers on this machine, to measure their CPU and memory
+    #[arg(long, requires = "url", value_delimiter = ',')]
+    pub server_pid: Vec<u32>,
+}
+
+impl Site {
+    /// How many gateways `clients` clients need.
+    ///
+    /// # Errors
+    /// When one of them would need more open files than it may have.
+    pub fn gateways(&self, clients: u64) -> Result<u32> {
+        // A process that we start may open as many files as we may.
+        let room = files_of_a_process()?.saturating_sub(OTHER_FILES).max(1);
+        let needed = u32::try_from(clients.div_ceil(room))?.max(1);
+        let gateways = self.gateways.unwrap_or(needed);
+        ensure!(
+            !self.spawn || gateways >= needed,
+            "--gateways {gateways}: {clients} clients need {needed}, each of which may open {room} connections (ulimit -n)"
+        );
+        Ok(gateways)
+    }
+}
+
+/// `loadtest run`.
+#[derive(Debug, Clone, Args)]
+pub struct RunArgs {
+    #[command(flatten)]
+    pub load: Load,
+    #[command(flatten)]
+    pub site: Site,
     /// Measured seconds
     #[arg(long, default_value_t = 10.0)]
     pub duration: f64,
@@ -243,6 +346,14 @@ pub struct TurnArgs {
     pub pulse: f64,
 }
 
+/// A whole number from `FROM` to `TO`.
+fn values<const FROM: usize, const TO: usize>(text: &str) -> Result<usize, String> {
+    let number = text.parse().ok();
+    number
+        .filter(|number| (FROM..=TO).contains(number))
+        .ok_or(format!("allowed: whole numbers from {FROM} to {TO}"))
+}
+
 /// Address and path of a `ws://` URL.
 ///
 /// # Errors
@@ -291,6 +402,46 @@ mod tests {
                 "{bad:?}"
             );
         }
+    }
+
+    /// The words of a command line, `'` and line ends with `\` understood.
+    fn words(line: &str) -> Vec<String> {
+        let mut words = Vec::new();
+        for (nth, part) in line.split('\'').enumerate() {
+            if nth % 2 == 1 {
+                words.push(part.to_owned());
+            } else {
+                words.extend(part.split_whitespace().map(str::to_owned));
+            }
+        }
+        words
+    }
+
+    #[test]
+    fn commands_in_the_documents_can_be_run() {
+        let mut count = 0;
+        for page in ["README.md", "PERF.md"] {
+            let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+                .join("..")
+                .join(page);
+            let text = std::fs::read_to_string(path).unwrap().replace("\\\n", " ");
+            for line in text.lines() {
+                let line = line.split(" #").next().unwrap().trim();
+                let start = [
+                    "loadtest ",
+                    "target/release/loadtest ",
+                    "cargo run --release -p loadtest -- ",
+                ];
+                let Some(rest) = start.iter().find_map(|start| line.strip_prefix(start)) else {
+                    continue;
+                };
+                let words = [vec!["loadtest".to_owned()], words(rest)].concat();
+                let parsed = Cli::try_parse_from(&words);
+                assert!(parsed.is_ok(), "{page}: {line}: {}", parsed.unwrap_err());
+                count += 1;
+            }
+        }
+        assert!(count >= 5, "only {count} commands were found");
     }
 
     fn load(flags: &[&str]) -> Load {

@@ -6,6 +6,7 @@
 //! |---|---|
 //! | [`cli`] | flags |
 //! | [`run`], [`report`] | one experiment against one server |
+//! | [`stage`] | the parts that experiments against one server are put together from |
 //! | [`ramp`] | how much one server carries: steps to the knee, and the law that they follow |
 //! | [`churn`] | what clients that come and go do to those that stay |
 //! | [`pair`], [`pair_report`] | two servers: the ratio of their costs |
@@ -50,6 +51,7 @@ pub mod report;
 pub mod rig;
 pub mod run;
 pub mod servers;
+pub mod stage;
 pub mod strace;
 pub mod swarm;
 pub mod tally;

@@ -7,7 +7,8 @@ use anyhow::Result;
 use clap::Parser;
 use loadtest::cli::{Cli, Command};
 use loadtest::outcome::Outcome;
-use loadtest::{compare, floor, html, pair, plan, run};
+use loadtest::swarm::crew;
+use loadtest::{churn, compare, floor, html, pair, plan, ramp, run};
 
 /// An update was lost or came wrongly, or a plan did not agree with its check.
 const LOST: u8 = 1;
@@ -31,6 +32,11 @@ fn main() -> ExitCode {
         }),
         Command::Compare(args) => compare::compare(&args)
             .and_then(|report| tell(Outcome::Compare(report), args.load.json.as_deref())),
+        Command::Ramp(args) => ramp::ramp(&args)
+            .and_then(|report| tell(Outcome::Ramp(report), args.load.json.as_deref())),
+        Command::Churn(args) => churn::churn(&args)
+            .and_then(|report| tell(Outcome::Churn(report), args.load.json.as_deref())),
+        Command::Crew => crew::serve().map(|()| ExitCode::SUCCESS),
     };
     done.unwrap_or_else(|why| {
         eprintln!("error: {why:#}");

@@ -3,6 +3,7 @@
 
 use anyhow::{Context, Result};
 use barcast::bar::{Bar, Field, Message, Number, Resolution, Symbol, Topic};
+use serde::{Deserialize, Serialize};
 
 /// Time of the first bar: 2024-01-01T00:00:00Z in milliseconds. In the past, so that a gateway sees
 /// ordinary history however fast the bars advance.
@@ -21,13 +22,42 @@ const SPAN_CENTS: u64 = 500;
 ///
 /// Every tick publishes every topic once, and `seq` counts the ticks from 1. `bar_ticks` updates make
 /// a bar; the last of them says `"closed":true`, the next opens the bar of the next second.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(try_from = "Description", into = "Description")]
 pub struct Market {
     /// Every topic's symbol is this and a number.
     prefix: String,
     topics: Vec<Topic>,
     bar_ticks: u64,
     epoch: u64,
+}
+
+/// What a market is computed from: another process makes the same one of it.
+#[derive(Serialize, Deserialize)]
+struct Description {
+    prefix: String,
+    topics: u32,
+    bar_ticks: u64,
+    epoch: u64,
+}
+
+impl TryFrom<Description> for Market {
+    type Error = anyhow::Error;
+
+    fn try_from(of: Description) -> Result<Self> {
+        Self::new(&of.prefix, of.topics, of.bar_ticks, of.epoch)
+    }
+}
+
+impl From<Market> for Description {
+    fn from(market: Market) -> Self {
+        Self {
+            topics: u32::try_from(market.topics.len()).unwrap_or(MAX_TOPICS),
+            prefix: market.prefix,
+            bar_ticks: market.bar_ticks,
+            epoch: market.epoch,
+        }
+    }
 }
 
 impl Market {
@@ -64,10 +94,22 @@ impl Market {
     /// The number of a topic from its name, without a table: nothing but the digits is looked at
     /// beyond the prefix.
     pub fn number_of(&self, topic: &[u8]) -> Option<u32> {
-        let digits = topic
-            .strip_prefix(b"bars:")?
-            .strip_prefix(self.prefix.as_bytes())?
-            .get(..DIGITS)?;
+        self.number_of_symbol(topic.strip_prefix(b"bars:")?)
+    }
+
+    /// The number of the topic that a message of any form is about: of the channel, or of the symbol,
+    /// that is named in it.
+    pub fn number_in(&self, text: &[u8]) -> Option<u32> {
+        let named = |before: &'static [u8]| {
+            memchr::memmem::find_iter(text, before)
+                .find_map(|at| self.number_of_symbol(&text[at + before.len()..]))
+        };
+        named(b"bars:").or_else(|| named(b"\"symbol\":\""))
+    }
+
+    /// The number of the topic whose symbol `text` begins with.
+    fn number_of_symbol(&self, text: &[u8]) -> Option<u32> {
+        let digits = text.strip_prefix(self.prefix.as_bytes())?.get(..DIGITS)?;
         let number = parse_digits(digits)?;
         (usize::try_from(number).ok()? < self.topics.len()).then_some(u32::try_from(number).ok()?)
     }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::pins::Pins;
 use crate::process::{Busy, Cpu, cpu};
 use crate::rig::{Rig, Watched};
+use crate::swarm::Swarm;
 
 /// From this share of its cores on, the swarm may have been what was measured.
 const SATURATED: f64 = 0.9;
@@ -20,6 +21,8 @@ const DISTURBED: f64 = 0.1;
 pub struct Watch {
     servers: Vec<Watched>,
     redis: Vec<u32>,
+    /// This process, and those of its clients.
+    swarm: Vec<u32>,
     pins: Pins,
 }
 
@@ -27,10 +30,18 @@ impl Watch {
     pub fn of<'a>(rigs: impl IntoIterator<Item = &'a Rig>, pins: &Pins) -> Self {
         let rigs: Vec<&Rig> = rigs.into_iter().collect();
         Self {
-            servers: rigs.iter().map(|rig| rig.process).collect(),
+            servers: rigs.iter().map(|rig| rig.process.clone()).collect(),
             redis: rigs.iter().filter_map(|rig| rig.redis_pid()).collect(),
+            swarm: vec![std::process::id()],
             pins: pins.clone(),
         }
+    }
+
+    /// With the processes of these clients, too.
+    #[must_use]
+    pub fn with(mut self, swarm: &Swarm) -> Self {
+        self.swarm.extend(swarm.pids());
+        self
     }
 }
 
@@ -63,7 +74,7 @@ impl Reading {
             at: Instant::now(),
             servers,
             redis,
-            swarm: cpu(&[std::process::id()])?.total_ns,
+            swarm: cpu(&watch.swarm)?.total_ns,
             server_cores: Busy::read(&watch.pins.server)?,
             swarm_cores: Busy::read(&watch.pins.swarm)?,
         })
@@ -71,7 +82,7 @@ impl Reading {
 }
 
 /// Average use of the cores between two readings; 1 is one core.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Occupancy {
     pub seconds: f64,
     /// By clients and publisher.

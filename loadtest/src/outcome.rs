@@ -18,7 +18,7 @@ use crate::report::RunReport;
 /// The report of any experiment.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
-#[expect(
+#[allow(
     clippy::large_enum_variant,
     reason = "there is one at a time, or a handful"
 )]

@@ -1,6 +1,7 @@
 //! What the kernel says of processes and cores (proc(5)).
 
 use std::fs;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
@@ -22,6 +23,11 @@ pub struct Cpu {
 }
 
 impl Cpu {
+    /// In seconds.
+    pub fn seconds(self) -> f64 {
+        Duration::from_nanos(self.total_ns).as_secs_f64()
+    }
+
     /// Of both together.
     pub fn plus(self, other: Self) -> Self {
         Self {
@@ -162,7 +168,7 @@ impl Busy {
 #[cfg(test)]
 mod tests {
     use std::process::Command;
-    use std::time::{Duration, Instant};
+    use std::time::Instant;
 
     use super::*;
 

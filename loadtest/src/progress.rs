@@ -1,5 +1,6 @@
 //! What is going on, on stderr: one changing line on a terminal, a line now and then otherwise.
 
+use std::collections::HashSet;
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
@@ -11,6 +12,8 @@ const BETWEEN_LINES: Duration = Duration::from_secs(5);
 pub struct Progress {
     bar: Option<ProgressBar>,
     said: Option<Instant>,
+    /// Phases that were said: experiments of many steps go through the same ones again.
+    phases: HashSet<String>,
 }
 
 impl Progress {
@@ -20,13 +23,27 @@ impl Progress {
             let bar = ProgressBar::new_spinner();
             bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()))
         });
-        Self { bar, said: None }
+        Self {
+            bar,
+            said: None,
+            phases: HashSet::new(),
+        }
     }
 
-    /// A new phase: always said.
+    /// A new phase: said the first time.
     pub fn phase(&mut self, text: &str) {
-        self.said = None;
+        if self.phases.insert(text.to_owned()) {
+            self.said = None;
+        }
         self.now(|| text.to_owned());
+    }
+
+    /// A line that stays.
+    pub fn line(&mut self, text: &str) {
+        match &self.bar {
+            Some(bar) => bar.println(text),
+            None => eprintln!("{text}"),
+        }
     }
 
     /// How it goes: shown at once on a terminal, now and then otherwise.

@@ -1,5 +1,6 @@
 //! The producer of an experiment: publishes on schedule, whatever becomes of it (open loop).
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -28,6 +29,39 @@ pub enum Publish {
     Single,
     /// One message a tick on bars:@batch
     Batch,
+    /// The same, compressed with zstd
+    Zstd,
+}
+
+/// How a tick's bars lie in time.
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Burst {
+    /// All at once, as candles of many symbols change together
+    #[default]
+    Together,
+    /// Evenly over the time until the next tick, in steps of a millisecond or more
+    Spread,
+}
+
+/// Shortest time between two parts of a tick that is spread, in seconds: timers are no better.
+const SHORTEST_STEP: f64 = 0.001;
+
+impl Burst {
+    /// Into how many parts a tick of `topics` bars falls.
+    fn parts(self, topics: usize, rate: f64) -> usize {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "steps of one tick, positive"
+        )]
+        match self {
+            Self::Together => 1,
+            Self::Spread => topics.min((1.0 / rate / SHORTEST_STEP) as usize).max(1),
+        }
+    }
 }
 
 /// Connects to a Redis without Nagle's delay.
@@ -61,6 +95,7 @@ pub struct Publisher {
     connection: Connection,
     market: Arc<Market>,
     publish: Publish,
+    pub burst: Burst,
     /// The last tick, which is also the last `seq` of every topic.
     seq: u64,
     channels: Vec<String>,
@@ -78,6 +113,7 @@ impl Publisher {
             channels: market.topics().iter().map(ToString::to_string).collect(),
             market,
             publish,
+            burst: Burst::default(),
             seq: 0,
             text: Vec::new(),
             batch: BatchEncoder::default(),
@@ -129,29 +165,39 @@ impl Publisher {
         mut before: impl FnMut(u64),
     ) -> Result<u64> {
         let start = clock.now_us();
+        let parts = self.burst.parts(self.channels.len(), rate);
         for tick in 0..ticks {
-            #[expect(clippy::cast_precision_loss, reason = "ticks are far below 2^53")]
-            let offset = Duration::from_secs_f64(tick as f64 / rate);
-            let planned = start + micros(offset);
-            clock.sleep_until(planned);
-            if stop.load(Ordering::Relaxed) {
-                return Ok(tick);
+            for part in 0..parts {
+                #[expect(clippy::cast_precision_loss, reason = "ticks are far below 2^53")]
+                let ticks = tick as f64 + part as f64 / parts as f64;
+                let planned = start + micros(Duration::from_secs_f64(ticks / rate));
+                clock.sleep_until(planned);
+                if part == 0 {
+                    if stop.load(Ordering::Relaxed) {
+                        return Ok(tick);
+                    }
+                    before(tick);
+                }
+                let late = clock.now_us() - planned;
+                let topics = self.channels.len();
+                self.publish(topics * part / parts..topics * (part + 1) / parts, planned)?;
+                let took = clock.now_us() - planned - late;
+                self.lateness.start_max_us = self.lateness.start_max_us.max(late);
+                self.lateness.publish_max_us = self.lateness.publish_max_us.max(took);
             }
-            before(tick);
-            let late = clock.now_us() - planned;
-            self.tick(planned)?;
-            let took = clock.now_us() - planned - late;
-            self.lateness.start_max_us = self.lateness.start_max_us.max(late);
-            self.lateness.publish_max_us = self.lateness.publish_max_us.max(took);
+            self.seq += 1;
         }
         Ok(ticks)
     }
 
-    /// One update of every topic, with `planned` (µs since the epoch) as its publish time.
-    fn tick(&mut self, planned: u64) -> Result<()> {
+    /// The next update of these topics, with `planned` (µs since the epoch) as its publish time.
+    fn publish(&mut self, topics: Range<usize>, planned: u64) -> Result<()> {
         let seq = self.seq + 1;
+        let compress = self.publish == Publish::Zstd;
         let mut pipeline = redis::pipe();
-        for (topic, channel) in (0_u32..).zip(&self.channels) {
+        for topic in topics {
+            let channel = &self.channels[topic];
+            let topic = u32::try_from(topic)?;
             let message = self.market.message(topic, seq, planned)?;
             if self.publish == Publish::Single {
                 self.text.clear();
@@ -162,19 +208,30 @@ impl Publisher {
             self.batch.push(&message);
             if self.batch.len() >= BATCH_BYTES {
                 pipeline
-                    .publish(BATCH_CHANNEL, self.batch.take(false)?)
+                    .publish(BATCH_CHANNEL, self.batch.take(compress)?)
                     .ignore();
             }
         }
         if !self.batch.is_empty() {
             pipeline
-                .publish(BATCH_CHANNEL, self.batch.take(false)?)
+                .publish(BATCH_CHANNEL, self.batch.take(compress)?)
                 .ignore();
         }
         pipeline
             .query::<()>(&mut self.connection)
-            .context("publishing to Redis")?;
-        self.seq = seq;
-        Ok(())
+            .context("publishing to Redis")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tick_is_spread_in_steps_that_timers_can_keep() {
+        assert_eq!(Burst::Together.parts(200, 2.0), 1);
+        assert_eq!(Burst::Spread.parts(200, 2.0), 200);
+        assert_eq!(Burst::Spread.parts(200, 10.0), 100);
+        assert_eq!(Burst::Spread.parts(200, 5_000.0), 1);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
 use crate::cli::Load;
@@ -9,10 +10,14 @@ use crate::figures::{Latency, grouped, ms, per};
 use crate::machine::Machine;
 use crate::occupancy::Occupancy;
 use crate::process::Cpu;
-use crate::publisher::{Lateness, Publish};
+use crate::publisher::{Burst, Lateness, Publish};
 use crate::strace::SystemCalls;
 use crate::tally::Counts;
 use crate::watchlist::Shape;
+
+fn one() -> u32 {
+    1
+}
 
 /// What was asked for.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -24,9 +29,14 @@ pub struct Scenario {
     pub rate: f64,
     pub shape: Shape,
     pub publish: Publish,
+    #[serde(default)]
+    pub burst: Burst,
     pub bar_ticks: u64,
     pub seed: u64,
     pub client_threads: u32,
+    /// Processes of the clients.
+    #[serde(default = "one")]
+    pub client_processes: u32,
     pub warmup_ticks: u64,
     /// Ticks that were measured.
     pub measured_ticks: u64,
@@ -41,9 +51,15 @@ impl Scenario {
             rate: load.rate,
             shape: load.shape,
             publish: load.publish,
+            burst: load.burst,
             bar_ticks: load.bar_ticks,
             seed: load.seed,
             client_threads: load.client_threads,
+            client_processes: load
+                .crew(load.clients.into())
+                .ok()
+                .and_then(|crew| u32::try_from(crew.processes).ok())
+                .unwrap_or(1),
             warmup_ticks,
             measured_ticks,
         }
@@ -52,12 +68,13 @@ impl Scenario {
     /// In one line.
     pub fn line(&self) -> String {
         format!(
-            "{} clients × {} of {} topics ({}), {} ticks/s, {} messages",
+            "{} clients × {} of {} topics ({}), {} ticks/s {}, {} messages",
             grouped(self.clients.into()),
             self.per_client,
             self.topics,
             format!("{:?}", self.shape).to_lowercase(),
             self.rate,
+            format!("{:?}", self.burst).to_lowercase(),
             format!("{:?}", self.publish).to_lowercase(),
         )
     }
@@ -68,16 +85,38 @@ impl Scenario {
 pub struct Connect {
     pub seconds: f64,
     pub clients_per_second: f64,
+    /// From the beginning of the TCP connection to the standing subscription, in µs.
+    #[serde(default)]
+    pub took_us: Latency,
+    /// Server's processor time for each client, in µs, when its process is known.
+    #[serde(default)]
+    pub server_us_per_client: Option<f64>,
 }
 
 impl Connect {
     #[expect(clippy::cast_precision_loss, reason = "a rate needs no more")]
-    pub fn of(clients: u64, took: Duration) -> Self {
+    pub fn of(clients: u64, took: Duration, each: &Histogram<u64>, used: Option<Cpu>) -> Self {
         let seconds = took.as_secs_f64();
         Self {
             seconds,
             clients_per_second: clients as f64 / seconds.max(1e-9),
+            took_us: Latency::from(each),
+            server_us_per_client: used.map(|used| per(used.total_ns, clients) / 1_000.0),
         }
+    }
+
+    /// In one line.
+    pub fn line(&self) -> String {
+        let cost = self.server_us_per_client.map_or(String::new(), |us| {
+            format!(", {us:.1} µs of the server's time each")
+        });
+        format!(
+            "{:.2} s, {:.0} clients/s; p50 {}, p99 {}{cost}",
+            self.seconds,
+            self.clients_per_second,
+            ms(self.took_us.p50),
+            ms(self.took_us.p99)
+        )
     }
 }
 
@@ -134,7 +173,7 @@ pub struct Second {
 
 impl Second {
     /// In one line, with `gone` clients disconnected so far.
-    pub fn line(&self, gone: u64) -> String {
+    pub fn line(&self, clients: u64, gone: u64) -> String {
         let cores = self.server_cores.map_or(String::new(), |cores| {
             format!(", server at {:.0} %", cores * 100.0)
         });
@@ -144,8 +183,9 @@ impl Second {
             String::new()
         };
         format!(
-            "{:5.1} s: {} bars/s, p50 {}, p99 {}{cores}{gone}",
+            "{:5.1} s: {} clients, {} bars/s, p50 {}, p99 {}{cores}{gone}",
             self.at,
+            grouped(clients),
             grouped(self.delivered),
             ms(self.latency_us.p50),
             ms(self.latency_us.p99),
@@ -194,13 +234,7 @@ impl RunReport {
             ("server", self.server.clone()),
             ("load", self.scenario.line()),
             ("measured", self.measured()),
-            (
-                "connect",
-                format!(
-                    "{:.2} s, {:.0} clients/s",
-                    self.connect.seconds, self.connect.clients_per_second
-                ),
-            ),
+            ("connect", self.connect.line()),
         ];
         self.delivery(&mut rows);
         let l = &self.latency_us;

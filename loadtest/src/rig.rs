@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
-use crate::cli::{Load, RunArgs, ws_url};
+use crate::cli::{Load, Site, ws_url};
 use crate::market::Market;
 use crate::pins::Pins;
 use crate::process::{Cpu, cpu, family, resident};
@@ -24,12 +24,13 @@ pub struct Rig {
     pub name: String,
     /// How it was started, when it was started here.
     pub started: Option<String>,
-    addr: SocketAddr,
+    /// Of every gateway.
+    addrs: Vec<SocketAddr>,
     path: String,
     pub publisher: Publisher,
     pub process: Watched,
-    // Ended in this order: the server first, so that it does not complain of a lost Redis.
-    _server: Option<Server>,
+    // Ended in this order: the servers first, so that they do not complain of a lost Redis.
+    _servers: Vec<Server>,
     redis: Option<Redis>,
 }
 
@@ -39,27 +40,50 @@ impl Rig {
     /// # Errors
     /// When one of them does not come up.
     pub fn spawn(kind: &Kind, load: &Load, pins: &Pins, market: &Arc<Market>) -> Result<Self> {
+        Self::spawn_many(kind, 1, load, pins, market)
+    }
+
+    /// Starts a redis-server and some gateways behind it.
+    ///
+    /// # Errors
+    /// When one of them does not come up.
+    pub fn spawn_many(
+        kind: &Kind,
+        gateways: u32,
+        load: &Load,
+        pins: &Pins,
+        market: &Arc<Market>,
+    ) -> Result<Self> {
         let redis = Redis::start()?;
+        let cores = pins.server.list().len();
         let launch = Launch {
-            workers: load.workers.unwrap_or(pins.server.list().len()),
+            workers: load
+                .workers
+                .unwrap_or((cores / gateways.max(1) as usize).max(1)),
             barcast: load.barcast.clone(),
             cores: pins.server.clone(),
         };
-        let server = Server::start(kind, &redis, &launch)?;
-        let mut publisher = Publisher::new(&redis.url(), Arc::clone(market), load.publish)?;
+        let servers = (0..gateways)
+            .map(|_| Server::start(kind, &redis, &launch))
+            .collect::<Result<Vec<_>>>()?;
+        let mut publisher = publisher(&redis.url(), load, market)?;
         if matches!(kind, Kind::Peer(_)) {
             // Their ports may be open before all of them stands; what comes later would look like the
             // memory of clients.
             publisher.wait_for_subscriber()?;
         }
+        let started: Vec<&str> = servers.iter().map(|s| s.command.as_str()).collect();
         Ok(Self {
-            name: kind.to_string(),
-            started: Some(server.command.clone()),
-            addr: server.addr,
+            name: match gateways {
+                1 => kind.to_string(),
+                n => format!("{n} × {kind}"),
+            },
+            started: Some(started.join(" & ")),
+            addrs: servers.iter().map(|server| server.addr).collect(),
             path: kind.path().to_owned(),
             publisher,
-            process: Watched(Some(server.pid())),
-            _server: Some(server),
+            process: Watched(servers.iter().map(Server::pid).collect()),
+            _servers: servers,
             redis: Some(redis),
         })
     }
@@ -67,19 +91,28 @@ impl Rig {
     /// Uses a server and a Redis that run already.
     ///
     /// # Errors
-    /// When the URL cannot be used, or its Redis cannot be reached.
-    pub fn running(args: &RunArgs, market: &Arc<Market>) -> Result<Self> {
-        let url = args.url.as_deref().context("--url or --spawn is needed")?;
-        let redis = args.redis_url.as_deref().context("--redis-url is needed")?;
-        let (addr, path) = ws_url(url)?;
+    /// When a URL cannot be used, two of them have different paths, or the Redis cannot be reached.
+    pub fn running(site: &Site, load: &Load, market: &Arc<Market>) -> Result<Self> {
+        let redis = site.redis_url.as_deref().context("--redis-url is needed")?;
+        let mut paths = Vec::new();
+        let mut addrs = Vec::new();
+        for url in &site.url {
+            let (addr, path) = ws_url(url)?;
+            addrs.push(addr);
+            paths.push(path);
+        }
+        paths.dedup();
+        let Ok([path]) = <[String; 1]>::try_from(paths) else {
+            bail!("--url {}: allowed: one path for all", site.url.join(","));
+        };
         Ok(Self {
-            name: url.to_owned(),
+            name: site.url.join(" "),
             started: None,
-            addr,
+            addrs,
             path,
-            publisher: Publisher::new(redis, Arc::clone(market), args.load.publish)?,
-            process: Watched(args.server_pid),
-            _server: None,
+            publisher: publisher(redis, load, market)?,
+            process: Watched(site.server_pid.clone()),
+            _servers: Vec::new(),
             redis: None,
         })
     }
@@ -91,38 +124,47 @@ impl Rig {
 
     /// What the clients connect to; updates after the first `after` are counted.
     pub fn target(&self, market: &Arc<Market>, after: u64, load: &Load) -> Target {
-        Target {
-            addr: self.addr,
-            path: self.path.clone(),
-            market: Arc::clone(market),
+        let target = Target {
+            addrs: self.addrs.clone(),
             after,
-            answers: !load.no_answer,
-            compression: load.compression,
-        }
+            ..Target::new(self.addrs[0], &self.path, Arc::clone(market))
+        };
+        load.target(target)
     }
 }
 
-/// The server's process with its descendants, when it is known which it is.
-#[derive(Debug, Clone, Copy)]
-pub struct Watched(Option<u32>);
+fn publisher(redis: &str, load: &Load, market: &Arc<Market>) -> Result<Publisher> {
+    let mut publisher = Publisher::new(redis, Arc::clone(market), load.publish)?;
+    publisher.burst = load.burst;
+    Ok(publisher)
+}
+
+/// The server's processes with their descendants, as far as it is known which they are.
+#[derive(Debug, Clone)]
+pub struct Watched(Vec<u32>);
 
 impl Watched {
-    /// Its processes, when they are known.
-    pub fn family(self) -> Vec<u32> {
-        self.0.map(family).unwrap_or_default()
+    /// All of them; none when they are not known.
+    pub fn family(&self) -> Vec<u32> {
+        self.0.iter().flat_map(|pid| family(*pid)).collect()
     }
 
     /// CPU time so far, when its process is known.
     ///
     /// # Errors
     /// When the process has ended.
-    pub fn cpu(self) -> Result<Option<Cpu>> {
-        self.0.map(|pid| cpu(&family(pid))).transpose()
+    pub fn cpu(&self) -> Result<Option<Cpu>> {
+        let mut sum: Option<Cpu> = None;
+        for pid in &self.0 {
+            let used = cpu(&family(*pid))?;
+            sum = Some(used.plus(sum.unwrap_or_default()));
+        }
+        Ok(sum)
     }
 
     /// Resident memory in bytes, when its process is known.
-    pub fn resident(self) -> Option<u64> {
-        self.0.map(|pid| resident(&family(pid)))
+    pub fn resident(&self) -> Option<u64> {
+        (!self.0.is_empty()).then(|| resident(&self.family()))
     }
 }
 

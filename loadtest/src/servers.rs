@@ -148,8 +148,12 @@ impl Process {
 
     fn wait_for(&mut self, what: &str, mut ready: impl FnMut() -> bool) -> Result<()> {
         let start = Instant::now();
-        while !ready() {
+        loop {
             let ended = self.child.try_wait()?;
+            // One that has ended is not what answers there.
+            if ended.is_none() && ready() {
+                return Ok(());
+            }
             if ended.is_some() || start.elapsed() > READY_TIMEOUT {
                 let output = fs::read(&self.output).unwrap_or_default();
                 let output = &output[output.len().saturating_sub(SHOWN_BYTES)..];
@@ -158,7 +162,6 @@ impl Process {
             }
             std::thread::sleep(POLL);
         }
-        Ok(())
     }
 }
 
@@ -206,8 +209,16 @@ impl Redis {
         command.args(["--save", "", "--appendonly", "no"]);
         let mut process =
             Process::start(command, true).context("redis-server has to be installed")?;
-        let redis = format!("redis://127.0.0.1:{port}");
-        process.wait_for("redis-server", || crate::publisher::connect(&redis).is_ok())?;
+        let url = format!("redis://127.0.0.1:{port}");
+        // The port was free a moment ago: another experiment's Redis may have taken it meanwhile.
+        let pid = format!("process_id:{}\r\n", process.child.id());
+        process.wait_for("redis-server", || {
+            let info = crate::publisher::connect(&url).and_then(|mut connection| {
+                let info = redis::cmd("INFO").arg("server").query(&mut connection);
+                Ok::<String, _>(info?)
+            });
+            info.is_ok_and(|info| info.contains(&pid))
+        })?;
         Ok(Self { port, process })
     }
 

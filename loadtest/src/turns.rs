@@ -165,8 +165,8 @@ impl Turns {
         let clients = load
             .watchlists()
             .flat_map(|topics| (0..rigs.len()).map(move |target| (target, topics.clone())));
-        let threads = load.client_threads as usize;
-        let swarm = Swarm::start(targets.collect(), clients, threads, ground.clock)?;
+        let crew = load.crew(rigs.len() as u64 * u64::from(load.clients))?;
+        let swarm = Swarm::crewed(targets.collect(), clients, crew, 0, ground.clock)?;
         let lanes = rigs.into_iter().map(|rig| Lane {
             rig,
             memory: None,
@@ -200,7 +200,7 @@ impl Turns {
     /// Whose time is read: of the servers that still take turns.
     fn watch(&self) -> Watch {
         let lanes = self.lanes.iter().filter(|lane| lane.broken.is_none());
-        Watch::of(lanes.map(|lane| &lane.rig), &self.ground.pins)
+        Watch::of(lanes.map(|lane| &lane.rig), &self.ground.pins).with(&self.swarm)
     }
 
     /// All rounds; those of the warm-up leave nothing behind, and neither does one that is not whole.

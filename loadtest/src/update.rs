@@ -46,8 +46,7 @@ pub struct Update<'a> {
     /// Publish time, µs since the epoch; 0 when there is none.
     pub ts: u64,
     pub closed: bool,
-    /// From the end of `"payload":` to the end of the text, the last brace of which is not the bar's.
-    payload: &'a [u8],
+    bar: &'a [u8],
 }
 
 impl<'a> Update<'a> {
@@ -66,13 +65,34 @@ impl<'a> Update<'a> {
             ts: ts.unwrap_or(0),
             closed: text.ends_with(b"\"closed\":true}}")
                 || after(rest, b"\"closed\":true").is_some(),
-            payload: after(rest, b"\"payload\":").unwrap_or_default(),
+            // To the end of the text, the last brace of which is not the bar's.
+            bar: after(rest, b"\"payload\":")
+                .and_then(|payload| payload.strip_suffix(b"}"))
+                .unwrap_or_default(),
+        })
+    }
+
+    /// Reads a message of any form: its `seq`, its `ts`, and the bar, which is the object that has a
+    /// `time`. Nothing when it has no `seq`.
+    pub fn anywhere(text: &'a [u8]) -> Option<Self> {
+        let time = memchr::memmem::find(text, b"\"time\":");
+        let bar = time.and_then(|time| {
+            let from = memchr::memrchr(b'{', &text[..time])?;
+            let to = time + memchr::memchr(b'}', &text[time..])?;
+            text.get(from..to + 1)
+        });
+        Some(Self {
+            topic: b"",
+            seq: number(text, b"\"seq\":")?,
+            ts: number(text, b"\"ts\":").unwrap_or(0),
+            closed: after(text, b"\"closed\":true").is_some(),
+            bar: bar.unwrap_or_default(),
         })
     }
 
     /// The bar's JSON, when it is the last of the message.
     pub fn bar(&self) -> &'a [u8] {
-        self.payload.strip_suffix(b"}").unwrap_or_default()
+        self.bar
     }
 }
 
@@ -157,6 +177,22 @@ mod tests {
         assert_eq!((update.seq, update.ts, update.closed), (0, 0, false));
         assert_eq!(update.bar(), br#"{"time":1,"volume":3}"#);
         assert_eq!(Update::read(br#"{"type":"bars.update"}"#), None);
+    }
+
+    #[test]
+    fn messages_of_other_servers_are_read() {
+        let market = Market::new("T", 9, 2, 77).unwrap();
+        for text in [
+            r#"{"symbol":"T000004","resolution":"1S","bar":{"time":5,"volume":3,"closed":true},"seq":9,"ts":12}"#,
+            r#"{"push":{"channel":"bars:T000004:1S","pub":{"data":{"bar":{"time":5,"volume":3,"closed":true},"seq":9,"ts":12}}}}"#,
+        ] {
+            let update = Update::anywhere(text.as_bytes()).unwrap();
+            assert_eq!((update.seq, update.ts, update.closed), (9, 12, true));
+            assert_eq!(update.bar(), br#"{"time":5,"volume":3,"closed":true}"#);
+            assert_eq!(market.number_in(text.as_bytes()), Some(4));
+        }
+        assert_eq!(Update::anywhere(br#"{"result":"subscribed"}"#), None);
+        assert_eq!(market.number_in(br#"{"symbol":"X"}"#), None);
     }
 
     #[test]

@@ -211,7 +211,7 @@ fn ctrl_c_ends_early_with_a_valid_report() {
     let report = report(&dir.path().join("report.json"));
     assert_eq!(report["ended_early"], true);
     assert!(report["delivered"].as_u64().unwrap() > 0);
-    assert_eq!(report["delivered"], report["expected"]);
+    assert_eq!(report["delivered"], report["expected"], "{report}");
 }
 
 #[test]

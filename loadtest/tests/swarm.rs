@@ -46,12 +46,8 @@ fn text(text: &str) -> Vec<u8> {
 fn serve(bytes: &[u8], piece: usize, received: u64) -> (Swarm, WebSocket<TcpStream>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let target = Target {
-        addr: listener.local_addr().unwrap(),
-        path: "/ws".into(),
-        market: market(),
-        after: 0,
-        answers: true,
         compression: true,
+        ..Target::new(listener.local_addr().unwrap(), "/ws", market())
     };
     let clients = std::iter::once((0, vec![0, 2]));
     let swarm = Swarm::start(vec![target], clients, 1, Clock::start()).unwrap();
@@ -166,14 +162,7 @@ fn pings_are_answered_and_a_close_is_told_with_its_code() {
 #[test]
 fn a_refused_handshake_is_told() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let target = Target {
-        addr: listener.local_addr().unwrap(),
-        path: "/nowhere".into(),
-        market: market(),
-        after: 0,
-        answers: true,
-        compression: false,
-    };
+    let target = Target::new(listener.local_addr().unwrap(), "/nowhere", market());
     let clients = std::iter::once((0, vec![0]));
     let swarm = Swarm::start(vec![target], clients, 1, Clock::start()).unwrap();
     let (mut stream, _) = listener.accept().unwrap();
@@ -188,13 +177,11 @@ fn a_refused_handshake_is_told() {
 #[test]
 fn topics_can_be_named_in_the_path() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let target = Target {
-        addr: listener.local_addr().unwrap(),
-        path: "/ws?topics={topics}".into(),
-        market: market(),
-        after: 0,
-        answers: true,
-    };
+    let target = Target::new(
+        listener.local_addr().unwrap(),
+        "/ws?topics={topics}",
+        market(),
+    );
     let clients = std::iter::once((0, vec![0, 2]));
     let swarm = Swarm::start(vec![target], clients, 1, Clock::start()).unwrap();
     let (stream, _) = listener.accept().unwrap();

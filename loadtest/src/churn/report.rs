@@ -22,6 +22,10 @@ pub struct Asked {
     pub storm: u32,
     /// When they do, in seconds since the coming and going began.
     pub storm_at: Vec<f64>,
+    /// Topics that each of them watches.
+    pub guest_topics: u32,
+    /// Whether nothing is published on those.
+    pub quiet_guests: bool,
 }
 
 /// A part of the run, seen by the established clients.
@@ -91,10 +95,10 @@ pub struct ChurnReport {
     pub scenario: Scenario,
     pub asked: Asked,
     pub ended_early: bool,
-    /// All clients coming at the start, while nothing was published.
+    /// The established clients coming at the start, while nothing was published.
     pub connect: Connect,
-    /// Server's processor time for each of them, in µs.
-    pub connect_us_per_client: Option<f64>,
+    /// Those who come and go coming for the first time, after them.
+    pub guests_connect: Option<Connect>,
     /// Updates that the established clients should have got.
     pub expected: u64,
     /// Of the established clients.
@@ -103,6 +107,7 @@ pub struct ChurnReport {
     pub lost_topics: Vec<(String, u64)>,
     /// Established clients that were disconnected.
     pub gone: u64,
+    pub gone_why: Vec<(String, u64)>,
     pub phases: Vec<Phase>,
     pub storms: Vec<Storm>,
     pub coming: Coming,
@@ -111,6 +116,7 @@ pub struct ChurnReport {
     pub server_us_per_change: Option<f64>,
     /// Over the whole run.
     pub cpu: Option<CpuFigures>,
+    pub bytes_per_bar: f64,
     pub memory: Option<Memory>,
     pub occupancy: Occupancy,
     pub publisher: Lateness,
@@ -133,13 +139,10 @@ impl ChurnReport {
         };
         line(&format!("server       {}", self.server));
         line(&format!("established  {}", self.scenario.line()));
-        let per_client = self.connect_us_per_client.map_or(String::new(), |us| {
-            format!(", {us:.1} µs of the server's time each")
-        });
-        line(&format!(
-            "connect      {:.2} s, {:.0} clients/s{per_client}",
-            self.connect.seconds, self.connect.clients_per_second
-        ));
+        line(&format!("connect      {}", self.connect.line()));
+        if let Some(connect) = &self.guests_connect {
+            line(&format!("guests       {}", connect.line()));
+        }
         line("");
         line(&format!(
             "{:<12} {:>7} {:>12} {:>12} {:>12} {:>12} {:>8} {:>7} {:>6}",
@@ -164,6 +167,9 @@ impl ChurnReport {
             c.altered,
             self.gone
         ));
+        for (why, n) in &self.gone_why {
+            line(&format!("             gone: {n} × {why}"));
+        }
         for (topic, lost) in &self.lost_topics {
             line(&format!("             LOST on {topic}: {lost}"));
         }

@@ -39,7 +39,8 @@ impl StepBy {
         )]
         match self {
             Self::Clients => format!("{} clients", grouped(load.round() as u64)),
-            Self::Rate => format!("{load:.4} ticks/s"),
+            Self::Rate if load < 10.0 => format!("{load:.2} ticks/s"),
+            Self::Rate => format!("{load:.1} ticks/s"),
         }
     }
 }
@@ -68,6 +69,9 @@ pub enum Limit {
     Both,
     /// Neither was: the bars of one tick queue behind each other, or something else held them up.
     Neither,
+    /// Neither was, and the swarm worked longer on a tick's bars than the server: the latency is more
+    /// the swarm's than the server's.
+    SwarmBursts,
     /// The server's processor time is not known, and the swarm was not the limit.
     Unknown,
 }
@@ -84,14 +88,27 @@ impl Limit {
             Self::Neither => {
                 "no core was busy all the time: what is due at one moment queues behind itself"
             }
+            Self::SwarmBursts => {
+                "no core was busy all the time, but the swarm worked longer on each tick than the server: this is a limit of the swarm"
+            }
             Self::Unknown => "what the server's cores did is not known",
         }
     }
 
     /// Whether the swarm's own limit may have been measured.
     pub fn of_swarm(self) -> bool {
-        matches!(self, Self::Swarm | Self::Both)
+        matches!(self, Self::Swarm | Self::Both | Self::SwarmBursts)
     }
+}
+
+/// Bars per second for people.
+pub fn bars(per_second: f64) -> String {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "positive, and far below 2^53"
+    )]
+    grouped(per_second.round() as u64)
 }
 
 /// One load, held for a while.
@@ -200,7 +217,7 @@ impl RampReport {
         ));
         line("");
         line(&format!(
-            "{:>10} {:>12} {:>12} {:>12} {:>12} {:>8} {:>7} {:>7}  ",
+            "{:>10} {:>12} {:>12} {:>12} {:>12} {:>8} {:>7} {:>7}",
             self.step.unit(),
             "offered/s",
             "delivered/s",
@@ -231,16 +248,12 @@ impl RampReport {
         let Some(knee) = &self.knee else {
             return Vec::new();
         };
+        let repeats: Vec<String> = knee.repeats.iter().map(|at| self.step.told(*at)).collect();
         let mut lines = vec![format!(
-            "knee    {} ({:.0} bars/s); {} found {:.4} to {:.4}",
+            "knee    {} ({} bars/s); bisected: {}",
             self.step.told(knee.load),
-            knee.bars_per_second,
-            match knee.spread.count {
-                1 => "one bisection".to_owned(),
-                n => format!("{n} bisections"),
-            },
-            knee.spread.min,
-            knee.spread.max,
+            bars(knee.bars_per_second),
+            repeats.join(", ")
         )];
         lines.push(format!(
             "        beyond it: {}; {}",
@@ -252,6 +265,26 @@ impl RampReport {
 }
 
 impl RampStep {
+    /// In one line, for while it runs.
+    pub fn told(&self, step: StepBy) -> String {
+        format!(
+            "{}: {} of {} bars/s, p99 {}: {}",
+            step.told(self.load),
+            bars(self.delivered_per_second),
+            bars(self.offered_per_second),
+            ms(self.latency_us.p99),
+            self.verdict()
+        )
+    }
+
+    fn verdict(&self) -> String {
+        if self.holds {
+            "holds".to_owned()
+        } else {
+            self.broken.join(", ")
+        }
+    }
+
     fn line(&self, step: StepBy) -> String {
         let percent = |cores: Option<f64>| match cores {
             Some(cores) => format!("{:.0} %", cores * 100.0),
@@ -264,19 +297,15 @@ impl RampStep {
         let swarm = self.occupancy.swarm + self.occupancy.redis;
         let cost = self.cpu.as_ref().map(|cpu| cpu.us_per_bar);
         format!(
-            "{load:>10} {:>12.0} {:>12.0} {:>12} {:>12} {:>8} {:>7} {:>7}  {}",
-            self.offered_per_second,
-            self.delivered_per_second,
+            "{load:>10} {:>12} {:>12} {:>12} {:>12} {:>8} {:>7} {:>7}  {}",
+            bars(self.offered_per_second),
+            bars(self.delivered_per_second),
             ms(self.latency_us.p50),
             ms(self.latency_us.p99),
             cost.map_or("?".to_owned(), |us| format!("{us:.3}")),
             percent(self.occupancy.servers),
             percent(Some(swarm)),
-            if self.holds {
-                "holds".to_owned()
-            } else {
-                self.broken.join(", ")
-            },
+            self.verdict(),
         )
     }
 

@@ -5,9 +5,12 @@
 //! threads hand over their figures when asked.
 
 mod client;
+pub mod crew;
+mod interval;
+mod target;
 mod thread;
 
-use std::net::SocketAddr;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,70 +18,27 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
-use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
 
 use crate::clock::Clock;
-use crate::market::Market;
 use crate::tally::Counts;
 use client::Client;
+use crew::Crew;
+pub use interval::{Interval, latencies};
+pub use target::{CLIENTS_PER_ADDRESS, Target, check_template};
 
-/// Longest latency told apart, in µs: ten minutes. Beyond it counts as this.
-const LONGEST_US: u64 = 600_000_000;
-/// Three significant digits: 0.1 % exact.
-const DIGITS: u8 = 3;
 /// How often the figures are looked at while something is waited for.
 const POLL: Duration = Duration::from_millis(5);
 /// Connecting makes no progress for this long: it will not any more.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(15);
 
-/// An empty histogram of latencies in µs.
-pub fn latencies() -> Histogram<u64> {
-    Histogram::new_with_bounds(1, LONGEST_US, DIGITS).expect("the bounds are constant and valid")
-}
-
-/// A server and what its clients expect of it.
-#[derive(Debug, Clone)]
-pub struct Target {
-    pub addr: SocketAddr,
-    /// Of the WebSocket, as `/ws`. Where it has `{topics}` in it, a client names its topics there, with
-    /// commas between them, and sends no subscribe message.
-    pub path: String,
-    pub market: Arc<Market>,
-    /// The last `seq` of the warm-up: later ones are counted.
-    pub after: u64,
-    /// Whether the server answers a subscribe message with a `bars.subscribe.response`.
-    pub answers: bool,
-    /// Whether the clients offer permessage-deflate.
-    pub compression: bool,
-}
-
-/// What came from one target since it was asked last.
-#[derive(Debug, Clone)]
-pub struct Interval {
-    pub latency: Histogram<u64>,
-    /// Bytes of counted updates with their frames' heads.
-    pub bytes: u64,
-}
-
-impl Default for Interval {
-    fn default() -> Self {
-        Self {
-            latency: latencies(),
-            bytes: 0,
-        }
-    }
-}
-
-impl Interval {
-    /// Adds another one.
-    ///
-    /// # Errors
-    /// Never: all histograms here have the same bounds.
-    pub fn add(&mut self, other: &Self) -> Result<()> {
-        self.latency.add(&other.latency)?;
-        self.bytes += other.bytes;
-        Ok(())
-    }
+/// What some clients do while bars flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Move {
+    /// Leave without a word and come back.
+    Reconnect,
+    /// Give one topic up and take another.
+    Resubscribe,
 }
 
 enum Command {
@@ -86,6 +46,8 @@ enum Command {
     Collect(usize, Sender<Interval>),
     /// End the account of a target at its last `seq`.
     Settle(usize, u64, Sender<Counts>),
+    /// Let so many clients of a target move.
+    Move(usize, Move, u64),
     Stop,
 }
 
@@ -98,23 +60,45 @@ pub struct Live {
     pub gone: AtomicU64,
     /// Updates, each once, those of the warm-up too.
     pub received: AtomicU64,
+    /// How often a client came up to a standing subscription.
+    pub came: AtomicU64,
 }
 
-struct Worker {
+/// Some of the clients: a thread here, or a process of its own.
+trait Worker: Send + Sync {
+    fn tell(&self, command: Command) -> Result<()>;
+    fn live(&self) -> &[Live];
+    fn reasons(&self) -> &Reasons;
+    /// Its process, when it is another one.
+    fn pid(&self) -> Option<u32>;
+}
+
+struct Thread {
     commands: Sender<Command>,
     waker: mio::Waker,
     thread: Option<JoinHandle<()>>,
     live: Arc<Vec<Live>>,
+    reasons: Reasons,
 }
 
 /// Reasons why clients went, by text, with how many.
-type Reasons = Arc<Mutex<std::collections::BTreeMap<String, u64>>>;
+type Reasons = Arc<Mutex<BTreeMap<String, u64>>>;
+
+/// Figures of one target each, all 0.
+fn live(targets: usize) -> Arc<Vec<Live>> {
+    let mut live = Vec::new();
+    live.resize_with(targets, Live::default);
+    Arc::new(live)
+}
 
 /// The clients of all targets. They disconnect when it is dropped.
 pub struct Swarm {
-    workers: Vec<Worker>,
-    reasons: Reasons,
+    workers: Vec<Box<dyn Worker>>,
 }
+
+/// Who the clients are: for each its number, which decides its source address, its target's index and
+/// its topics.
+type Members = Vec<(usize, usize, Vec<u32>)>;
 
 impl Swarm {
     /// Starts `threads` threads, which connect the clients: `watchlists` has, for each client, its
@@ -128,23 +112,86 @@ impl Swarm {
         threads: usize,
         clock: Clock,
     ) -> Result<Self> {
+        Self::of(targets, number(watchlists, 0), threads, clock)
+    }
+
+    fn of(targets: Vec<Target>, members: Members, threads: usize, clock: Clock) -> Result<Self> {
         let targets: Arc<[Target]> = targets.into();
-        let reasons = Reasons::default();
-        let mut shares: Vec<Vec<Client>> = Vec::new();
-        shares.resize_with(threads.max(1), Vec::new);
-        for (index, (target, topics)) in watchlists.enumerate() {
-            let at = index % shares.len();
-            shares[at].push(Client::new(index, target, topics));
-        }
-        let workers = shares
+        let workers = shares(members, threads)
             .into_iter()
-            .map(|clients| Worker::start(&targets, clients, clock, &reasons))
+            .map(|members| {
+                let clients = members
+                    .into_iter()
+                    .map(|(index, target, topics)| Client::new(index, target, topics));
+                let thread = Thread::start(&targets, clients.collect(), clock)?;
+                Ok(Box::new(thread) as Box<dyn Worker>)
+            })
             .collect::<Result<_>>()?;
-        Ok(Self { workers, reasons })
+        Ok(Self { workers })
+    }
+
+    /// The same with as many threads and processes as `crew` says; `first` is the number of the first
+    /// client.
+    ///
+    /// # Errors
+    /// When the system gives no threads, pollers or processes.
+    pub fn crewed(
+        targets: Vec<Target>,
+        watchlists: impl Iterator<Item = (usize, Vec<u32>)>,
+        crew: Crew,
+        first: usize,
+        clock: Clock,
+    ) -> Result<Self> {
+        let members = number(watchlists, first);
+        if crew.processes < 2 {
+            return Self::of(targets, members, crew.threads, clock);
+        }
+        let workers = shares(members, crew.processes)
+            .into_iter()
+            .map(|members| {
+                let process = crew::Process::start(&targets, members, crew.threads, clock)?;
+                Ok(Box::new(process) as Box<dyn Worker>)
+            })
+            .collect::<Result<_>>()?;
+        Ok(Self { workers })
+    }
+
+    /// The processes of its clients beside this one.
+    pub fn pids(&self) -> Vec<u32> {
+        self.workers.iter().filter_map(|w| w.pid()).collect()
+    }
+
+    /// Lets the next `count` clients of a target move, each worker's a share of them.
+    ///
+    /// # Errors
+    /// When a client thread has ended.
+    pub fn shift(&self, target: usize, what: Move, count: u64) -> Result<()> {
+        let workers = self.workers.len() as u64;
+        // The odd ones go to a worker by lot, or the first would always have more.
+        let lot = fastrand::u64(..workers.max(1));
+        for (nth, worker) in (0_u64..).zip(&self.workers) {
+            let odd = u64::from((nth + lot) % workers < count % workers);
+            let share = count / workers + odd;
+            if share > 0 {
+                worker.tell(Command::Move(target, what, share))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets all clients of a target move.
+    ///
+    /// # Errors
+    /// When a client thread has ended.
+    pub fn shift_all(&self, target: usize, what: Move) -> Result<()> {
+        for worker in &self.workers {
+            worker.tell(Command::Move(target, what, u64::MAX))?;
+        }
+        Ok(())
     }
 
     fn sum(&self, target: usize, of: impl Fn(&Live) -> &AtomicU64) -> u64 {
-        let live = self.workers.iter().filter_map(|w| w.live.get(target));
+        let live = self.workers.iter().filter_map(|w| w.live().get(target));
         live.map(|live| of(live).load(Ordering::Relaxed)).sum()
     }
 
@@ -163,16 +210,31 @@ impl Swarm {
         self.sum(target, |live| &live.received)
     }
 
-    /// Why clients went, with how many.
-    pub fn reasons(&self) -> Vec<(String, u64)> {
-        let reasons = self.reasons.lock().unwrap_or_else(PoisonError::into_inner);
-        reasons.iter().map(|(why, n)| (why.clone(), *n)).collect()
+    /// How often a client of a target came up to a standing subscription.
+    pub fn came(&self, target: usize) -> u64 {
+        self.sum(target, |live| &live.came)
     }
 
-    /// Waits until all `clients` clients of a target are subscribed, and says how long it took.
+    /// Why clients went, with how many.
+    pub fn reasons(&self) -> Vec<(String, u64)> {
+        let mut sum: BTreeMap<String, u64> = BTreeMap::new();
+        for worker in &self.workers {
+            let reasons = worker
+                .reasons()
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            for (why, n) in reasons.iter() {
+                *sum.entry(why.clone()).or_default() += n;
+            }
+        }
+        sum.into_iter().collect()
+    }
+
+    /// Waits until all `clients` clients of a target are subscribed or `stop` turns true, and says how
+    /// long it took.
     ///
     /// # Errors
-    /// When one cannot, when nothing moves for long, or when `stop` turns true.
+    /// When one cannot, or when nothing moves for long.
     pub fn wait_ready(
         &self,
         target: usize,
@@ -196,7 +258,7 @@ impl Swarm {
                 bail!("{ready} of {clients} clients subscribed, {gone} failed: {why:?}");
             }
             if stop() {
-                bail!("stopped while connecting: {ready} of {clients} clients subscribed");
+                return Ok(start.elapsed());
             }
             progress(ready);
             std::thread::sleep(POLL);
@@ -258,24 +320,37 @@ impl Swarm {
     }
 }
 
-impl Worker {
-    fn start(
-        targets: &Arc<[Target]>,
-        clients: Vec<Client>,
-        clock: Clock,
-        reasons: &Reasons,
-    ) -> Result<Self> {
+/// Numbers clients from `first` on.
+fn number(watchlists: impl Iterator<Item = (usize, Vec<u32>)>, first: usize) -> Members {
+    let numbered = watchlists.enumerate();
+    numbered
+        .map(|(nth, (target, topics))| (first + nth, target, topics))
+        .collect()
+}
+
+/// Deals clients out in turn.
+fn shares(members: Members, count: usize) -> Vec<Members> {
+    let mut shares: Vec<Members> = Vec::new();
+    shares.resize_with(count.max(1), Vec::new);
+    for (nth, member) in members.into_iter().enumerate() {
+        let at = nth % shares.len();
+        shares[at].push(member);
+    }
+    shares
+}
+
+impl Thread {
+    fn start(targets: &Arc<[Target]>, clients: Vec<Client>, clock: Clock) -> Result<Self> {
         let (commands, inbox) = mpsc::channel();
-        let mut live = Vec::new();
-        live.resize_with(targets.len(), Live::default);
-        let live = Arc::new(live);
+        let live = live(targets.len());
+        let reasons = Reasons::default();
         let poll = mio::Poll::new()?;
         let waker = mio::Waker::new(poll.registry(), thread::WAKE)?;
         let context = thread::Context {
             targets: Arc::clone(targets),
             clock,
             live: Arc::clone(&live),
-            reasons: Arc::clone(reasons),
+            reasons: Arc::clone(&reasons),
         };
         let thread = std::thread::Builder::new()
             .name("clients".into())
@@ -286,17 +361,32 @@ impl Worker {
             waker,
             thread: Some(thread),
             live,
+            reasons,
         })
     }
+}
 
+impl Worker for Thread {
     fn tell(&self, command: Command) -> Result<()> {
         let sent = self.commands.send(command);
         sent.map_err(|_| anyhow!("a client thread ended"))?;
         self.waker.wake().context("waking a client thread")
     }
+
+    fn live(&self) -> &[Live] {
+        &self.live
+    }
+
+    fn reasons(&self) -> &Reasons {
+        &self.reasons
+    }
+
+    fn pid(&self) -> Option<u32> {
+        None
+    }
 }
 
-impl Drop for Worker {
+impl Drop for Thread {
     fn drop(&mut self) {
         let _ = self.tell(Command::Stop);
         if let Some(thread) = self.thread.take() {

@@ -1,5 +1,6 @@
 //! The loop of one thread of clients.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, TryRecvError};
@@ -10,7 +11,7 @@ use mio::{Events, Interest, Poll, Token};
 use serde_json::Value;
 
 use super::client::{Client, State};
-use super::{Command, Interval, Live, Reasons, Target};
+use super::{Command, Interval, Live, Move, Reasons, Target};
 use crate::clock::Clock;
 use crate::frame::{self, CLOSE, PACKED_TEXT, PING, PONG, TEXT, Unpacker};
 use crate::tally::{Booked, Counts};
@@ -22,9 +23,6 @@ pub(super) const WAKE: Token = Token(usize::MAX);
 const EVENTS: usize = 1_024;
 /// Room for one read, in bytes. One that fills it is followed by another.
 const READ_BYTES: usize = 64 << 10;
-/// Clients of one thread that connect at the same time: below any server's listen queue.
-const CONNECTING: usize = 128;
-
 pub(super) struct Context {
     pub targets: Arc<[Target]>,
     pub clock: Clock,
@@ -40,6 +38,11 @@ struct Book {
     ready: u64,
     gone: u64,
     received: u64,
+    came: u64,
+    /// Its clients, by index.
+    clients: Vec<usize>,
+    /// Which of them moves next.
+    next: usize,
 }
 
 struct Room {
@@ -47,6 +50,8 @@ struct Room {
     books: Vec<Book>,
     /// Clients that connect and are not subscribed yet.
     connecting: usize,
+    /// Clients that are to connect, by index.
+    queue: VecDeque<usize>,
     /// The bar that a closed update must carry.
     expected: Vec<u8>,
     /// Made when the first compressed frame comes.
@@ -61,20 +66,23 @@ pub(super) fn run(
 ) {
     let mut books = Vec::new();
     books.resize_with(context.targets.len(), Book::default);
+    for (index, client) in clients.iter().enumerate() {
+        let book: &mut Book = &mut books[client.target];
+        book.clients.push(index);
+    }
     let mut room = Room {
         context,
         books,
         connecting: 0,
+        queue: (0..clients.len()).collect(),
         expected: Vec::new(),
         unpacker: None,
     };
     let mut buffer = Vec::new();
     let mut events = Events::with_capacity(EVENTS);
-    let mut next = 0;
     loop {
-        while room.connecting < CONNECTING && next < clients.len() {
-            room.connect(&poll, &mut clients[next], next);
-            next += 1;
+        while let Some(index) = room.may_connect(&clients) {
+            room.connect(&poll, &mut clients[index], index);
         }
         room.show();
         match poll.poll(&mut events, None) {
@@ -96,6 +104,9 @@ pub(super) fn run(
                 Ok(Command::Settle(target, seq, answer)) => {
                     let _ = answer.send(room.settle(&mut clients, target, seq));
                 }
+                Ok(Command::Move(target, what, count)) => {
+                    room.shift(&mut clients, target, what, count);
+                }
                 Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return,
                 Err(TryRecvError::Empty) => break,
             }
@@ -111,6 +122,7 @@ impl Room {
             store(&live.ready, book.ready);
             store(&live.gone, book.gone);
             store(&live.received, book.received);
+            store(&live.came, book.came);
         }
     }
 
@@ -123,10 +135,58 @@ impl Room {
         *reasons.entry(why.to_owned()).or_default() += 1;
     }
 
+    /// The next client to connect, while there is room for one more.
+    fn may_connect(&mut self, clients: &[Client]) -> Option<usize> {
+        let index = *self.queue.front()?;
+        let target = &self.context.targets[clients[index].target];
+        (self.connecting < target.at_once).then(|| self.queue.pop_front())?
+    }
+
+    /// Lets the next `count` clients of a target leave and come back, or ask for another topic. Those
+    /// that are just coming are passed over.
+    fn shift(&mut self, clients: &mut [Client], target: usize, what: Move, count: u64) {
+        let now = self.context.clock.now_us();
+        let mut left = count;
+        for _ in 0..self.books[target].clients.len() {
+            if left == 0 {
+                break;
+            }
+            let book = &mut self.books[target];
+            let index = book.clients[book.next % book.clients.len()];
+            book.next += 1;
+            let client = &mut clients[index];
+            match (what, client.state) {
+                (Move::Reconnect, State::Ready | State::Gone) => {
+                    let was = match client.state {
+                        State::Ready => &mut book.ready,
+                        _ => &mut book.gone,
+                    };
+                    *was -= 1;
+                    book.interval.left += 1;
+                    client.leave();
+                    client.began = now;
+                    self.queue.push_back(index);
+                }
+                (Move::Resubscribe, State::Ready) if client.asked == 0 => {
+                    book.interval.asked += 1;
+                    client.asked = now;
+                    if let Err(why) = client.resubscribe(&self.context.targets[target]) {
+                        self.end(client, &why);
+                    }
+                }
+                _ => continue,
+            }
+            left -= 1;
+        }
+    }
+
     fn connect(&mut self, poll: &Poll, client: &mut Client, token: usize) {
         self.connecting += 1;
-        let addr = self.context.targets[client.target].addr;
-        let registered = client.connect(addr).and_then(|stream| {
+        if client.began == 0 {
+            client.began = self.context.clock.now_us();
+        }
+        let target = &self.context.targets[client.target];
+        let registered = client.connect(target).and_then(|stream| {
             let interest = Interest::READABLE | Interest::WRITABLE;
             poll.registry().register(stream, Token(token), interest)
         });
@@ -137,10 +197,12 @@ impl Room {
 
     fn end(&mut self, client: &mut Client, why: &str) {
         self.connecting -= usize::from(!matches!(client.state, State::Ready | State::Gone));
+        let book = &mut self.books[client.target];
+        book.ready -= u64::from(client.state == State::Ready);
+        book.gone += 1;
+        book.interval.failed += 1;
+        client.leave();
         client.state = State::Gone;
-        client.stream = None;
-        client.partial = Vec::new();
-        self.books[client.target].gone += 1;
         self.reason(why);
     }
 
@@ -180,7 +242,7 @@ impl Room {
                     }
                 }
                 if client.state == State::Ready {
-                    self.ready(client.target);
+                    self.ready(client, now);
                 }
             }
             while let Some(found) =
@@ -201,9 +263,13 @@ impl Room {
         Ok(())
     }
 
-    fn ready(&mut self, target: usize) {
+    fn ready(&mut self, client: &Client, now: u64) {
         self.connecting -= 1;
-        self.books[target].ready += 1;
+        let book = &mut self.books[client.target];
+        book.ready += 1;
+        book.came += 1;
+        let took = now.saturating_sub(client.began);
+        book.interval.came.saturating_record(took);
     }
 
     /// One frame of `bytes` bytes with its head.
@@ -246,13 +312,27 @@ impl Room {
         bytes: usize,
         now: u64,
     ) -> Result<(), String> {
+        let target = &self.context.targets[client.target];
+        if target.subscribe.is_some() {
+            if let Some(update) = Update::anywhere(text)
+                && let Some(topic) = target.market.number_in(text)
+            {
+                self.update(client, topic, &update, bytes, now);
+            }
+            return Ok(());
+        }
         match kind(text) {
             Kind::Update => {
-                self.update(client, text, bytes, now);
+                let Some(update) = Update::read(text) else {
+                    self.books[client.target].counts.altered += 1;
+                    return Ok(());
+                };
+                if let Some(topic) = target.market.number_of(update.topic) {
+                    self.update(client, topic, &update, bytes, now);
+                }
                 Ok(())
             }
             Kind::Gap => {
-                let target = &self.context.targets[client.target];
                 let gap = Gap::read(text).ok_or("a bars.gap that cannot be read")?;
                 if let Some(topic) = target.market.number_of(gap.topic.as_bytes()) {
                     let counts = &mut self.books[client.target].counts;
@@ -266,8 +346,13 @@ impl Room {
                         client.state = State::Subscribing(left - 1);
                     } else {
                         client.state = State::Ready;
-                        self.ready(client.target);
+                        self.ready(client, now);
                     }
+                } else if client.asked > 0 {
+                    let took = now.saturating_sub(client.asked);
+                    client.asked = 0;
+                    let interval = &mut self.books[client.target].interval;
+                    interval.answered.saturating_record(took);
                 }
                 Ok(())
             }
@@ -280,16 +365,20 @@ impl Room {
     }
 
     #[inline]
-    fn update(&mut self, client: &mut Client, text: &[u8], bytes: usize, now: u64) {
+    fn update(
+        &mut self,
+        client: &mut Client,
+        topic: u32,
+        update: &Update<'_>,
+        bytes: usize,
+        now: u64,
+    ) {
         let target = &self.context.targets[client.target];
         let book = &mut self.books[client.target];
-        let Some(update) = Update::read(text) else {
-            book.counts.altered += 1;
+        if !target.audited {
+            book.received += 1;
             return;
-        };
-        let Some(topic) = target.market.number_of(update.topic) else {
-            return;
-        };
+        }
         let market = &target.market;
         let counts = &mut book.counts;
         let booked = client
