@@ -28,6 +28,7 @@ pub fn render(registry: &Registry) -> String {
 pub struct GeneratorMetrics {
     pub published: Counter,
     pub unpublished: Counter,
+    pub unstored: Counter,
     pub ticks: Counter,
     pub ticks_late: Counter,
     pub bus_connected: Gauge,
@@ -46,6 +47,11 @@ impl GeneratorMetrics {
             "barcast_unpublished_bars",
             "Bars whose publish was not confirmed, mostly because the bus was lost",
             self.unpublished.clone(),
+        );
+        registry.register(
+            "barcast_unstored_bars",
+            "Bars that were published but not stored, because the store refused them",
+            self.unstored.clone(),
         );
         registry.register("barcast_ticks", "Ticks generated", self.ticks.clone());
         registry.register(
@@ -158,6 +164,8 @@ pub struct GatewayMetrics {
     udf_requests: UdfRequests,
     pub bus_connected: Gauge,
     pub bus_reconnects: Counter,
+    pub stored: Counter,
+    pub store_failures: Counter,
     pub sent_bytes: Counter,
     pub writes: Counter,
     pub full: Counter,
@@ -185,6 +193,8 @@ impl Default for GatewayMetrics {
             udf_requests: UdfRequests::default(),
             bus_connected: Gauge::default(),
             bus_reconnects: Counter::default(),
+            stored: Counter::default(),
+            store_failures: Counter::default(),
             sent_bytes: Counter::default(),
             writes: Counter::default(),
             full: Counter::default(),
@@ -302,6 +312,16 @@ impl GatewayMetrics {
             "barcast_bus_reconnects",
             "Times the bus was connected again",
             &self.bus_reconnects,
+        );
+        counter(
+            "barcast_stored_bars",
+            "Bars taken from the store because the gateway lacked them",
+            &self.stored,
+        );
+        counter(
+            "barcast_store_failures",
+            "Times the store could not be read to its end",
+            &self.store_failures,
         );
         counter(
             "barcast_sent_bytes",

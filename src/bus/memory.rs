@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{Bus, BusError, Outgoing, Publisher, Sink};
+use super::{Bus, BusError, Kept, Outgoing, Publisher, Refused, Sink};
 
 /// Publishes a subscriber may be behind before the publisher waits for it: bounds the memory, and is
 /// the same backpressure that TCP gives the Redis twin.
@@ -67,7 +67,11 @@ pub struct MemoryPublisher {
 }
 
 impl Publisher for MemoryPublisher {
-    async fn publish(&mut self, messages: &[Outgoing]) -> Result<(), BusError> {
+    async fn publish_and_keep(
+        &mut self,
+        messages: &[Outgoing],
+        _kept: &[Kept],
+    ) -> Result<Option<Refused>, BusError> {
         let messages: Arc<[Outgoing]> = messages.into();
         let queues = self.bus.lock().clone();
         let mut ended = false;
@@ -77,7 +81,7 @@ impl Publisher for MemoryPublisher {
         if ended {
             self.bus.lock().retain(|queue| !queue.is_closed());
         }
-        Ok(())
+        Ok(None)
     }
 
     async fn ready(&mut self) {}

@@ -2,11 +2,13 @@
 //!
 //! One trait, two twins: [`memory`] inside one process, [`redis`] between processes. Both deliver at
 //! most once, in order per publisher, to every subscriber of [`CHANNEL_PATTERN`](crate::bar::CHANNEL_PATTERN).
-//! [`stream`] reads what others put into a Redis stream.
+//! [`stream`] reads what others put into a Redis stream. [`store`] is what outlives both sides: the bars
+//! that a publisher keeps in Redis beside publishing them, and that a subscriber reads when it comes.
 
 pub mod backoff;
 pub mod memory;
 pub mod redis;
+pub mod store;
 pub mod stream;
 
 use std::future::Future;
@@ -15,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use memory::MemoryBus;
 pub use redis::RedisBus;
+pub use store::{Kept, Refused};
 
 /// One message on its way out.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +53,14 @@ pub trait Sink: Send + 'static {
     fn message(&mut self, channel: &str, payload: &[u8]);
     /// Nothing more is waiting to be read just now.
     fn flush(&mut self);
+    /// The subscription is about to stand, and what is stored will be read: until
+    /// [`connected`](Self::connected) messages come between bars of the store.
+    fn loading(&mut self) {}
+    /// The newest message of a topic, or one of a closed bar, from the store: as fresh as the moment at
+    /// which it was read, which was after [`loading`](Self::loading).
+    fn stored(&mut self, _topic: &str, _payload: &[u8]) {}
+    /// The store could not be read to its end; what came of it is good.
+    fn unloaded(&mut self, _why: &str) {}
 }
 
 /// Puts messages on the bus.
@@ -61,7 +72,22 @@ pub trait Publisher: Send + 'static {
     fn publish(
         &mut self,
         messages: &[Outgoing],
-    ) -> impl Future<Output = Result<(), BusError>> + Send;
+    ) -> impl Future<Output = Result<(), BusError>> + Send {
+        async { self.publish_and_keep(messages, &[]).await.map(|_| ()) }
+    }
+
+    /// Publishes as [`publish`](Self::publish) does, and before that stores what is to be kept, in the
+    /// same write. Tells what the store refused: that is no reason not to publish.
+    fn publish_and_keep(
+        &mut self,
+        messages: &[Outgoing],
+        kept: &[Kept],
+    ) -> impl Future<Output = Result<Option<Refused>, BusError>> + Send;
+
+    /// Whether it keeps anything at all: if not, nothing needs to be prepared.
+    fn keeps(&self) -> bool {
+        false
+    }
 
     /// Waits until there is a connection.
     fn ready(&mut self) -> impl Future<Output = ()> + Send;

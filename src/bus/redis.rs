@@ -7,6 +7,7 @@
 //! with its socket, so reconnecting and resubscribing are done here.
 
 use std::convert::Infallible;
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -23,20 +24,24 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::backoff::Backoff;
-use super::{Bus, BusError, Outgoing, Publisher, Sink};
+use super::store::{Keeper, Load, Write, Writes};
+use super::{Bus, BusError, Kept, Outgoing, Publisher, Refused, Sink};
 use crate::bar::CHANNEL_PATTERN;
 
 /// Longest wait for TCP, TLS and the login.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest wait for a reply. A pipeline of 10,000 publishes takes some 50 ms.
-const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// A subscriber that hears nothing asks this often whether the other side still lives.
 const PING_INTERVAL: Duration = Duration::from_secs(5);
 /// Idle time before TCP asks by itself; the ping is faster while this process runs well.
 const TCP_KEEPALIVE: Duration = Duration::from_secs(15);
+/// Longest time that a gateway takes for what is stored before it goes on without the rest: some ten
+/// million bars.
+const LOAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// Commands in one pipelined write: bounds the memory for replies and the time that Redis spends on
 /// one client.
-const PIPELINE_COMMANDS: usize = 2_000;
+pub(super) const PIPELINE_COMMANDS: usize = 2_000;
 
 /// A Redis server by its URL. Clones share the address, not a connection.
 #[derive(Debug, Clone)]
@@ -44,6 +49,10 @@ pub struct RedisBus {
     client: Client,
     /// What a subscriber hears.
     pattern: Arc<str>,
+    /// Closed bars of each topic that publishers keep in the store; none without it.
+    keep: Option<usize>,
+    /// What subscribers read from the store; nothing without it.
+    load: Option<Load>,
 }
 
 impl RedisBus {
@@ -71,7 +80,25 @@ impl RedisBus {
         Ok(Self {
             client,
             pattern: CHANNEL_PATTERN.into(),
+            keep: None,
+            load: None,
         })
+    }
+
+    /// The same server, but publishers also store what is to be kept: up to `bars` closed bars of each
+    /// topic.
+    #[must_use]
+    pub fn keeping(self, bars: usize) -> Self {
+        let keep = Some(bars);
+        Self { keep, ..self }
+    }
+
+    /// The same server, but subscribers first read what is stored: up to `bars` closed bars of each of
+    /// up to `topics` topics.
+    #[must_use]
+    pub fn loading(self, topics: usize, bars: usize) -> Self {
+        let load = Some(Load { topics, bars });
+        Self { load, ..self }
     }
 
     /// The same server, but its subscribers hear the channels of `pattern` (Redis command PSUBSCRIBE)
@@ -80,6 +107,8 @@ impl RedisBus {
         Self {
             client: self.client.clone(),
             pattern: pattern.into(),
+            keep: None,
+            load: None,
         }
     }
 
@@ -110,13 +139,22 @@ impl RedisBus {
             }
         });
         let mut connection = self.connect(config).await?;
+        if self.load.is_some() {
+            lock(sink).loading();
+        }
         connection.psubscribe(&*self.pattern).await?;
-        lock(sink).connected();
-        backoff.reset();
+        // Beside the loop below, which must go on flushing what comes live.
+        let mut loads = pin!(self.load_into(sink));
+        let mut loaded = false;
         let mut ping = interval(PING_INTERVAL);
         ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
+                () = &mut loads, if !loaded => {
+                    loaded = true;
+                    lock(sink).connected();
+                    backoff.reset();
+                }
                 () = signals.arrived.notified() => lock(sink).flush(),
                 () = signals.ended.notified() => return Err(ended()),
                 _ = ping.tick() => {
@@ -129,6 +167,25 @@ impl RedisBus {
                 }
             }
         }
+    }
+}
+
+impl RedisBus {
+    /// Reads the store, if that is wanted, over a connection of its own: answers on the subscription's
+    /// would queue behind its messages.
+    async fn load_into<S: Sink>(&self, sink: &Mutex<S>) {
+        let Some(load) = self.load else { return };
+        let read = async {
+            let connected = self.connect(AsyncConnectionConfig::new()).await;
+            let mut connection = connected.map_err(|why| why.to_string())?;
+            load.read(&mut connection, sink).await
+        };
+        let why = match timeout(LOAD_TIMEOUT, read).await {
+            Ok(Ok(())) => return,
+            Ok(Err(why)) => why,
+            Err(_) => format!("not read within {LOAD_TIMEOUT:?}"),
+        };
+        lock(sink).unloaded(&why);
     }
 }
 
@@ -166,7 +223,7 @@ struct Signals {
     sink_steps: AtomicU64,
 }
 
-fn lock<S>(sink: &Mutex<S>) -> std::sync::MutexGuard<'_, S> {
+pub(super) fn lock<S>(sink: &Mutex<S>) -> std::sync::MutexGuard<'_, S> {
     // A sink whose call panicked is still the only one there is; its next call may do better.
     sink.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -194,6 +251,7 @@ impl Bus for RedisBus {
 
     fn publisher(&self) -> RedisPublisher {
         RedisPublisher {
+            keeper: self.keep.map(Keeper::new),
             bus: self.clone(),
             link: Link::Down,
             last_error: "no connection yet".to_owned(),
@@ -238,6 +296,7 @@ pub struct RedisPublisher {
     bus: RedisBus,
     link: Link,
     last_error: String,
+    keeper: Option<Keeper>,
 }
 
 impl RedisPublisher {
@@ -285,43 +344,77 @@ async fn connect_until_it_stands(bus: RedisBus) -> MultiplexedConnection {
     }
 }
 
+impl RedisPublisher {
+    /// Sends one write and waits for its replies; gives the connection up when that fails.
+    async fn send(&mut self, write: &Write) -> Result<Vec<Value>, BusError> {
+        let Link::Up(connection) = &mut self.link else {
+            return Err(BusError::NotConnected(self.last_error.clone()));
+        };
+        let why = match timeout(RESPONSE_TIMEOUT, write.send(connection)).await {
+            Ok(Ok(replies)) => return Ok(replies),
+            Ok(Err(why)) => {
+                if why.is_io_error() || why.is_timeout() || why.is_unrecoverable_error() {
+                    self.link = Link::Down;
+                }
+                why.to_string()
+            }
+            Err(_) => {
+                self.link = Link::Down;
+                format!("no reply within {RESPONSE_TIMEOUT:?}")
+            }
+        };
+        if let Some(keeper) = &mut self.keeper {
+            keeper.forget();
+        }
+        self.last_error.clone_from(&why);
+        // Start reconnecting now, not at the next publish.
+        self.advance(false).await;
+        Err(BusError::Publish(why))
+    }
+
+    /// What is to be kept, as commands.
+    async fn writes(&mut self, kept: &[Kept]) -> Result<Writes, BusError> {
+        let unknown = self.keeper.as_ref().and_then(|keeper| keeper.unknown(kept));
+        let learned = match unknown {
+            Some((topics, question)) => Some((topics, self.send(&question).await?)),
+            None => None,
+        };
+        let mut writes = Writes::default();
+        if let Some(keeper) = &mut self.keeper {
+            if let Some((topics, replies)) = learned {
+                keeper.learn(&topics, &replies);
+            }
+            keeper.write(kept, &mut writes);
+        }
+        Ok(writes)
+    }
+}
+
 impl Publisher for RedisPublisher {
-    async fn publish(&mut self, messages: &[Outgoing]) -> Result<(), BusError> {
+    async fn publish_and_keep(
+        &mut self,
+        messages: &[Outgoing],
+        kept: &[Kept],
+    ) -> Result<Option<Refused>, BusError> {
         if !self.advance(false).await {
             return Err(BusError::NotConnected(self.last_error.clone()));
         }
-        for chunk in messages.chunks(PIPELINE_COMMANDS) {
-            let Link::Up(connection) = &mut self.link else {
-                return Err(BusError::NotConnected(self.last_error.clone()));
-            };
-            let mut pipeline = redis::Pipeline::with_capacity(chunk.len());
-            for message in chunk {
-                pipeline
-                    .cmd("PUBLISH")
-                    .arg(&message.channel)
-                    .arg(message.payload.as_slice())
-                    .ignore();
+        // Stored before it is published: see [`store`](super::store).
+        let mut writes = self.writes(kept).await?;
+        writes.publish(messages);
+        let mut refused = None;
+        for write in writes.0 {
+            let replies = self.send(&write).await?;
+            if let Err(why) = write.check(&replies, &mut refused) {
+                self.last_error.clone_from(&why);
+                return Err(BusError::Publish(why));
             }
-            let sent = timeout(RESPONSE_TIMEOUT, pipeline.query_async::<()>(connection)).await;
-            let why = match sent {
-                Ok(Ok(())) => continue,
-                Ok(Err(why)) => {
-                    if why.is_io_error() || why.is_timeout() || why.is_unrecoverable_error() {
-                        self.link = Link::Down;
-                    }
-                    why.to_string()
-                }
-                Err(_) => {
-                    self.link = Link::Down;
-                    format!("no reply within {RESPONSE_TIMEOUT:?}")
-                }
-            };
-            self.last_error.clone_from(&why);
-            // Start reconnecting now, not at the next publish.
-            self.advance(false).await;
-            return Err(BusError::Publish(why));
         }
-        Ok(())
+        Ok(refused)
+    }
+
+    fn keeps(&self) -> bool {
+        self.keeper.is_some()
     }
 
     async fn ready(&mut self) {

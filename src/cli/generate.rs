@@ -2,7 +2,7 @@ use std::net::SocketAddr;
 
 use clap::Args;
 
-use super::{MarketArgs, RedisArgs, values};
+use super::{MarketArgs, RedisArgs, StoreArgs, values};
 use crate::generator::Generate;
 use crate::generator::pack::{Compress, Form, Publish};
 
@@ -13,6 +13,8 @@ pub struct GenerateArgs {
     pub market: MarketArgs,
     #[command(flatten)]
     redis: RedisArgs,
+    #[command(flatten)]
+    store: StoreArgs,
     /// How bars are published
     #[arg(
         long,
@@ -43,7 +45,7 @@ impl GenerateArgs {
         let form = Form::new(self.publish, self.compress)?;
         Ok(Generate {
             config: self.market.validate(form, 0)?,
-            bus: self.redis.bus()?,
+            bus: self.store.keeping(self.redis.bus()?),
             health_listen: self.health_listen,
         })
     }

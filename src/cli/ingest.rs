@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use super::{RedisArgs, values};
+use super::{RedisArgs, StoreArgs, values};
 use crate::aggregate::{Empty, Rules, Session};
 use crate::bar::{CHANNEL_PATTERN, Resolution, Symbol};
 use crate::feed::{Config, Feed, Format, Input, Source};
@@ -78,6 +78,8 @@ pub struct IngestArgs {
     flush: Duration,
     #[command(flatten)]
     redis: RedisArgs,
+    #[command(flatten)]
+    store: StoreArgs,
     /// How bars are published
     #[arg(
         long,
@@ -137,7 +139,7 @@ impl IngestArgs {
                 flush: self.flush,
                 form: Form::new(self.publish, self.compress)?,
             },
-            bus,
+            bus: self.store.keeping(bus),
             health_listen: self.health_listen,
         })
     }

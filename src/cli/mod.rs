@@ -10,6 +10,7 @@ mod market;
 mod redis;
 mod replay;
 mod serve;
+mod store;
 pub mod values;
 
 use clap::builder::Resettable;
@@ -24,6 +25,7 @@ pub use market::MarketArgs;
 pub use redis::RedisArgs;
 pub use replay::ReplayArgs;
 pub use serve::{GatewayArgs, ServeArgs};
+pub use store::{Store, StoreArgs};
 
 /// Streams OHLCV bars from any number of producers, through Redis Pub/Sub, to very many WebSocket
 /// clients.

@@ -2,7 +2,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{RedisArgs, values};
+use super::{RedisArgs, StoreArgs, values};
 use crate::bar::{Resolution, Symbol};
 use crate::generator::pack::{Compress, Form, Publish};
 use crate::replay::{Config, Replay, Speed};
@@ -24,6 +24,8 @@ pub struct ReplayArgs {
     speed: Speed,
     #[command(flatten)]
     redis: RedisArgs,
+    #[command(flatten)]
+    store: StoreArgs,
     /// How bars are published
     #[arg(
         long,
@@ -56,7 +58,7 @@ impl ReplayArgs {
                 speed: self.speed,
                 form: Form::new(self.publish, self.compress)?,
             },
-            bus: self.redis.bus()?,
+            bus: self.store.keeping(self.redis.bus()?),
         })
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 use clap::builder::BoolishValueParser;
 
-use super::{RedisArgs, values};
+use super::{RedisArgs, Store, values};
 use crate::bus::RedisBus;
 use crate::gateway::config::PROOF_WAIT;
 use crate::gateway::cors::Cors;
@@ -103,6 +103,9 @@ pub struct ServeArgs {
     gateway: GatewayArgs,
     #[command(flatten)]
     redis: RedisArgs,
+    /// Where bars from before this gateway's time are read
+    #[arg(long, env = "BARCAST_STORE", value_enum, default_value = "redis")]
+    store: Store,
 }
 
 impl ServeArgs {
@@ -111,6 +114,11 @@ impl ServeArgs {
     /// # Errors
     /// One line that names the flag and what is allowed.
     pub fn validate(self) -> Result<(Config, RedisBus), String> {
-        Ok((self.gateway.config(), self.redis.bus()?))
+        let (config, bus) = (self.gateway.config(), self.redis.bus()?);
+        let bus = match self.store {
+            Store::Redis => bus.loading(config.limits.max_topics, config.history_bars),
+            Store::None => bus,
+        };
+        Ok((config, bus))
     }
 }

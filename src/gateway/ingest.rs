@@ -3,17 +3,18 @@
 //! Runs on its own thread. Decode and validate, find the topic, keep the bar, and — only if somebody
 //! on this node watches — encode one WebSocket frame. The same batch then goes to every worker.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use super::batch::{Batch, Head, Kind};
+use super::batch::{Batch, Head, Kind, TopicId};
 use super::config::PROOF_WAIT;
 use super::mailbox::Mailbox;
 use super::protocol::write_gap;
-use super::registry::{Entry, Hole, Registry};
+use super::registry::{Entry, Hole, Registry, TopicLimit};
 use super::ws::Packer;
-use crate::bar::{Decoder, Malformed, Message, write_update};
+use crate::bar::{Decoder, Malformed, Message, Topic, write_update};
 use crate::bus::Sink;
 use crate::clock::now_ms;
 use crate::limited::Limited;
@@ -23,6 +24,8 @@ use crate::metrics::GatewayMetrics;
 const MAX_BATCH_FRAMES: usize = 1_024;
 /// Label of bars dropped because the node holds as many topics as it may.
 pub const DROPPED_AT_LIMIT: &str = "topic_limit";
+/// Bars noted as fresh while the store is read, some 16 MB: beyond them nothing more of it is taken.
+const MAX_FRESH_BARS: usize = 500_000;
 /// Bytes of a malformed payload that are logged.
 const LOGGED_BYTES: usize = 120;
 
@@ -66,6 +69,10 @@ struct Frames {
     batch: Batch,
     received: u64,
     encoded: u64,
+    /// Bars that came over the bus since the store is being read; only while that lasts.
+    fresh: Option<HashSet<(TopicId, i64)>>,
+    /// What watchers will be told to ask for once the store is read: before, they would not get it.
+    untold: HashMap<Topic, Hole>,
 }
 
 impl Ingest {
@@ -154,6 +161,28 @@ impl Ingest {
         }
         self.hand_over();
     }
+
+    /// Tells the watchers of what history got while the store was read, and of holes found meanwhile.
+    fn tell_loaded(&mut self) {
+        for (topic, hole) in std::mem::take(&mut self.frames.untold) {
+            let Some(entry) = self.registry.get(&topic) else {
+                continue;
+            };
+            let version = {
+                let mut state = entry.lock();
+                state.version += 1;
+                (state.watchers > 0).then_some(state.version)
+            };
+            if let Some(version) = version {
+                self.frames.gap(&entry, hole, version);
+                self.metrics.gaps_upstream.inc();
+            }
+            if self.frames.batch.frames.len() >= MAX_BATCH_FRAMES {
+                self.hand_over();
+            }
+        }
+        self.hand_over();
+    }
 }
 
 impl Frames {
@@ -198,11 +227,53 @@ impl Frames {
             let hole = state.apply(message, losses);
             (hole, state.version, state.watchers > 0)
         };
+        let later = self.is_fresh(entry, message) && hole.is_some();
+        if let Some(hole) = hole.filter(|_| later) {
+            self.tell_later(entry.topic, hole);
+        }
         if watched {
-            if let Some(hole) = hole {
+            if let Some(hole) = hole.filter(|_| !later) {
                 self.gap(entry, hole, version);
             }
             self.bar(entry, message, version);
+        }
+        hole.is_some() && !later
+    }
+
+    /// Notes a live bar while the store is being read, and tells whether that is so.
+    fn is_fresh(&mut self, entry: &Entry, message: &Message) -> bool {
+        let Some(fresh) = &mut self.fresh else {
+            return false;
+        };
+        if fresh.len() < MAX_FRESH_BARS {
+            fresh.insert((entry.id, message.bar.time()));
+        }
+        true
+    }
+
+    fn tell_later(&mut self, topic: Topic, hole: Hole) {
+        let told = self.untold.entry(topic).or_insert(hole);
+        *told = told.with(hole);
+    }
+
+    /// One message of the store. Tells whether it was news.
+    fn restore(&mut self, entry: &Entry, message: &Message) -> bool {
+        let Some(fresh) = &self.fresh else {
+            return false;
+        };
+        if fresh.len() >= MAX_FRESH_BARS {
+            return false;
+        }
+        let is_fresh = fresh.contains(&(entry.id, message.bar.time()));
+        let (hole, watched) = {
+            let mut state = entry.lock();
+            if state.history.last().is_none() {
+                self.batch.opened.push((entry.id, entry.topic));
+            }
+            (state.restore(message, is_fresh), state.watchers > 0)
+        };
+        if let Some(hole) = hole.filter(|_| watched) {
+            self.tell_later(entry.topic, hole);
         }
         hole.is_some()
     }
@@ -210,6 +281,8 @@ impl Frames {
 
 impl Sink for Ingest {
     fn connected(&mut self) {
+        self.frames.fresh = None;
+        self.tell_loaded();
         self.bus.connected.store(true, Ordering::Relaxed);
         self.metrics.bus_connected.set(1);
         let losses = self.bus.losses.load(Ordering::Relaxed);
@@ -226,7 +299,11 @@ impl Sink for Ingest {
     fn lost(&mut self, why: &str) {
         self.hand_over();
         self.metrics.bus_connected.set(0);
-        if self.bus.connected.swap(false, Ordering::Relaxed) {
+        // Also when it was lost while the store was read: what came meanwhile cleared topics.
+        let fresh = self.frames.fresh.take();
+        let was_heard = fresh.is_some_and(|fresh| !fresh.is_empty());
+        self.tell_loaded();
+        if self.bus.connected.swap(false, Ordering::Relaxed) || was_heard {
             self.bus.losses.fetch_add(1, Ordering::Relaxed);
             tracing::warn!(
                 bus = self.address,
@@ -260,12 +337,7 @@ impl Sink for Ingest {
                     Ok(true) => {
                         metrics.gaps_upstream.inc();
                     }
-                    Err(why) => {
-                        metrics.dropped(DROPPED_AT_LIMIT).inc();
-                        malformed_log.say(|left_out| {
-                            tracing::warn!(topic = %message.topic, %why, left_out, "bar dropped");
-                        });
-                    }
+                    Err(why) => over_limit(metrics, malformed_log, &message, why),
                 }
             }
             Err(why) => report(metrics, malformed_log, channel, payload, &why),
@@ -275,6 +347,39 @@ impl Sink for Ingest {
         }
     }
 
+    fn loading(&mut self) {
+        self.frames.fresh = Some(HashSet::new());
+    }
+
+    fn stored(&mut self, topic: &str, payload: &[u8]) {
+        let Self {
+            registry,
+            metrics,
+            decoder,
+            frames,
+            malformed_log,
+            ..
+        } = self;
+        decoder.decode(topic, payload, |message| match message {
+            Ok(message) => match registry.of_bar(&message.topic, |e| frames.restore(e, &message)) {
+                Ok(is_news) => {
+                    metrics.stored.inc_by(u64::from(is_news));
+                }
+                Err(why) => over_limit(metrics, malformed_log, &message, why),
+            },
+            Err(why) => report(metrics, malformed_log, topic, payload, &why),
+        });
+    }
+
+    fn unloaded(&mut self, why: &str) {
+        self.metrics.store_failures.inc();
+        tracing::warn!(
+            store = self.address,
+            why,
+            "the store cannot be read; going on without what is missing"
+        );
+    }
+
     fn flush(&mut self) {
         if self.proof_due.is_some_and(|due| due <= Instant::now()) {
             self.proof_due = None;
@@ -282,6 +387,13 @@ impl Sink for Ingest {
         }
         self.hand_over();
     }
+}
+
+fn over_limit(metrics: &GatewayMetrics, log: &mut Limited, message: &Message, why: TopicLimit) {
+    metrics.dropped(DROPPED_AT_LIMIT).inc();
+    log.say(|left_out| {
+        tracing::warn!(topic = %message.topic, %why, left_out, "bar dropped");
+    });
 }
 
 fn report(

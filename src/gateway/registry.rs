@@ -62,6 +62,12 @@ enum Order {
     Unknown,
 }
 
+impl Order {
+    fn is_ahead(self) -> bool {
+        matches!(self, Self::Next | Self::Jump)
+    }
+}
+
 impl Place {
     fn of(message: &Message) -> Option<Self> {
         let epoch = message.epoch;
@@ -88,6 +94,16 @@ impl Place {
 pub struct Hole {
     pub from: i64,
     pub to: i64,
+}
+
+impl Hole {
+    /// Both, and what is between them.
+    pub fn with(self, other: Self) -> Self {
+        Self {
+            from: self.from.min(other.from),
+            to: self.to.max(other.to),
+        }
+    }
 }
 
 impl State {
@@ -119,6 +135,28 @@ impl State {
 }
 
 impl State {
+    /// Takes in a message of the store, unless what came over the bus is better, and tells which bars
+    /// changed by it. `fresh`: this bar came over the bus after the store was asked.
+    pub fn restore(&mut self, message: &Message, fresh: bool) -> Option<Hole> {
+        let place = Place::of(message).filter(|place| place.epoch.is_some());
+        // The store has all that was published up to there, and watchers are told of what changes.
+        if self.place.is_none() || Place::order(self.place, place).is_ahead() {
+            self.place = place.or(self.place);
+        }
+        let time = message.bar.time();
+        let last = self.history.last().map(Bar::time);
+        if !self.history.restore(message.bar, fresh) {
+            return None;
+        }
+        if last.is_none_or(|last| last <= time) {
+            self.last = Some(*message);
+        }
+        Some(Hole {
+            from: last.map_or(time, |last| last.min(time)),
+            to: time,
+        })
+    }
+
     /// The newest bar, with what its producer put beside it as far as that is known.
     pub fn current(&self, topic: Topic) -> Option<Message> {
         let bar = self.history.last()?;

@@ -4,9 +4,10 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use super::pack::{Form, Packer};
+use super::pack::{Form, Packer, keep};
 use crate::bar::Message;
-use crate::bus::Publisher;
+use crate::bus::{Publisher, Refused};
+use crate::limited::Limited;
 use crate::metrics::GeneratorMetrics;
 
 /// Pause before the same messages are published again over a connection that stands: the bus refused
@@ -20,6 +21,7 @@ pub struct Outlet<P> {
     packer: Packer,
     metrics: GeneratorMetrics,
     outage: Option<Outage>,
+    store_log: Limited,
 }
 
 /// Since when nothing was confirmed, and how many bars that cost.
@@ -36,6 +38,7 @@ impl<P: Publisher> Outlet<P> {
             packer: Packer::new(form),
             metrics,
             outage: None,
+            store_log: Limited::default(),
         }
     }
 
@@ -91,9 +94,14 @@ impl<P: Publisher> Outlet<P> {
             Ok(packed) => packed,
             Err(why) => return Some(Err(format!("cannot compress: {why}"))),
         };
+        let kept = if self.publisher.keeps() {
+            keep(messages)
+        } else {
+            Vec::new()
+        };
         let started = Instant::now();
         let published = stop
-            .run_until_cancelled(self.publisher.publish(&packed))
+            .run_until_cancelled(self.publisher.publish_and_keep(&packed, &kept))
             .await?;
         self.metrics
             .publish_seconds
@@ -101,7 +109,29 @@ impl<P: Publisher> Outlet<P> {
         self.metrics
             .bus_connected
             .set(i64::from(self.publisher.is_connected()));
-        Some(published.map_err(|why| why.to_string()))
+        Some(match published {
+            Ok(refused) => {
+                if let Some(refused) = refused {
+                    self.refused(&refused);
+                }
+                Ok(())
+            }
+            Err(why) => Err(why.to_string()),
+        })
+    }
+
+    /// Bars flow all the same: only who comes later misses something.
+    fn refused(&mut self, refused: &Refused) {
+        let Refused { messages, why } = refused;
+        self.metrics.unstored.inc_by(*messages);
+        self.store_log.say(|left_out| {
+            tracing::warn!(
+                messages,
+                why,
+                left_out,
+                "the store does not take bars; they are published all the same"
+            );
+        });
     }
 
     fn confirmed(&mut self, messages: &[Message]) {

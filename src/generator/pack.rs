@@ -1,11 +1,12 @@
 //! From messages to what goes over the bus: one each, or gathered into batches.
 
+use std::collections::HashMap;
 use std::io;
 
 use clap::ValueEnum;
 
-use crate::bar::{BATCH_CHANNEL, BatchEncoder, Message, write_message};
-use crate::bus::Outgoing;
+use crate::bar::{BATCH_CHANNEL, BatchEncoder, Message, Topic, write_message};
+use crate::bus::{Kept, Outgoing};
 use crate::clock::now_us;
 
 /// A batch is sent when its JSON has this many bytes. As large as the buffer that a gateway's decoder
@@ -102,12 +103,39 @@ impl Packer {
     }
 }
 
-fn single(message: &Message) -> Outgoing {
+/// What the store is to keep of messages that are published together: closed bars, and of each topic the
+/// newest bar's last state.
+pub fn keep(messages: &[Message]) -> Vec<Kept> {
+    let mut newest: HashMap<Topic, (i64, usize)> = HashMap::new();
+    for (at, message) in messages.iter().enumerate() {
+        let time = message.bar.time();
+        let newest = newest.entry(message.topic).or_insert((time, at));
+        if newest.0 <= time {
+            *newest = (time, at);
+        }
+    }
+    let is_newest = |at: usize| newest.get(&messages[at].topic).is_some_and(|n| n.1 == at);
+    let wanted = |(at, message): &(usize, &Message)| message.bar.closed || is_newest(*at);
+    let kept = messages.iter().enumerate().filter(wanted);
+    kept.map(|(_, message)| Kept {
+        topic: message.topic,
+        time: message.bar.time(),
+        closed: message.bar.closed,
+        payload: json(message),
+    })
+    .collect()
+}
+
+fn json(message: &Message) -> Vec<u8> {
     let mut payload = Vec::with_capacity(MESSAGE_BYTES);
     write_message(&mut payload, message);
+    payload
+}
+
+fn single(message: &Message) -> Outgoing {
     Outgoing {
         channel: message.topic.to_string(),
-        payload,
+        payload: json(message),
     }
 }
 

@@ -43,6 +43,28 @@ impl History {
         }
     }
 
+    /// Takes in a bar of the store where that is better than what is kept, and tells whether it was. A
+    /// closed bar is better than a forming one; beside that, what is `fresh` here stays.
+    pub fn restore(&mut self, bar: Bar, fresh: bool) -> bool {
+        match self.bars.binary_search_by_key(&bar.time(), Bar::time) {
+            Ok(at) => {
+                let kept = self.bars[at];
+                let is_better = match (bar.closed, kept.closed) {
+                    (true, false) => true,
+                    (false, true) => false,
+                    _ => !fresh,
+                };
+                self.bars[at] = if is_better { bar } else { kept };
+                is_better && bar != kept
+            }
+            Err(0) if self.bars.len() > self.limit => false,
+            Err(at) => {
+                self.insert(at, bar);
+                true
+            }
+        }
+    }
+
     fn insert(&mut self, at: usize, bar: Bar) {
         self.bars.insert(at, bar);
         if self.bars.len() > self.limit + 1 {
@@ -124,5 +146,32 @@ mod tests {
             [1, 2, 3, 4],
             "full: too old to keep"
         );
+    }
+
+    #[test]
+    fn a_stored_bar_never_replaces_a_better_one() {
+        let closed = |second, close| {
+            let mut bar = bar(second, close);
+            bar.closed = true;
+            bar
+        };
+        let mut history = History::new(3);
+        history.apply(closed(2, 1.0));
+        history.apply(bar(4, 1.0));
+        // Fills what is missing; says what it had.
+        assert!(history.restore(closed(1, 1.0), false));
+        assert!(history.restore(closed(3, 1.0), true));
+        assert!(!history.restore(closed(3, 1.0), false));
+        assert_eq!(seconds(history.newest(9)), [1, 2, 3, 4]);
+        // Full.
+        assert!(!history.restore(closed(0, 1.0), false));
+        // Forming never replaces closed; what came live stays, but for its end.
+        assert!(!history.restore(bar(2, 2.0), false));
+        assert!(!history.restore(bar(4, 2.0), true));
+        assert!(history.restore(bar(4, 2.0), false));
+        assert!(history.restore(closed(4, 3.0), true));
+        assert!(!history.restore(closed(4, 4.0), true));
+        assert_eq!(history.last(), Some(&closed(4, 3.0)));
+        assert!(history.restore(closed(4, 5.0), false), "revised meanwhile");
     }
 }
