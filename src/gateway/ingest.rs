@@ -281,7 +281,10 @@ impl Frames {
 
 impl Sink for Ingest {
     fn connected(&mut self) {
-        self.frames.fresh = None;
+        let fresh = self.frames.fresh.take();
+        if fresh.is_some_and(|fresh| fresh.len() >= MAX_FRESH_BARS) {
+            self.unloaded("too many bars came meanwhile");
+        }
         self.tell_loaded();
         self.bus.connected.store(true, Ordering::Relaxed);
         self.metrics.bus_connected.set(1);

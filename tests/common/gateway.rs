@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use barcast::bus::{Bus, MemoryBus, Outgoing, Publisher};
+use barcast::bus::{Bus, Kept, MemoryBus, Outgoing, Publisher, Refused};
 use barcast::gateway::node::Node;
 use barcast::gateway::{Config, Ended, Gateway};
 use tokio::runtime::{Builder, Runtime};
@@ -121,6 +121,14 @@ impl<P: Publisher> Feed<P> {
         self.runtime.block_on(published).unwrap();
     }
 
+    /// Bars, with what a store is to keep of them; tells what it refused.
+    pub fn keep(&mut self, bars: &[Candle]) -> Option<Refused> {
+        let messages: Vec<_> = bars.iter().map(Candle::outgoing).collect();
+        let kept: Vec<_> = bars.iter().map(Candle::kept).collect();
+        let published = self.publisher.publish_and_keep(&messages, &kept);
+        self.runtime.block_on(published).unwrap()
+    }
+
     /// One bar.
     pub fn bar(&mut self, bar: &Candle) {
         self.all(vec![bar.outgoing()]);
@@ -216,6 +224,16 @@ impl Candle {
     pub fn outgoing(&self) -> Outgoing {
         Outgoing {
             channel: self.topic(),
+            payload: self.message().into_bytes(),
+        }
+    }
+
+    /// As a publisher hands it to the store.
+    pub fn kept(&self) -> Kept {
+        Kept {
+            topic: self.topic().parse().unwrap(),
+            time: self.time,
+            closed: self.closed,
             payload: self.message().into_bytes(),
         }
     }
