@@ -203,7 +203,7 @@ fn breaks_of_redis_and_of_gateways_cost_no_bar() {
     let mut steady = Watcher::new(steady_gateway.address);
     let mut gateway = Running::start(settings(), stored());
     let mut broken = Watcher::new(gateway.address);
-    let mut breaks = [0; 3];
+    let (mut breaks, mut killed) = ([0; 3], 0);
     for _ in 0..120 {
         feed.keep(&market.steps(3));
         if market.random.bool() {
@@ -215,7 +215,9 @@ fn breaks_of_redis_and_of_gateways_cost_no_bar() {
             0 => broken = broken.breaks(gateway.address),
             1 => {
                 for id in subscribers(&server).split_first().map_or(&[][..], |s| s.1) {
-                    server.command(&format!("CLIENT KILL ID {id}"));
+                    killed += u32::from(
+                        server.command(&format!("CLIENT KILL ID {id}")) == ":1\r\n+OK\r\n",
+                    );
                 }
                 feed.keep(&market.steps(3));
             }
@@ -233,6 +235,7 @@ fn breaks_of_redis_and_of_gateways_cost_no_bar() {
         steady.catch_up();
     }
     assert!(breaks.iter().all(|count| *count > 10), "{breaks:?}");
+    assert!(killed > 5, "{killed} connections to Redis were cut");
     let bars = market.bars();
     assert!(bars.len() > 80, "{}", bars.len());
     steady.ends_with("the steady client has all", &bars);

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use barcast::bus::{Bus, MemoryBus, Sink};
 use common::client::Client;
-use common::gateway::{Candle, Running, candle, config};
+use common::gateway::{Candle, Running, START, candle, config};
 use serde_json::Value;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio_util::sync::CancellationToken;
@@ -268,5 +268,95 @@ fn a_step_back_without_an_epoch_proves_nothing() {
     scene.hole(without_epoch(2, 4), without_epoch(3, 1));
     scene.lose();
     scene.whole(without_epoch(4, 2));
+    scene.end(2);
+}
+
+/// Hands a bar over as the store does.
+fn store(sink: &mut dyn Sink, bar: Candle) {
+    let out = bar.outgoing();
+    sink.stored(&out.channel, &out.payload);
+}
+
+#[test]
+fn bars_of_the_store_are_told_once_history_holds_them() {
+    let mut scene = Scene::new(NEVER);
+    scene.whole(counted(0, 1));
+    scene.bus.call(|sink| {
+        sink.lost("a test says so");
+        sink.loading();
+        for bar in [
+            counted(2, 6),
+            counted(0, 3).closed(),
+            counted(1, 5).closed(),
+        ] {
+            store(sink, bar);
+        }
+        sink.flush();
+    });
+    assert!(scene.client.until_pong().is_empty(), "still loading");
+    scene.bus.call(|sink| sink.connected());
+    assert_eq!(scene.gap(), (START, counted(2, 6).time));
+    let since = format!(
+        r#"{{"type":"bars.subscribe","payload":{{"topics":["bars:A:1"],"since":{START}}}}}"#
+    );
+    scene.client.ask(&since);
+    let bars = scene.client.json()["payload"]["bars"].clone();
+    assert_eq!(bars.as_array().unwrap().len(), 3, "{bars}");
+    // The store had all that was published, so the next one is whole.
+    scene.whole(counted(2, 7));
+    scene.end(1);
+    // What is known already is not told again.
+    scene.bus.call(|sink| {
+        sink.lost("a test says so");
+        sink.loading();
+        store(sink, counted(2, 7));
+        store(sink, counted(1, 5).closed());
+        sink.connected();
+    });
+    scene.whole(counted(3, 8));
+    scene.end(1);
+}
+
+#[test]
+fn while_the_store_is_read_live_wins_and_holes_wait() {
+    let mut scene = Scene::new(NEVER);
+    scene.whole(counted(0, 1));
+    let live = counted(3, 9);
+    scene.bus.call(move |sink| {
+        sink.lost("a test says so");
+        sink.loading();
+        sink.message(&live.outgoing().channel, &live.outgoing().payload);
+        sink.flush();
+    });
+    assert_eq!(scene.client.text(), live.update(), "no gap before it");
+    scene.bus.call(|sink| {
+        store(sink, counted(3, 8));
+        store(sink, counted(2, 6).closed());
+        sink.connected();
+    });
+    assert_eq!(scene.gap(), (START, live.time));
+    scene.client.subscribe("bars:A:1");
+    scene.end(1);
+    // Whoever comes sees what came live.
+    let mut other = scene.gateway.client();
+    other.subscribe("bars:A:1");
+    assert_eq!(other.text(), live.update());
+}
+
+#[test]
+fn a_loss_while_the_store_is_read_is_a_loss() {
+    let mut scene = Scene::new(NEVER);
+    scene.whole(counted(0, 1));
+    let live = candle("A", 1, 2).seq(2, 1);
+    scene.bus.call(move |sink| {
+        sink.lost("a test says so");
+        sink.loading();
+        sink.message(&live.outgoing().channel, &live.outgoing().payload);
+        sink.lost("again");
+    });
+    assert_eq!(scene.client.text(), live.update());
+    assert_eq!(scene.gap(), (START, live.time));
+    scene.bus.call(|sink| sink.connected());
+    scene.hole(live, candle("A", 2, 3).seq(3, 1));
     scene.end(2);
 }
