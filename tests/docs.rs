@@ -361,6 +361,16 @@ fn gateway() -> Process {
     Process::start(&["serve", "--listen", "127.0.0.1:0", "--workers", "1"])
 }
 
+fn ingest() -> Process {
+    Process::start(&[
+        "ingest",
+        "--stream",
+        "trades",
+        "--health-listen",
+        "127.0.0.1:0",
+    ])
+}
+
 fn generator() -> Process {
     Process::start(&["generate", "--health-listen", "127.0.0.1:0"])
 }
@@ -426,6 +436,16 @@ fn the_readme_lists_every_metric_of_a_gateway() {
 fn the_readme_lists_every_metric_of_a_generator() {
     let (exposed, _) = metrics(&generator().get("/metrics").1);
     let listed = metrics_in_readme("### Metrics of a generator");
+    assert_eq!(listed, exposed, "left: README.md, right: /metrics");
+}
+
+#[test]
+fn the_readme_lists_every_metric_of_an_ingest() {
+    let (mut exposed, _) = metrics(&ingest().get("/metrics").1);
+    let shared = metrics_in_readme("### Metrics of a generator");
+    assert!(exposed.is_superset(&shared), "a generator's are among them");
+    exposed.retain(|metric| !shared.contains(metric));
+    let listed = metrics_in_readme("### Metrics of an ingest");
     assert_eq!(listed, exposed, "left: README.md, right: /metrics");
 }
 

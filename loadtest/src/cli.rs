@@ -426,7 +426,12 @@ mod tests {
                 .join(page);
             let text = std::fs::read_to_string(path).unwrap().replace("\\\n", " ");
             for line in text.lines() {
-                let line = line.split(" #").next().unwrap().trim();
+                let line = line
+                    .split(" #")
+                    .next()
+                    .unwrap()
+                    .trim()
+                    .trim_end_matches(" &");
                 let start = [
                     "loadtest ",
                     "target/release/loadtest ",

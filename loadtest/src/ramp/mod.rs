@@ -155,6 +155,11 @@ fn most_clients() -> Result<f64> {
     Ok(files_of_a_process()?.saturating_sub(OTHER_FILES).max(1) as f64)
 }
 
+/// The law is fitted to loads up to so many times the knee. Far beyond it a queue that never empties
+/// decides how much arrives within the plan, not what the server can do, and least squares would follow
+/// that one point.
+const FITTED_BEYOND: f64 = 2.0;
+
 /// Runs the ramp.
 ///
 /// # Errors
@@ -187,7 +192,7 @@ pub fn ramp(args: &RampArgs) -> Result<RampReport> {
         step: args.step,
         slo: args.slo.to_string(),
         ended_early: stage.stopped(),
-        usl: Usl::fit(&points(&steps)),
+        usl: Usl::fit(&points(&steps, knee.as_ref())),
         carries: carries(args, &stage, &found, knee.as_ref(), &steps),
         knee,
         scenario,
@@ -196,10 +201,13 @@ pub fn ramp(args: &RampArgs) -> Result<RampReport> {
     })
 }
 
-/// What the law is fitted to: the load, and what was delivered while the plan ran.
-fn points(steps: &[RampStep]) -> Vec<(f64, f64)> {
+/// What the law is fitted to: the load, and what was delivered while the plan ran, as far as
+/// [`FITTED_BEYOND`].
+fn points(steps: &[RampStep], knee: Option<&Knee>) -> Vec<(f64, f64)> {
+    let furthest = knee.map_or(f64::INFINITY, |knee| knee.load * FITTED_BEYOND);
     steps
         .iter()
+        .filter(|step| step.load <= furthest)
         .map(|step| (step.load, step.delivered_per_second))
         .collect()
 }

@@ -8,7 +8,7 @@
 //! the plan ran**, in bars per second. Below the knee X is what was asked for and the law is a straight
 //! line (σ = κ = 0); it bends where the server falls behind its plan, since bars that come after the
 //! plan's end do not count. So a fit says something only with loads at the knee and beyond, and a ramp
-//! makes some. λ is the throughput of the first step, σ the contention, which bounds throughput at λ/σ, and κ
+//! makes some; what lies beyond twice the knee is left out. λ is the throughput of the first step, σ the contention, which bounds throughput at λ/σ, and κ
 //! what makes it fall again.
 
 use serde::{Deserialize, Serialize};
