@@ -106,7 +106,8 @@ impl Watcher {
 
     /// Takes whatever came, until nothing more is under way.
     fn catch_up(&mut self) {
-        loop {
+        // A gap may be told again in the answer, when nobody has its bars; then the test fails later.
+        for _ in 0..10 {
             let mut asked = false;
             for text in self.client.until_pong() {
                 asked |= self.take(&text);
