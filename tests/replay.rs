@@ -27,6 +27,7 @@ fn config(files: Vec<PathBuf>, form: Form) -> Config {
         symbol: None,
         resolution: None,
         speed: Speed::Max,
+        rebase: false,
         form,
     }
 }

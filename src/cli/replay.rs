@@ -22,6 +22,9 @@ pub struct ReplayArgs {
     /// How fast: 1x is as it happened, 60x an hour a minute, max as fast as Redis confirms
     #[arg(long, env = "BARCAST_REPLAY_SPEED", default_value = "1x")]
     speed: Speed,
+    /// Give the bars times of now, the first one the interval that has just ended [default: off]
+    #[arg(long, env = "BARCAST_REPLAY_REBASE")]
+    rebase: bool,
     #[command(flatten)]
     redis: RedisArgs,
     #[command(flatten)]
@@ -56,6 +59,7 @@ impl ReplayArgs {
                 symbol: self.symbol,
                 resolution: self.resolution,
                 speed: self.speed,
+                rebase: self.rebase,
                 form: Form::new(self.publish, self.compress)?,
             },
             bus: self.store.keeping(self.redis.bus()?),

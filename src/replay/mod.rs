@@ -24,7 +24,7 @@ use progress::Progress;
 
 use crate::bar::{Bar, Message, Resolution, Symbol, Topic};
 use crate::bus::{Bus, Publisher, RedisBus};
-use crate::clock::now_us;
+use crate::clock::{now_ms, now_us};
 use crate::generator::numbering::Numbering;
 use crate::generator::outlet::Outlet;
 use crate::generator::pack::Form;
@@ -78,6 +78,8 @@ pub struct Config {
     /// Instead of what the files' names say.
     pub resolution: Option<Resolution>,
     pub speed: Speed,
+    /// Whether the bars are given times of now.
+    pub rebase: bool,
     pub form: Form,
 }
 
@@ -142,11 +144,13 @@ pub async fn run<P: Publisher>(
         tracing::info!(topic = %file.topic, file = %file.path.display(), speed = %config.speed, "replaying");
     }
     let mut progress = Progress::start(&files);
+    let coarsest = files.iter().map(|file| file.topic.resolution).max();
     let mut merge = Merge::new(files);
     let mut outlet = Outlet::new(publisher, config.form, GeneratorMetrics::default());
     let mut numbering = Numbering::new(now_us());
     let started = Instant::now();
     let mut pace = Pace::new(config.speed);
+    let mut rebase = Rebase::new(coarsest.filter(|_| config.rebase))?;
     let mut published = 0;
     let mut stopped = !outlet.ready(&stop).await;
     let mut unread = None;
@@ -162,9 +166,10 @@ pub async fn run<P: Publisher>(
                 stopped = stop.run_until_cancelled(sleep_until(at)).await.is_none();
             }
             Ok(Chunk::Bars(bars)) => {
-                let bars = bars.into_iter();
-                let mut messages: Vec<_> =
-                    bars.map(|(topic, bar)| Message::new(topic, bar)).collect();
+                let mut messages: Vec<_> = bars
+                    .into_iter()
+                    .map(|(topic, bar)| Message::new(topic, rebase.apply(topic, bar)))
+                    .collect();
                 numbering.number(&mut messages);
                 stopped = !outlet.deliver(&mut messages, &stop).await;
                 published += if stopped { 0 } else { count(messages.len()) };
@@ -253,6 +258,39 @@ impl Pace {
     }
 }
 
+/// Gives bars times of now, all by the same shift.
+struct Rebase {
+    /// The coarsest resolution: a multiple of its length keeps every bar on its grid.
+    step: Option<Resolution>,
+    shift: Option<i64>,
+}
+
+impl Rebase {
+    /// # Errors
+    /// When months are among the bars: they have no length that a shift could be a multiple of.
+    fn new(step: Option<Resolution>) -> Result<Self, ReplayError> {
+        if step == Some(Resolution::Month) {
+            return Err(ReplayError::Files(
+                "--rebase: allowed with resolutions up to W: months differ in length".to_owned(),
+            ));
+        }
+        Ok(Self { step, shift: None })
+    }
+
+    /// The first bar becomes the last whole interval before now, and the others follow it.
+    fn apply(&mut self, topic: Topic, bar: Bar) -> Bar {
+        let Some(step) = self.step else { return bar };
+        let length = step.nominal_ms();
+        let shift = *self.shift.get_or_insert_with(|| {
+            let ended = topic.resolution.previous(now_ms());
+            (ended - bar.time()).div_euclid(length) * length
+        });
+        let time = bar.time().saturating_add(shift);
+        // Beyond the year 9999 there is nothing to rebase to.
+        Bar::new(topic.resolution, time, bar.numbers(), bar.closed).unwrap_or(bar)
+    }
+}
+
 fn count(n: usize) -> u64 {
     u64::try_from(n).unwrap_or(u64::MAX)
 }
@@ -269,6 +307,34 @@ mod tests {
         for text in ["", "x", "60", "-1x", "0x", "infx", "nanx", "MAX"] {
             assert!(text.parse::<Speed>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn rebased_bars_keep_their_distances_and_their_grid() {
+        let bar = |topic: Topic, time| {
+            let one = crate::bar::Number::Unsigned(1);
+            Bar::new(topic.resolution, time, [one; 5], true).unwrap()
+        };
+        let minutes: Topic = "bars:A:1".parse().unwrap();
+        let days: Topic = "bars:A:D".parse().unwrap();
+        let mut rebase = Rebase::new(Some(Resolution::M1)).unwrap();
+        let first = rebase.apply(minutes, bar(minutes, 60_000)).time();
+        assert!((0..180_000).contains(&(now_ms() - first)));
+        assert_eq!(
+            rebase.apply(minutes, bar(minutes, 600_000)).time(),
+            first + 540_000
+        );
+        // A recorded day stays a day: minutes keep their time of day.
+        let mut rebase = Rebase::new(Some(Resolution::Day)).unwrap();
+        let first = rebase.apply(days, bar(days, 0)).time();
+        assert!((86_400_000..3 * 86_400_000).contains(&(now_ms() - first)));
+        assert_eq!(
+            rebase.apply(minutes, bar(minutes, 60_000)).time(),
+            first + 60_000
+        );
+        let mut none = Rebase::new(None).unwrap();
+        assert_eq!(none.apply(days, bar(days, 0)).time(), 0);
+        assert!(Rebase::new(Some(Resolution::Month)).is_err());
     }
 
     #[test]
