@@ -62,6 +62,10 @@ async fn command(command: Command, stop: CancellationToken) -> anyhow::Result<Ex
             let config = args.validate().unwrap_or_else(|why| cli::fail(&why));
             tail(config, stop).await?;
         }
+        Command::Check(args) => {
+            let (config, told) = args.validate().unwrap_or_else(|why| cli::fail(&why));
+            return Ok(run::check(&config, told, stop).await);
+        }
         Command::Replay(args) => {
             let settings = args.validate().unwrap_or_else(|why| cli::fail(&why));
             return match replay::replay(settings, stop).await {

@@ -3,6 +3,7 @@
 //! Everything is validated here, before anything binds or connects; the flag wins over the variable.
 
 mod address;
+mod check;
 mod dev;
 mod generate;
 mod ingest;
@@ -20,6 +21,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub use address::AddressArgs;
+pub use check::{CheckArgs, Told};
 pub use dev::DevArgs;
 pub use generate::GenerateArgs;
 pub use ingest::IngestArgs;
@@ -61,12 +63,14 @@ pub enum Command {
     Replay(ReplayArgs),
     /// Topics of a running gateway: a live table on a terminal, JSON lines in a pipe
     Tail(TailArgs),
+    /// Is everything well, from Redis to a delivered bar? With measured times
+    Check(CheckArgs),
 }
 
 impl Cli {
     /// Whether a person runs it by hand: logs are not what they look at.
     pub fn is_by_hand(&self) -> bool {
-        matches!(self.command, Some(Command::Tail(_)))
+        matches!(self.command, Some(Command::Tail(_) | Command::Check(_)))
     }
 
     /// The command, `dev` when none was given.

@@ -120,11 +120,26 @@ mod tests {
     #[test]
     fn urls_and_what_they_mean() {
         for (text, shown, target, beside) in [
-            ("ws://h:8000/api/v1/ws", "ws://h:8000/api/v1/ws", "/api/v1/ws", "/healthz"),
+            (
+                "ws://h:8000/api/v1/ws",
+                "ws://h:8000/api/v1/ws",
+                "/api/v1/ws",
+                "/healthz",
+            ),
             ("ws://h", "ws://h/api/v1/ws", "/api/v1/ws", "/healthz"),
             ("wss://h/", "wss://h/api/v1/ws", "/api/v1/ws", "/healthz"),
-            ("wss://h:444/a/ws?k=s", "wss://h:444/a/ws", "/a/ws?k=s", "/a/healthz"),
-            ("ws://h?k=s", "ws://h/api/v1/ws", "/api/v1/ws?k=s", "/healthz"),
+            (
+                "wss://h:444/a/ws?k=s",
+                "wss://h:444/a/ws",
+                "/a/ws?k=s",
+                "/a/healthz",
+            ),
+            (
+                "ws://h?k=s",
+                "ws://h/api/v1/ws",
+                "/api/v1/ws?k=s",
+                "/healthz",
+            ),
             ("ws://[::1]:80/ws", "ws://[::1]/ws", "/ws", "/healthz"),
             ("ws://h/other", "ws://h/other", "/other", "/healthz"),
         ] {
@@ -152,7 +167,10 @@ mod tests {
             "",
         ] {
             let why = text.parse::<Address>().unwrap_err().to_string();
-            assert!(why.contains("ws://host") && !why.contains("secret"), "{text}: {why}");
+            assert!(
+                why.contains("ws://host") && !why.contains("secret"),
+                "{text}: {why}"
+            );
         }
     }
 }

@@ -45,9 +45,14 @@ pub struct Config {
 #[derive(Debug)]
 pub enum Event {
     /// All is subscribed, for the first time or again.
-    Connected { is_first: bool },
+    Connected {
+        is_first: bool,
+    },
     /// The next attempt comes after `wait`.
-    Lost { why: String, wait: Duration },
+    Lost {
+        why: String,
+        wait: Duration,
+    },
     Bar(Update),
     Gap(Gap),
     /// From a ping to its answer.
@@ -343,7 +348,11 @@ impl Follower {
         let topics: Vec<_> = topics.into_iter().filter(unseen).collect();
         plan.extend(requests(&topics, first));
         // Last: what was seen is subscribed by then, and so not shown again.
-        let start = if self.tracks.is_empty() { first } else { Start::Current };
+        let start = if self.tracks.is_empty() {
+            first
+        } else {
+            Start::Current
+        };
         plan.extend(open.into_iter().map(|one| Request {
             patterns: vec![one],
             start,
@@ -387,8 +396,13 @@ mod tests {
             (Start::Newest(20_000), 1),
         ] {
             let all = requests(&topics(500), start);
-            assert!(all.iter().all(|one| (1..=most).contains(&one.patterns.len())));
-            let sizes = all.iter().map(|r| message::subscribe(1, &r.patterns, start, None).len());
+            assert!(
+                all.iter()
+                    .all(|one| (1..=most).contains(&one.patterns.len()))
+            );
+            let sizes = all
+                .iter()
+                .map(|r| message::subscribe(1, &r.patterns, start, None).len());
             assert!(sizes.max().unwrap() <= 4_096);
             assert_eq!(all.iter().map(|one| one.patterns.len()).sum::<usize>(), 500);
         }

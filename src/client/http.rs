@@ -49,7 +49,9 @@ pub async fn get(address: &Address, route: &str, limit: Duration) -> Result<Answ
 /// A connection on which a request can be sent.
 pub(super) async fn open(address: &Address) -> Result<SendRequest<Empty<Bytes>>, ClientError> {
     let stream = Stream::connect(address).await?;
-    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+    let (sender, connection) = http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(broken)?;
     tokio::spawn(async move {
         if let Err(why) = connection.with_upgrades().await {
             tracing::debug!(%why, "connection to a gateway ended");

@@ -236,6 +236,9 @@ mod tests {
         ] {
             assert!(parse(text).is_err(), "{text}");
         }
-        assert!(matches!(parse(r#"{"type":"new","id":1}"#), Ok(Message::Other)));
+        assert!(matches!(
+            parse(r#"{"type":"new","id":1}"#),
+            Ok(Message::Other)
+        ));
     }
 }

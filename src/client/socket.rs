@@ -258,7 +258,10 @@ mod tests {
         let mut assembly = Assembly::default();
         assert_eq!(assembly.take(&frame(false, OpCode::Text, b"a")), Ok(None));
         assert_eq!(assembly.take(&frame(true, OpCode::Pong, b"")), Ok(None));
-        assert_eq!(assembly.take(&frame(false, OpCode::Continuation, b"b")), Ok(None));
+        assert_eq!(
+            assembly.take(&frame(false, OpCode::Continuation, b"b")),
+            Ok(None)
+        );
         let whole = assembly.take(&frame(true, OpCode::Continuation, b"c"));
         assert_eq!(whole, Ok(Some("abc".to_owned())));
         let next = assembly.take(&frame(true, OpCode::Text, b"d"));
@@ -270,7 +273,11 @@ mod tests {
         let half = vec![b'x'; MAX_MESSAGE_BYTES / 2 + 1];
         let mut assembly = Assembly::default();
         assert_eq!(assembly.take(&frame(false, OpCode::Text, &half)), Ok(None));
-        assert!(assembly.take(&frame(true, OpCode::Continuation, &half)).is_err());
+        assert!(
+            assembly
+                .take(&frame(true, OpCode::Continuation, &half))
+                .is_err()
+        );
         for bad in [
             frame(true, OpCode::Continuation, b""),
             frame(true, OpCode::Binary, b""),

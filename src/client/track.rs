@@ -199,7 +199,11 @@ mod tests {
         track.resumes();
         assert_eq!(track.snapshot(Vec::new()).0, None);
         assert_eq!(track.live(&bar(4, 1)), Some((1, 4)));
-        assert_eq!(track.live(&bar(9, 1)), None, "a pause of the market is none");
+        assert_eq!(
+            track.live(&bar(9, 1)),
+            None,
+            "a pause of the market is none"
+        );
         track.lost();
         assert_eq!(track.snapshot(vec![bar(12, 1)]).0, Some((9, 12)));
         track.lost();

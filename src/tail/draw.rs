@@ -113,7 +113,10 @@ impl Column {
         let plain = |text: String| (text, Tone::Plain);
         match self {
             Self::Topic => plain(shorten(&topic.to_string(), MAX_TOPIC_CHARS)),
-            Self::Last => plain(row.last().map_or_else(none, |last| price(last, row.decimals))),
+            Self::Last => plain(
+                row.last()
+                    .map_or_else(none, |last| price(last, row.decimals)),
+            ),
             Self::Change => match row.change() {
                 None => plain(none()),
                 Some(change) => {
@@ -174,7 +177,10 @@ fn status(table: &Table, now: Instant) -> Line {
     if let Link::Down { why, .. } = &table.link {
         line.push(format!(" ({why})"), Tone::Plain);
     }
-    let mut facts = vec![table.address.clone(), count(table.rows.len() as u64, "topic")];
+    let mut facts = vec![
+        table.address.clone(),
+        count(table.rows.len() as u64, "topic"),
+    ];
     if table.link == Link::Up {
         facts.push(format!("{} bars/s", table.rate));
     }
@@ -182,7 +188,11 @@ fn status(table: &Table, now: Instant) -> Line {
         facts.push(format!("round trip {:.1} ms", took.as_secs_f64() * 1e3));
     }
     line.push(format!("  {}  ", facts.join("  ")), Tone::Faint);
-    let tone = if table.gaps == 0 { Tone::Faint } else { Tone::Warning };
+    let tone = if table.gaps == 0 {
+        Tone::Faint
+    } else {
+        Tone::Warning
+    };
     line.push(count(table.gaps, "gap"), tone);
     line
 }
@@ -231,7 +241,10 @@ fn rows(table: &Table, width: usize, height: usize, clock: Clock) -> Vec<Line> {
     }
     if !is_all {
         let mut more = Line::default();
-        more.push(format!("… and {} more", table.rows.len() - shown), Tone::Faint);
+        more.push(
+            format!("… and {} more", table.rows.len() - shown),
+            Tone::Faint,
+        );
         lines.push(more);
     }
     lines
@@ -303,11 +316,18 @@ fn sparks(closes: impl ExactSizeIterator<Item = f64>, most: usize) -> String {
         }
         let part = (close - low) / (high - low) * top as f64;
         // Rounded, and never beyond the last: also what is not finite lands inside.
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to 7")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "0 to 7"
+        )]
         let level = part.round().clamp(0.0, top as f64) as usize;
         level
     };
-    closes.iter().map(|close| SPARKS[level(*close).min(top)]).collect()
+    closes
+        .iter()
+        .map(|close| SPARKS[level(*close).min(top)])
+        .collect()
 }
 
 #[cfg(test)]
@@ -342,7 +362,15 @@ mod tests {
     fn fits_every_terminal() {
         for topics in [0, 1, 5, 60] {
             let table = table(topics);
-            for (width, height) in [(200, 50), (80, 24), (40, 10), (20, 5), (1, 1), (0, 0), (80, 2)] {
+            for (width, height) in [
+                (200, 50),
+                (80, 24),
+                (40, 10),
+                (20, 5),
+                (1, 1),
+                (0, 0),
+                (80, 2),
+            ] {
                 let lines = draw(&table, width, height, clock());
                 assert!(lines.len() <= height, "{topics} {width}x{height}");
                 for line in lines {
@@ -369,14 +397,25 @@ mod tests {
         let titles = |width| draw(&table, width, 10, clock())[1].render(width, false);
         assert_eq!(
             titles(100).split_whitespace().collect::<Vec<_>>(),
-            ["TOPIC", "LAST", "CHANGE", "CLOSES", "VOLUME", "AGE", "STATE"]
+            [
+                "TOPIC", "LAST", "CHANGE", "CLOSES", "VOLUME", "AGE", "STATE"
+            ]
         );
         assert_eq!(
             titles(36).split_whitespace().collect::<Vec<_>>(),
             ["TOPIC", "LAST", "CHANGE"]
         );
         let row = draw(&table, 100, 10, clock())[2].render(100, false);
-        for part in ["bars:SYMBOL.0:1", "1001.25", "+0.70%", "▁", "█", "1.23M", "0s", "forming"] {
+        for part in [
+            "bars:SYMBOL.0:1",
+            "1001.25",
+            "+0.70%",
+            "▁",
+            "█",
+            "1.23M",
+            "0s",
+            "forming",
+        ] {
             assert!(row.contains(part), "{part}: {row}");
         }
     }
@@ -384,7 +423,12 @@ mod tests {
     #[test]
     fn colours_only_when_wanted() {
         let lines = draw(&table(1), 80, 10, clock());
-        let all = |colours| lines.iter().map(|l| l.render(80, colours)).collect::<String>();
+        let all = |colours| {
+            lines
+                .iter()
+                .map(|l| l.render(80, colours))
+                .collect::<String>()
+        };
         assert!(all(true).contains("\x1b[32m+0.70%") || all(true).contains("\x1b[32m"));
         assert!(!all(false).contains('\x1b'));
     }
@@ -400,6 +444,11 @@ mod tests {
         assert_eq!(price(1.5, 2), "1.50");
         assert_eq!(sparks([1.0, 2.0, 3.0].into_iter(), 2), "▁█");
         assert_eq!(sparks([1.0, 1.0].into_iter(), 5), "▄▄");
-        assert_eq!(sparks([f64::NAN, f64::MAX, f64::MIN].into_iter(), 5).chars().count(), 3);
+        assert_eq!(
+            sparks([f64::NAN, f64::MAX, f64::MIN].into_iter(), 5)
+                .chars()
+                .count(),
+            3
+        );
     }
 }

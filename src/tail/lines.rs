@@ -99,6 +99,9 @@ mod tests {
         crate::bar::write_update(&mut again, &read[0]);
         assert_eq!(again, text.replace("1e2", "100.0").into_bytes());
         let value: serde_json::Value = serde_json::from_slice(&line).unwrap();
-        assert_eq!((&value["type"], &value["history"]), (&"bar".into(), &true.into()));
+        assert_eq!(
+            (&value["type"], &value["history"]),
+            (&"bar".into(), &true.into())
+        );
     }
 }

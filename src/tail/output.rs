@@ -2,10 +2,11 @@
 //! must not keep Ctrl-C from being heard.
 
 use std::io::{self, ErrorKind, Write};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
@@ -53,14 +54,22 @@ fn write(mut pieces: mpsc::Receiver<Vec<u8>>) -> io::Result<()> {
 /// Waits until the reader of a pipe is gone; for ever where the output is none. Without it that would be
 /// noticed at the next bar, which for days takes a day.
 pub async fn reader_is_gone() {
-    let Ok(pipe) = AsyncFd::register_with_interest(io::stdout(), Interest::ERROR) else {
-        return std::future::pending().await;
-    };
-    while let Ok(mut guard) = pipe.ready(Interest::ERROR).await {
-        if guard.ready().is_error() || guard.ready().is_write_closed() {
-            return;
+    let (tell, gone) = oneshot::channel();
+    // A thread, since the runtime's own way would make the pipe non-blocking for all who share it.
+    std::thread::spawn(move || {
+        let out = io::stdout();
+        // Errors and hang-ups are told unasked (poll(2)).
+        let mut watched = [PollFd::new(out.as_fd(), PollFlags::empty())];
+        while poll(&mut watched, PollTimeout::NONE) == Err(Errno::EINTR) {}
+        let ended = PollFlags::POLLERR | PollFlags::POLLHUP;
+        if watched[0]
+            .revents()
+            .is_some_and(|what| what.intersects(ended))
+        {
+            let _ = tell.send(());
         }
-        guard.clear_ready();
+    });
+    if gone.await.is_err() {
+        std::future::pending().await
     }
-    std::future::pending().await
 }

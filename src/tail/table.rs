@@ -61,7 +61,9 @@ impl Row {
         }
         let Some(close) = view.close else { return };
         self.decimals = self.decimals.max(decimals(close));
-        let place = self.closes.binary_search_by_key(&view.time, |(time, _)| *time);
+        let place = self
+            .closes
+            .binary_search_by_key(&view.time, |(time, _)| *time);
         match place {
             Ok(at) => self.closes[at].1 = close,
             Err(0) if self.closes.len() >= MAX_SPARK_BARS => {}
@@ -125,7 +127,10 @@ pub enum Link {
     Connecting,
     Up,
     /// The next attempt comes at `again`.
-    Down { why: String, again: Instant },
+    Down {
+        why: String,
+        again: Instant,
+    },
 }
 
 /// All of it.
@@ -173,7 +178,8 @@ impl Table {
             Event::Bar(update) => {
                 self.bars += u64::from(!update.is_history);
                 let row = self.rows.entry(update.topic);
-                row.or_insert_with(|| Row::new(update.view)).take(&update, now);
+                row.or_insert_with(|| Row::new(update.view))
+                    .take(&update, now);
             }
         }
     }
@@ -225,11 +231,20 @@ mod tests {
         let mut table = Table::new("");
         table.take(bar(0, r#""open":null,"close":null,"volume":0"#), now);
         let row = &table.rows[&topic()];
-        assert_eq!((row.last(), row.change(), row.volume()), (None, None, Some(0.0)));
+        assert_eq!(
+            (row.last(), row.change(), row.volume()),
+            (None, None, Some(0.0))
+        );
         table.take(bar(1, r#""open":1,"close":1.25,"volume":7"#), now);
-        table.take(bar(2, r#""open":null,"close":null,"volume":0,"closed":true"#), now);
+        table.take(
+            bar(2, r#""open":null,"close":null,"volume":0,"closed":true"#),
+            now,
+        );
         let row = &table.rows[&topic()];
-        assert_eq!((row.last(), row.volume(), row.decimals), (Some(1.25), Some(0.0), 2));
+        assert_eq!(
+            (row.last(), row.volume(), row.decimals),
+            (Some(1.25), Some(0.0), 2)
+        );
         assert_eq!(row.state(topic(), now, 2 * MINUTE), State::Closed);
     }
 
@@ -240,15 +255,34 @@ mod tests {
         table.take(bar(5, r#""open":1,"close":1"#), now);
         let later = now + STALE_AFTER;
         let row = &table.rows[&topic()];
-        assert_eq!(row.state(topic(), now, 6 * MINUTE), State::Forming, "just came");
-        assert_eq!(row.state(topic(), later, 6 * MINUTE - 1), State::Forming, "not over");
+        assert_eq!(
+            row.state(topic(), now, 6 * MINUTE),
+            State::Forming,
+            "just came"
+        );
+        assert_eq!(
+            row.state(topic(), later, 6 * MINUTE - 1),
+            State::Forming,
+            "not over"
+        );
         assert_eq!(row.state(topic(), later, 6 * MINUTE), State::Stale);
         let (from, to, reason) = (0, 0, "upstream".to_owned());
         let topic = topic();
-        table.take(Event::Gap(Gap { topic, from, to, reason }), later);
+        table.take(
+            Event::Gap(Gap {
+                topic,
+                from,
+                to,
+                reason,
+            }),
+            later,
+        );
         let row = &table.rows[&topic];
         assert_eq!(row.state(topic, later, 6 * MINUTE), State::Gap);
-        assert_eq!(row.state(topic, later + GAP_SHOWN, 6 * MINUTE), State::Stale);
+        assert_eq!(
+            row.state(topic, later + GAP_SHOWN, 6 * MINUTE),
+            State::Stale
+        );
         assert_eq!(table.gaps, 1);
     }
 
