@@ -177,15 +177,9 @@ fn status(table: &Table, now: Instant) -> Line {
     if let Link::Down { why, .. } = &table.link {
         line.push(format!(" ({why})"), Tone::Plain);
     }
-    let mut facts = vec![
-        table.address.clone(),
-        count(table.rows.len() as u64, "topic"),
-    ];
+    let mut facts = vec![count(table.rows.len() as u64, "topic")];
     if table.link == Link::Up {
         facts.push(format!("{} bars/s", table.rate));
-    }
-    if let Some(took) = table.round_trip {
-        facts.push(format!("round trip {:.1} ms", took.as_secs_f64() * 1e3));
     }
     line.push(format!("  {}  ", facts.join("  ")), Tone::Faint);
     let tone = if table.gaps == 0 {
@@ -194,6 +188,12 @@ fn status(table: &Table, now: Instant) -> Line {
         Tone::Warning
     };
     line.push(count(table.gaps, "gap"), tone);
+    if let Some(took) = table.round_trip {
+        let text = format!("  round trip {:.1} ms", took.as_secs_f64() * 1e3);
+        line.push(text, Tone::Faint);
+    }
+    // Last: what is known anyway may be cut.
+    line.push(format!("  {}", table.address), Tone::Faint);
     line
 }
 

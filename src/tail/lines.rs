@@ -21,7 +21,7 @@ pub(super) async fn show(
             Event::Bar(update) => bar_line(&update),
             Event::Gap(gap) => gap_line(&gap),
             Event::Connected { is_first: true } => {
-                tracing::info!("connected");
+                tracing::debug!("connected");
                 continue;
             }
             Event::Connected { is_first: false } => {

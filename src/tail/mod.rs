@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::client::follow::{self, Event, FollowError, follow};
 use output::Output;
+use table::Table;
 
 /// Events that wait for the output; beyond them the gateway waits, and conflates.
 const QUEUED_EVENTS: usize = 64;
@@ -54,7 +55,7 @@ pub enum TailError {
 /// [`TailError`]
 pub async fn tail(config: Config, stop: CancellationToken) -> Result<(), TailError> {
     let (sender, mut events) = mpsc::channel(QUEUED_EVENTS);
-    let address = config.follow.address.clone();
+    let mut table = Table::new(&config.follow.address.to_string());
     let following = tokio::spawn(follow(config.follow, sender));
     let mut output = Output::start();
     let mut left = Left(config.count);
@@ -63,8 +64,7 @@ pub async fn tail(config: Config, stop: CancellationToken) -> Result<(), TailErr
             match config.shape {
                 Shape::Lines => lines::show(&mut events, &output.queue, &mut left).await,
                 Shape::Table { colours } => {
-                    let address = address.to_string();
-                    screen::show(&mut events, &output.queue, &mut left, &address, colours).await;
+                    screen::show(&mut events, &output.queue, &mut left, &mut table, colours).await;
                 }
             }
         };
@@ -75,8 +75,8 @@ pub async fn tail(config: Config, stop: CancellationToken) -> Result<(), TailErr
             ended = &mut output.ended => Some(ended.unwrap_or(Ok(()))),
         }
     };
-    if matches!(config.shape, Shape::Table { .. }) {
-        screen::leave(&output.queue).await;
+    if let Shape::Table { colours } = config.shape {
+        screen::leave(&output.queue, &table, colours).await;
     }
     let written = match written {
         Some(written) => written,

@@ -32,10 +32,9 @@ pub(super) async fn show(
     events: &mut mpsc::Receiver<Event>,
     queue: &mpsc::Sender<Vec<u8>>,
     left: &mut Left,
-    address: &str,
+    table: &mut Table,
     colours: bool,
 ) {
-    let mut table = Table::new(address);
     if queue.send(ENTER.into()).await.is_err() {
         return;
     }
@@ -51,7 +50,7 @@ pub(super) async fn show(
                 table.take(event, Instant::now());
                 is_news = true;
                 if is_last {
-                    let _ = queue.try_send(frame(&table, colours));
+                    let _ = queue.try_send(frame(table, colours));
                     return;
                 }
             }
@@ -63,7 +62,7 @@ pub(super) async fn show(
                 }
                 // A terminal that is behind gets the next one.
                 if std::mem::take(&mut is_news) {
-                    let _ = queue.try_send(frame(&table, colours));
+                    let _ = queue.try_send(frame(table, colours));
                 }
             }
         }
@@ -71,6 +70,15 @@ pub(super) async fn show(
 }
 
 fn frame(table: &Table, colours: bool) -> Vec<u8> {
+    let lines: Vec<_> = lines(table, colours)
+        .into_iter()
+        .map(|line| line + CLEAR_LINE)
+        .collect();
+    // None behind the last: the screen would scroll.
+    format!("{HOME}{}{CLEAR_REST}", lines.join("\r\n")).into_bytes()
+}
+
+fn lines(table: &Table, colours: bool) -> Vec<String> {
     // Asked each time: it may have another size by now.
     let (height, width) = Term::stdout().size();
     let (width, height) = (usize::from(width), usize::from(height));
@@ -78,15 +86,19 @@ fn frame(table: &Table, colours: bool) -> Vec<u8> {
         now: Instant::now(),
         ms: now_ms(),
     };
-    let lines: Vec<_> = draw(table, width, height, clock)
-        .iter()
-        .map(|line| line.render(width, colours) + CLEAR_LINE)
-        .collect();
-    // None behind the last: the screen would scroll.
-    format!("{HOME}{}{CLEAR_REST}", lines.join("\r\n")).into_bytes()
+    let lines = draw(table, width, height, clock);
+    lines.iter().map(|l| l.render(width, colours)).collect()
 }
 
-/// Gives the terminal back as it was.
-pub(super) async fn leave(queue: &mpsc::Sender<Vec<u8>>) {
-    let _ = timeout(LEAVE_TIMEOUT, queue.send(LEAVE.into())).await;
+/// Gives the terminal back as it was, with the last table below.
+pub(super) async fn leave(queue: &mpsc::Sender<Vec<u8>>, table: &Table, colours: bool) {
+    let mut last = LEAVE.to_owned();
+    if !table.rows.is_empty() {
+        // The first line says how the connection stood, which is over.
+        for line in lines(table, colours).iter().skip(1) {
+            last += line;
+            last += "\r\n";
+        }
+    }
+    let _ = timeout(LEAVE_TIMEOUT, queue.send(last.into())).await;
 }
