@@ -53,7 +53,8 @@ class Terminal:
         if not frames:
             return []
         text = COLOUR.sub("", frames[-1]).replace("\x1b[K", "").replace("\x1b[J", "")
-        return text.split("\r\n")
+        # The terminal puts a return of its own before each new line.
+        return re.split("\r+\n", text)
 
     def until(self, what, done):
         end = time.monotonic() + DEADLINE_SECONDS
