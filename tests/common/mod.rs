@@ -6,6 +6,7 @@ pub mod client;
 pub mod gateway;
 pub mod market;
 pub mod process;
+pub mod udf;
 pub mod words;
 
 use std::io::{Read, Write};
