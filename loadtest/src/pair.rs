@@ -5,7 +5,7 @@ use anyhow::Result;
 
 use crate::cli::PairArgs;
 use crate::pair_report::{PairReport, Side};
-use crate::turns::{self, AllTaken, Ground};
+use crate::turns::{self, Ground};
 
 /// Runs the pulses, and says what came of them.
 ///
@@ -14,13 +14,8 @@ use crate::turns::{self, AllTaken, Ground};
 pub fn pair(args: &PairArgs) -> Result<PairReport> {
     let ground = Ground::prepare(&args.load, &args.turns, 2)?;
     let rigs = vec![ground.spawn(&args.a)?, ground.spawn(&args.b)?];
-    let AllTaken {
-        scenario,
-        ended_early,
-        servers,
-        around,
-    } = turns::take(ground, rigs)?;
-    let sides = servers.into_iter().map(|(_, taken)| Ok(taken?.side));
+    let all = turns::take(ground, rigs)?;
+    let sides = all.servers.into_iter().map(|(_, taken)| Ok(taken?.side));
     let sides: Vec<Side> = sides.collect::<Result<_>>()?;
-    PairReport::of(scenario, ended_early, around, sides)
+    PairReport::of(all.scenario, all.ended_early, all.around, sides)
 }
