@@ -16,7 +16,7 @@
 //! | [`outcome`] | any experiment's report as a file |
 //! | [`html`] | such files as a page with plots |
 //! | [`floor`] | the yardstick server |
-//! | [`market`], [`watchlist`], [`publisher`] | what is published, who watches it, the schedule |
+//! | [`load`], [`market`], [`watchlist`], [`publisher`] | what is published, who watches it, the schedule |
 //! | [`swarm`], [`frame`], [`update`], [`tally`] | the clients: reading, and keeping account of what came |
 //! | [`rig`], [`servers`], [`pins`] | starting and ending what is measured, and where it runs |
 //! | [`process`], [`occupancy`], [`strace`], [`machine`], [`figures`], [`clock`], [`progress`] | CPU, who used the cores, memory, system calls, where it was measured, how figures are told |
@@ -34,6 +34,7 @@ pub mod figures;
 pub mod floor;
 pub mod frame;
 pub mod html;
+pub mod load;
 pub mod machine;
 pub mod market;
 pub mod occupancy;

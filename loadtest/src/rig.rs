@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use crate::cli::{Load, Site, ws_url};
+use crate::cli::{Site, ws_url};
+use crate::load::Load;
 use crate::market::Market;
 use crate::pins::Pins;
 use crate::process::{Cpu, cpu, family, resident};

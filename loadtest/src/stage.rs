@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 
-use crate::cli::{Load, Site};
+use crate::cli::Site;
 use crate::clock::{Clock, micros};
 use crate::figures::{Latency, grouped};
+use crate::load::Load;
 use crate::market::Market;
 use crate::occupancy::{Occupancy, Reading, Watch};
 use crate::pins::Pins;

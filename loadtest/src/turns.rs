@@ -10,9 +10,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Result, ensure};
 
-use crate::cli::{Load, TurnArgs};
+use crate::cli::TurnArgs;
 use crate::clock::Clock;
 use crate::figures::{Latency, Spread, per};
+use crate::load::Load;
 use crate::machine::Machine;
 use crate::market::Market;
 use crate::occupancy::{Occupancy, Reading, Watch};

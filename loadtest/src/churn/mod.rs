@@ -14,8 +14,9 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use clap::Args;
 
-use crate::cli::{Load, Site};
+use crate::cli::Site;
 use crate::figures::{Latency, per};
+use crate::load::Load;
 use crate::machine::Machine;
 use crate::market::Market;
 use crate::occupancy::{Occupancy, Watch};

@@ -13,8 +13,9 @@ pub mod usl;
 use anyhow::{Result, ensure};
 use clap::Args;
 
-use crate::cli::{FASTEST_RATE, Load, OTHER_FILES, Site, files_of_a_process};
+use crate::cli::Site;
 use crate::figures::{Latency, Spread, per};
+use crate::load::{FASTEST_RATE, Load, OTHER_FILES, files_of_a_process};
 use crate::machine::Machine;
 use crate::occupancy::Occupancy;
 use crate::report::{CpuFigures, Scenario};

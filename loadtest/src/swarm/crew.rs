@@ -135,7 +135,7 @@ pub fn serve() -> Result<()> {
     let order = lines.next().context("no order came")??;
     let order: Order = serde_json::from_str(&order).context("the order")?;
     // One descriptor a client, and a few of our own.
-    rlimit::increase_nofile_limit(order.members.len() as u64 + crate::cli::OTHER_FILES)?;
+    rlimit::increase_nofile_limit(order.members.len() as u64 + crate::load::OTHER_FILES)?;
     let targets = order.targets.len();
     let swarm = Swarm::of(order.targets, order.members, order.threads, order.clock)?;
     let ended = AtomicBool::new(false);
