@@ -18,13 +18,14 @@
 //! | [`floor`] | the yardstick server |
 //! | [`load`], [`market`], [`watchlist`], [`publisher`] | what is published, who watches it, the schedule |
 //! | [`swarm`], [`frame`], [`update`], [`tally`] | the clients: reading, and keeping account of what came |
-//! | [`rig`], [`servers`], [`pins`] | starting and ending what is measured, and where it runs |
+//! | [`rig`], [`servers`], [`child`], [`pins`] | starting and ending what is measured, and where it runs |
 //! | [`process`], [`occupancy`], [`strace`], [`machine`], [`figures`], [`clock`], [`progress`] | CPU, who used the cores, memory, system calls, where it was measured, how figures are told |
 //!
 //! An experiment is open loop: bars are published when they are planned, whatever the server does, and
 //! latency counts from the planned time. `seq` counts the ticks, so that both sides know without a table
 //! what must come and which bars are closed.
 
+pub mod child;
 pub mod churn;
 pub mod cli;
 pub mod clock;
