@@ -31,7 +31,7 @@ const COSTS: &str = "--cost write_us=10 --cost bar_us=0.5 --cost cost_bytes=200 
 fn of(line: &str) -> Plan {
     let args = args(&format!("{line} {COSTS}"));
     args.check_values().unwrap();
-    let book = args.book((196, 180)).unwrap();
+    let book = args.book((196, 180));
     Plan::of(&args.state_costs(&book).unwrap()).unwrap()
 }
 
@@ -258,7 +258,7 @@ impl Case {
         line.push_str(" --years 3 ");
         let args = args(&format!("{line} {COSTS}"));
         args.check_values().unwrap();
-        let book = args.state_costs(&args.book((196, 180)).unwrap()).unwrap();
+        let book = args.state_costs(&args.book((196, 180))).unwrap();
         Plan::of(&book.with("year", 3.0, "three years")).unwrap()
     }
 }
