@@ -1,5 +1,6 @@
 //! The documents say what is so: links, settings, metrics, close codes, routes, commands, bounds and instruction
-//! counts are compared with the files, the binary and the source. The programs of docs/clients.md are run by
+//! counts are compared with the files, the binary and the source. The habits of
+//! the source are held to what ARCHITECTURE.md says of them. The programs of docs/clients.md are run by
 //! tests/python/test_clients_doc.py.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
@@ -10,3 +11,4 @@ mod links;
 mod pages;
 mod running;
 mod settings;
+mod style;
