@@ -4,6 +4,7 @@
 
 pub mod client;
 pub mod gateway;
+pub mod harm;
 pub mod market;
 pub mod process;
 pub mod udf;
