@@ -1,17 +1,15 @@
-//! Flags. Everything is checked before anything starts.
+//! The commands; each one's flags are in its own room. Everything is checked before anything starts.
 
-use std::net::SocketAddr;
-
-use anyhow::{Context, Result, ensure};
-use clap::{Args, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 
 use crate::churn::ChurnArgs;
+use crate::compare::CompareArgs;
 use crate::floor::FloorArgs;
 use crate::html::ReportArgs;
-use crate::load::{Load, OTHER_FILES, files_of_a_process};
+use crate::pair::PairArgs;
 use crate::plan::args::PlanArgs;
 use crate::ramp::RampArgs;
-use crate::servers::Kind;
+use crate::run::RunArgs;
 
 /// Measures barcast and what it is compared with: publishes bars through Redis on a fixed schedule and
 /// receives them with very many WebSocket clients.
@@ -43,131 +41,6 @@ pub enum Command {
     Crew,
     /// The yardstick server: subscribe to Redis, build frames, send; nothing else
     Floor(FloorArgs),
-}
-
-/// The server under test: started for the experiment, or running already.
-#[derive(Debug, Clone, Args)]
-pub struct Site {
-    /// Start redis-server and the server on free ports, and end them afterwards
-    #[arg(long, conflicts_with_all = ["url", "redis_url"])]
-    pub spawn: bool,
-    /// With --spawn: barcast, floor:bare, floor:gather, or a command with {port} and {redis_port}
-    #[arg(long, default_value = "barcast", conflicts_with = "url")]
-    pub server: Kind,
-    /// With --spawn: so many gateways behind one Redis, the clients spread over them [default: as many
-    /// as may open the clients' connections]
-    #[arg(long, conflicts_with = "url", value_parser = clap::value_parser!(u32).range(1..=64))]
-    pub gateways: Option<u32>,
-    /// A server that runs already, as ws://127.0.0.1:8000/ws; several with commas, the clients spread
-    /// over them
-    #[arg(
-        long,
-        requires = "redis_url",
-        required_unless_present = "spawn",
-        value_delimiter = ','
-    )]
-    pub url: Vec<String>,
-    /// The Redis in front of it
-    #[arg(long)]
-    pub redis_url: Option<String>,
-    /// Processes of servers on this machine, to measure their CPU and memory
-    #[arg(long, requires = "url", value_delimiter = ',')]
-    pub server_pid: Vec<u32>,
-}
-
-impl Site {
-    /// How many gateways `clients` clients need.
-    ///
-    /// # Errors
-    /// When one of them would need more open files than it may have.
-    pub fn gateways(&self, clients: u64) -> Result<u32> {
-        // A process that we start may open as many files as we may.
-        let room = files_of_a_process()?.saturating_sub(OTHER_FILES).max(1);
-        let needed = u32::try_from(clients.div_ceil(room))?.max(1);
-        let gateways = self.gateways.unwrap_or(needed);
-        ensure!(
-            !self.spawn || gateways >= needed,
-            "--gateways {gateways}: {clients} clients need {needed}, each of which may open {room} connections (ulimit -n)"
-        );
-        Ok(gateways)
-    }
-}
-
-/// `loadtest run`.
-#[derive(Debug, Clone, Args)]
-pub struct RunArgs {
-    #[command(flatten)]
-    pub load: Load,
-    #[command(flatten)]
-    pub site: Site,
-    /// Measured seconds
-    #[arg(long, default_value_t = 10.0)]
-    pub duration: f64,
-    /// Seconds before them that are not measured
-    #[arg(long, default_value_t = 2.0)]
-    pub warmup: f64,
-}
-
-/// `loadtest pair`.
-#[derive(Debug, Clone, Args)]
-pub struct PairArgs {
-    #[command(flatten)]
-    pub load: Load,
-    /// barcast, floor:bare, floor:gather, a peer, or a command with {port} and {redis_port}
-    #[arg(long, default_value = "barcast")]
-    pub a: Kind,
-    /// What it is compared with, likewise
-    #[arg(long, default_value = "floor:gather")]
-    pub b: Kind,
-    #[command(flatten)]
-    pub turns: TurnArgs,
-}
-
-/// `loadtest compare`.
-#[derive(Debug, Clone, Args)]
-pub struct CompareArgs {
-    #[command(flatten)]
-    pub load: Load,
-    /// barcast, floor:bare, floor:gather, fastapi, node-ws, nchan, or commands with {port} and
-    /// {redis_port}; the others are compared with the first [default: all these, without the peers
-    /// that are not installed]
-    #[arg(long, value_name = "LIST", value_delimiter = ',')]
-    pub servers: Vec<Kind>,
-    #[command(flatten)]
-    pub turns: TurnArgs,
-}
-
-/// Pulses to several servers in turn.
-#[derive(Debug, Clone, Args)]
-pub struct TurnArgs {
-    /// Measured pulses of each server
-    #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    pub pulses: u32,
-    /// Pulses of each server before them that are not measured
-    #[arg(long, default_value_t = 2)]
-    pub warmup_pulses: u32,
-    /// Seconds of a pulse
-    #[arg(long, default_value_t = 1.0)]
-    pub pulse: f64,
-}
-
-/// Address and path of a `ws://` URL.
-///
-/// # Errors
-/// When it is none, or its host has no address.
-pub fn ws_url(url: &str) -> Result<(SocketAddr, String)> {
-    use std::net::ToSocketAddrs;
-    let rest = url
-        .strip_prefix("ws://")
-        .with_context(|| format!("--url {url:?}: allowed: ws://host:port/path"))?;
-    let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-    let addr = host
-        .to_socket_addrs()
-        .ok()
-        .and_then(|mut addrs| addrs.next())
-        .with_context(|| format!("--url {url:?}: {host:?} is no host:port that can be found"))?;
-    let path = if path.is_empty() { "/" } else { path };
-    Ok((addr, path.to_owned()))
 }
 
 #[cfg(test)]
@@ -244,14 +117,5 @@ mod tests {
             }
         }
         assert!(count >= 5, "only {count} commands were found");
-    }
-
-    #[test]
-    fn urls_are_taken_apart() {
-        let (addr, path) = ws_url("ws://127.0.0.1:8000/api/v1/ws").unwrap();
-        assert_eq!((addr.port(), path.as_str()), (8000, "/api/v1/ws"));
-        assert_eq!(ws_url("ws://127.0.0.1:1").unwrap().1, "/");
-        assert!(ws_url("http://127.0.0.1:1/").is_err());
-        assert!(ws_url("ws://127.0.0.1/").is_err());
     }
 }

@@ -4,7 +4,7 @@
 //!
 //! | room | what is in it |
 //! |---|---|
-//! | [`cli`] | flags |
+//! | [`cli`] | the commands |
 //! | [`run`], [`report`] | one experiment against one server |
 //! | [`stage`] | the parts that experiments against one server are put together from |
 //! | [`ramp`] | how much one server carries: steps to the knee, and the law that they follow |
@@ -18,7 +18,7 @@
 //! | [`floor`] | the yardstick server |
 //! | [`load`], [`market`], [`watchlist`], [`publisher`] | what is published, who watches it, the schedule |
 //! | [`swarm`], [`frame`], [`update`], [`tally`] | the clients: reading, and keeping account of what came |
-//! | [`rig`], [`servers`], [`child`], [`pins`] | starting and ending what is measured, and where it runs |
+//! | [`rig`], [`site`], [`servers`], [`child`], [`pins`] | starting and ending what is measured, and where it runs |
 //! | [`process`], [`occupancy`], [`strace`], [`machine`], [`figures`], [`clock`], [`progress`] | CPU, who used the cores, memory, system calls, where it was measured, how figures are told |
 //!
 //! An experiment is open loop: bars are published when they are planned, whatever the server does, and
@@ -53,6 +53,7 @@ pub mod report;
 pub mod rig;
 pub mod run;
 pub mod servers;
+pub mod site;
 pub mod stage;
 pub mod strace;
 pub mod swarm;

@@ -2,18 +2,16 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use clap::Args;
 
 use crate::market::{MAX_TOPICS, Market};
 use crate::pins::Cores;
 use crate::publisher::{Burst, Publish};
-use crate::swarm::crew::Crew;
+use crate::swarm::crew::{Crew, OTHER_FILES, files_of_a_process};
 use crate::swarm::{CLIENTS_PER_ADDRESS, Target, check_template};
 use crate::watchlist::{Shape, Watchlists};
 
-/// Open files that a process needs beside its clients': Redis, epoll, logs, libraries.
-pub const OTHER_FILES: u64 = 100;
 /// Most ticks a second: a tick shorter than this is not planned any more but rushed.
 pub const FASTEST_RATE: f64 = 10_000.0;
 
@@ -189,16 +187,6 @@ impl Load {
         let ticks = (seconds * self.rate).round() as u64;
         Ok(if seconds > 0.0 { ticks.max(1) } else { 0 })
     }
-}
-
-/// Raises the limit of open files as far as it goes, and says how far that is.
-///
-/// # Errors
-/// When the kernel does not say.
-pub fn files_of_a_process() -> Result<u64> {
-    /// Enough for any process here; some programs that we start go through all that they may open.
-    const ENOUGH: u64 = 1 << 20;
-    rlimit::increase_nofile_limit(ENOUGH).context("limit of open files")
 }
 
 /// A whole number from `FROM` to `TO`.

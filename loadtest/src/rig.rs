@@ -8,13 +8,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use crate::child::kill_all;
-use crate::cli::{Site, ws_url};
 use crate::load::Load;
 use crate::market::Market;
 use crate::pins::Pins;
 use crate::process::{Cpu, cpu, family, resident};
 use crate::publisher::Publisher;
 use crate::servers::{Kind, Launch, Redis, Server};
+use crate::site::{Site, ws_url};
 use crate::swarm::Target;
 
 /// After the clients are there, a server's memory is read when it had this long to settle.

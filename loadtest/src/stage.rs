@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 
-use crate::cli::Site;
 use crate::clock::{Clock, micros};
 use crate::figures::{Latency, grouped};
 use crate::load::Load;
@@ -19,6 +18,7 @@ use crate::progress::Progress;
 use crate::publisher::{Lateness, Publisher};
 use crate::report::{Connect, Memory, Second};
 use crate::rig::{Rig, SETTLE, Watched, stop_on_signal};
+use crate::site::Site;
 use crate::strace::{Strace, SystemCalls};
 use crate::swarm::{Interval, Swarm, Target};
 use crate::tally::Counts;
