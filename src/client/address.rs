@@ -86,10 +86,14 @@ impl FromStr for Address {
         if host.is_empty() {
             return Err(AddressError("no host"));
         }
-        let target = match uri.path_and_query() {
-            Some(target) if target.path() != "/" => target.as_str().to_owned(),
-            Some(target) => format!("{PATH}{}", &target.as_str()[1..]),
-            None => PATH.to_owned(),
+        let path = if uri.path().len() > 1 {
+            uri.path()
+        } else {
+            PATH
+        };
+        let target = match uri.query() {
+            Some(query) => format!("{path}?{query}"),
+            None => path.to_owned(),
         };
         Ok(Self {
             is_tls,

@@ -1,6 +1,7 @@
 //! `barcast tail`: topics of a running gateway, as a live table on a terminal and as NDJSON elsewhere.
 
 pub mod draw;
+mod figures;
 pub mod lines;
 mod output;
 mod screen;
