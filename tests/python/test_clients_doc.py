@@ -145,7 +145,7 @@ class World:
             "PATH": path,
             "REDIS_URL": self.redis.url,
             "BARCAST_URL": f"ws://{address}/api/v1/ws",
-            "BARCAST_HTTP": f"http://{address}",
+            "GATEWAY": f"http://{address}",
             # The first wait of Python's websockets is up to 5 s.
             "WEBSOCKETS_BACKOFF_INITIAL_DELAY": "0.2",
             "WEBSOCKETS_BACKOFF_MIN_DELAY": "0.2",
@@ -166,7 +166,7 @@ class World:
         self.publisher.publish(topic, json.dumps(message(topic, minute, close, closed) | beside))
 
     def get(self, path):
-        with urllib.request.urlopen(self.env["BARCAST_HTTP"] + path, timeout=DEADLINE_SECONDS) as answer:
+        with urllib.request.urlopen(self.env["GATEWAY"] + path, timeout=DEADLINE_SECONDS) as answer:
             return json.load(answer)
 
 
