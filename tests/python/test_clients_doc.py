@@ -241,7 +241,8 @@ def test_publish_a_batch(world):
 
 def test_publish_and_keep(world):
     updates = updates_of(world.env, [sys.executable, "-c", snippet("keep.py")], 2)
-    [kept] = world.publisher.zrange("barcast:history:bars:AAPL:1", 0, -1)
+    [(kept, score)] = world.publisher.zrange("barcast:history:bars:AAPL:1", 0, -1, withscores=True)
+    assert score == json.loads(kept)["bar"]["time"]
     newest = world.publisher.hget("barcast:last", "bars:AAPL:1")
     assert kept == newest
     assert json.loads(kept)["bar"] == updates[-1]["payload"]
