@@ -2,7 +2,9 @@
 
 import pytest
 
-from servers import Gateway, Redis
+from servers import DEADLINE_SECONDS, ROOT, Gateway, Redis, binary, eventually, free_port
+
+__all__ = ["DEADLINE_SECONDS", "ROOT", "binary", "eventually", "free_port"]
 
 
 @pytest.fixture
