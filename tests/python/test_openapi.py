@@ -56,6 +56,11 @@ def test_the_document_is_of_this_version():
     assert f'version = "{OPENAPI["info"]["version"]}"' in manifest
 
 
+def test_the_image_is_built_with_both_documents():
+    sent = (ROOT / ".dockerignore").read_text().splitlines()
+    assert {"!docs/asyncapi.json", "!docs/openapi.json"} <= set(sent), "the build reads them"
+
+
 def test_routes_and_refusals_are_those_of_the_page():
     routes = {row[0] for row in rows_below("## HTTP")}
     documented = set(OPENAPI["paths"])
