@@ -9,12 +9,15 @@ use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
+use tokio::time::{sleep, timeout};
 use tokio_tungstenite::connect_async;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
 const TOPIC: &str = "bars:AAPL:1";
 const FIRST_WAIT: Duration = Duration::from_millis(500);
 const LONGEST_WAIT: Duration = Duration::from_secs(15);
+/// The gateway pings every 25 s: whoever hears nothing for so long is on a dead link.
+const LONGEST_SILENCE: Duration = Duration::from_secs(60);
 
 /// Bars by time. A bar carries its whole state: the newer one replaces the older.
 type Bars = BTreeMap<i64, Value>;
@@ -50,7 +53,7 @@ async fn listen(url: &str, bars: &mut Bars, wait: &mut Duration) -> Result<Strin
     };
     socket.send(request(&wish)).await?;
     let mut asked = true;
-    while let Some(message) = socket.next().await {
+    while let Ok(Some(message)) = timeout(LONGEST_SILENCE, socket.next()).await {
         let Message::Text(text) = message? else {
             continue;
         };
@@ -91,7 +94,7 @@ async fn main() -> Result<(), String> {
             Err(why) => println!("connecting again: {why}"),
         }
         // The upper half is random, so that the clients of one gateway do not come back in one instant.
-        tokio::time::sleep(wait.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+        sleep(wait.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
         wait = LONGEST_WAIT.min(wait * 2);
     }
 }
