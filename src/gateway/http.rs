@@ -23,7 +23,7 @@ use tokio::task::spawn_local;
 use tokio::time::timeout;
 
 use super::cors;
-use super::documents::document;
+use super::documents;
 use super::node::{Node, Refused};
 use super::reading::Reading;
 use super::session::{Connection, Session};
@@ -130,8 +130,10 @@ fn get(node: &Node, path: &str, query: &str) -> Response<Full<Bytes>> {
         "/readyz" => ready(node),
         "/metrics" => respond(StatusCode::OK, metrics::CONTENT_TYPE, node.render_metrics()),
         "/api/v1/topics" => respond(StatusCode::OK, JSON, topics(node)),
-        _ => match (path.strip_prefix("/udf/"), document(path)) {
-            (Some(name), _) => {
+        documents::ASYNCAPI_PATH => respond(StatusCode::OK, JSON, documents::ASYNCAPI),
+        documents::OPENAPI_PATH => respond(StatusCode::OK, JSON, documents::OPENAPI),
+        _ => match path.strip_prefix("/udf/") {
+            Some(name) => {
                 let reply = udf::reply(node, name, query);
                 respond(
                     reply.code,
@@ -139,8 +141,7 @@ fn get(node: &Node, path: &str, query: &str) -> Response<Full<Bytes>> {
                     reply.body,
                 )
             }
-            (None, Some(document)) => respond(StatusCode::OK, JSON, document),
-            (None, None) => page(path),
+            None => page(path),
         },
     }
 }
@@ -149,7 +150,7 @@ fn page(path: &str) -> Response<Full<Bytes>> {
     let Some(file) = ui::file(path) else {
         return refuse(
             StatusCode::NOT_FOUND,
-            "not found: /, /ws, /api/v1/ws, /api/v1/topics, /api/v1/asyncapi.json, /api/v1/openapi.json, /udf/, /healthz, /readyz and /metrics are there",
+            "not found: /, /ws, /api/v1/ws, /api/v1/topics, /udf/, /healthz, /readyz and /metrics are there",
         );
     };
     let mut response = respond(StatusCode::OK, file.content_type, file.bytes);
