@@ -121,3 +121,26 @@ fn costs_are_learned_from_reports() {
         "{write}"
     );
 }
+
+#[test]
+fn compressed_batches_are_priced_as_batches() {
+    let dir = tempfile::tempdir().unwrap();
+    let batch = |publish: &str| {
+        let json = dir.path().join(publish);
+        assert!(
+            run(&format!("plan --users 1000 --publish {publish}"), &json)
+                .status
+                .success()
+        );
+        let report = report(&json);
+        let inputs = report["inputs"].as_array().unwrap();
+        let input = inputs
+            .iter()
+            .find(|input| input["name"] == "batch")
+            .unwrap();
+        input["value"].as_f64()
+    };
+    assert_eq!(batch("single"), Some(0.0));
+    assert_eq!(batch("batch"), Some(1.0));
+    assert_eq!(batch("zstd"), Some(1.0));
+}

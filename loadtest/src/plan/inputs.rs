@@ -29,10 +29,10 @@ impl PlanArgs {
         } else {
             self.bursts.unwrap_or(self.rate)
         };
-        let batch = if self.publish == Publish::Batch {
-            1.0
-        } else {
-            0.0
+        let batch = match self.publish {
+            Publish::Single => 0.0,
+            // As in the costs: unpacking is the least of it.
+            Publish::Batch | Publish::Zstd => 1.0,
         };
         #[rustfmt::skip]
         let stated = [
