@@ -7,5 +7,6 @@
 mod bounds;
 mod links;
 mod pages;
+mod quotes;
 mod running;
 mod settings;
