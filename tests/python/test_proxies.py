@@ -243,7 +243,8 @@ def test_what_the_proxy_keeps_out(proxy, gateways, tmp_path):
 
     with proxy(tmp_path, list(gateways), own_origin_only) as address:
         in_time(scenario(f"ws://{address}/ws"))
-        assert get(address, "/metrics")[0] == 404, "metrics are not for strangers"
+        for path in ("/metrics", "/ops"):
+            assert get(address, path)[0] == 404, "metrics are not for strangers"
         assert get(address, "/")[0] == 200, "the chart page"
 
 
