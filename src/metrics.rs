@@ -1,4 +1,8 @@
-//! Every counter, its name and its help, in one place.
+//! Every counter, its name and its help, in one place; what is read at a scrape instead of counted is in
+//! [`process`] and [`workers`].
+
+pub mod process;
+pub mod workers;
 
 use std::sync::atomic::AtomicU64;
 
@@ -157,6 +161,9 @@ pub struct GatewayMetrics {
     pub gaps_upstream: Counter,
     dropped: Labelled,
     pub clients: Gauge,
+    pub max_clients: Gauge,
+    pub ready: Gauge,
+    pub draining: Gauge,
     pub accepted: Counter,
     refused: Labelled,
     limited: Labelled,
@@ -186,6 +193,9 @@ impl Default for GatewayMetrics {
             gaps_upstream: Counter::default(),
             dropped: Labelled::default(),
             clients: Gauge::default(),
+            max_clients: Gauge::default(),
+            ready: Gauge::default(),
+            draining: Gauge::default(),
             accepted: Counter::default(),
             refused: Labelled::default(),
             limited: Labelled::default(),
@@ -366,15 +376,27 @@ impl GatewayMetrics {
             "Requests of charts by UDF, by route and how they ended",
             self.udf_requests.clone(),
         );
-        registry.register(
-            "barcast_clients",
-            "WebSocket clients now",
-            self.clients.clone(),
+        let mut gauge = |name, help, metric: &Gauge| registry.register(name, help, metric.clone());
+        gauge("barcast_clients", "WebSocket clients now", &self.clients);
+        gauge(
+            "barcast_max_clients",
+            "WebSocket clients that are let in at once",
+            &self.max_clients,
         );
-        registry.register(
+        gauge(
+            "barcast_ready",
+            "1 while /readyz says that the gateway is ready",
+            &self.ready,
+        );
+        gauge(
+            "barcast_draining",
+            "1 while the gateway drains",
+            &self.draining,
+        );
+        gauge(
             "barcast_bus_connected",
             "1 while the subscription to the bus stands",
-            self.bus_connected.clone(),
+            &self.bus_connected,
         );
         registry.register(
             "barcast_lag_seconds",
