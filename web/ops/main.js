@@ -35,7 +35,7 @@ const plots = [
   { title: "Clients coming and going", hint: "Let in, refused, and closed by this gateway", write: rate, least: 1, lines: [["accepted", "Accepted"], ["refused", "Refused"], ["closed", "Closed"]] },
   { title: "From Redis", hint: "Valid bars received, and messages dropped because they were malformed", write: rate, least: 1, lines: [["received", "Bars"], ["dropped", "Dropped"]] },
   { title: "Worker load", hint: "Share of the time in which a worker did not wait", write: units.percent, least: 0.04, lines: [] },
-  { title: "Processor", hint: "Cores' worth of time that the process used", write: units.cores, least: 0.04, lines: [["cpu", "CPU"]], none: "This system does not tell" },
+  { title: "Processor, in cores", hint: "Cores' worth of time that the process used", write: units.cores, mark: units.count, least: 0.04, lines: [["cpu", "CPU"]], none: "This system does not tell" },
   { title: "Memory", hint: "In RAM", write: units.bytes, base: 1_024, lines: [["memory", "Resident"]], none: "This system does not tell" },
   { title: "Sent to clients", hint: "Bytes that client sockets took", write: units.bytesPerSecond, base: 1_024, lines: [["bytes", "Sent"]] },
 ].map(({ lines, ...options }) => {

@@ -8,8 +8,6 @@ const ROOM = { left: 62, right: 12, top: 10, bottom: 22 };
 const HEIGHT = 168;
 /** A plot that is not laid out yet. */
 const LEAST_WIDTH = 160;
-/** Room for a word of the time axis, in px. */
-const WORD_WIDTH = 60;
 /** Arrow keys move by one look; with Shift by so many. */
 const LEAP = 10;
 
@@ -49,8 +47,8 @@ export class Plot {
 
   /**
    * @param {HTMLElement} parent
-   * @param {{title: string, hint: string, lines: Line[], write: (value: number|null) => string, base?: number, least?: number, none?: string}} options
-   *   `write` gives a value its unit; `base` is 1,024 for bytes; `least` is the smallest top of the axis;
+   * @param {{title: string, hint: string, lines: Line[], write: (value: number|null) => string, mark?: (value: number) => string, base?: number, least?: number, none?: string}} options
+   *   `write` gives a value its unit, `mark` on the axis; `base` is 1,024 for bytes; `least` is the smallest top of the axis;
    *   `none` says why nothing is drawn
    */
   constructor(parent, options) {
@@ -111,7 +109,7 @@ export class Plot {
     const svg = make("g");
     this.#svg.setAttribute("width", width);
     this.#svg.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
-    if (known) for (const mark of marks) this.#rule(svg, inner, y(mark), this.#options.write(mark));
+    if (known) for (const mark of marks) this.#rule(svg, inner, y(mark), (this.#options.mark ?? this.#options.write)(mark));
     for (const before of timeTicks(this.#span)) this.#moment(svg, inner, x(this.#end - before), before);
     for (const line of this.#lines) {
       const shape = this.#path(line.name, x, y, inner.left);
@@ -137,7 +135,7 @@ export class Plot {
   #moment(svg, inner, x, before) {
     const at = Math.round(x) + 0.5;
     make("line", { x1: at, x2: at, y1: inner.bottom, y2: inner.bottom + 4, class: "rule" }, svg);
-    const anchor = before === 0 ? "end" : x - inner.left < WORD_WIDTH / 2 ? "start" : "middle";
+    const anchor = before === 0 ? "end" : "middle";
     make("text", { x: at, y: inner.bottom + 17, class: "mark", "text-anchor": anchor }, svg).textContent = ago(before);
   }
 

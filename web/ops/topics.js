@@ -27,7 +27,7 @@ export class Topics {
 
   /** The gateway is out of reach: no rate over that time. */
   miss() {
-    this.#looks = this.#looks.slice(-1).map(({ messages }) => ({ at: NaN, messages }));
+    this.#looks = [];
   }
 
   /** How many topics the gateway has; it lists so many of them at most. */
@@ -66,8 +66,10 @@ export class Topics {
  * @returns {{shown: Row[], matching: number}}
  */
 export function arrange(rows, { by, descending, filter, most }) {
-  const words = filter.toLowerCase().split(/\s+/).filter(Boolean);
-  const matching = rows.filter(({ topic }) => words.every((word) => topic.toLowerCase().includes(word)));
+  // Every topic begins with it: whoever looks for A does not mean that one.
+  const plain = (text) => text.toLowerCase().replace(/^bars:/, "");
+  const words = filter.split(/\s+/).map(plain).filter(Boolean);
+  const matching = rows.filter(({ topic }) => words.every((word) => plain(topic).includes(word)));
   const byName = (a, b) => (a.topic < b.topic ? -1 : a.topic > b.topic ? 1 : 0);
   const sign = descending ? -1 : 1;
   matching.sort((a, b) => {
