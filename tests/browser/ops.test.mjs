@@ -138,6 +138,7 @@ test('a killed gateway is seen, nothing is made up meanwhile, and figures go on 
 
 for (const [name, options] of Object.entries({
   phone: { viewport: { width: 390, height: 800 }, colorScheme: 'light' },
+  wide: { viewport: { width: 1440, height: 900 }, colorScheme: 'dark' },
   dark: { viewport: { width: 1280, height: 900 }, colorScheme: 'dark' },
   light: { viewport: { width: 1280, height: 900 }, colorScheme: 'light' },
 })) {
@@ -147,6 +148,8 @@ for (const [name, options] of Object.entries({
     await page.screenshot({ path: path.join(out, `ops-${name}.png`), fullPage: true });
     const wider = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
     assert.ok(wider <= 0, `${wider} px wider than the window`);
+    const cut = await page.$$eval('.ops-value', (all) => all.filter((each) => each.scrollWidth > each.clientWidth).map((each) => each.textContent));
+    assert.deepEqual(cut, [], 'no figure is cut off');
     const unnamed = await page.$$eval('button, input, select, a, [role="slider"], [tabindex="0"]', (all) => all
       .filter((each) => !(each.getAttribute('aria-label') || each.getAttribute('aria-labelledby') || each.labels?.length || each.textContent.trim()))
       .map((each) => each.outerHTML));

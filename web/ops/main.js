@@ -24,7 +24,7 @@ const counts = new Counts();
 const topics = new Topics();
 const opened = Date.now();
 const wish = { by: "subscribers", descending: true, filter: "", most: 20 };
-const view = { span: 5 * MINUTE_MS, topicsAt: -Infinity, failedSince: null, failedWhy: "", asked: false };
+const view = { span: 2 * MINUTE_MS, topicsAt: -Infinity, failedSince: null, failedWhy: "", asked: false };
 
 const rate = units.perSecond;
 const plots = [
