@@ -5,6 +5,7 @@
 //! worker's [`hub`] writes every client that is due once. What a full socket does not take waits in
 //! the session's [`lag`] and [`outbox`].
 
+mod allowance;
 pub mod batch;
 pub mod closing;
 pub mod config;
