@@ -27,7 +27,7 @@ test("OpenMetrics text becomes figures, with labels, escapes and odd numbers", (
 
 test("text that is cut off or is none is refused, not half read", () => {
   for (const text of ["", "a_total 12", "a_total 1\n# EO"]) assert.throws(() => parse(text), /EOF/);
-  for (const line of ["a_total", "a_total x", 'a{b="1} 2', "<html>", "a{b=1} 2", "a_total  "]) {
+  for (const line of ["a_total", "a_total x", 'a{b="1} 2', "<html>", "a{b=1} 2", 'a{b="1"}2', "a_total  "]) {
     assert.throws(() => parse(`${line}\n# EOF\n`), /not a sample/, line);
   }
 });
