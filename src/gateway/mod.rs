@@ -10,6 +10,7 @@ pub mod batch;
 pub mod closing;
 pub mod config;
 pub mod cors;
+mod documents;
 pub mod http;
 pub mod hub;
 pub mod ingest;
