@@ -20,6 +20,7 @@ export class PriceChart {
   /** @type {import("./barcast.js").Bar[]} oldest first */
   bars = [];
   #element;
+  #hover;
   #chart;
   #candles;
   #volume;
@@ -37,6 +38,7 @@ export class PriceChart {
    */
   constructor(element, { hover, away, older }, logo = true) {
     this.#element = element;
+    this.#hover = hover;
     this.#chart = createChart(element, {
       autoSize: true,
       layout: { attributionLogo: logo, fontFamily: getComputedStyle(document.body).fontFamily, fontSize: 12 },
@@ -150,12 +152,15 @@ export class PriceChart {
     if (range && this.#cursor < range.from) scale.scrollToPosition(scale.scrollPosition() - (range.from - this.#cursor) - 1, false);
     else if (range && this.#cursor > range.to) scale.scrollToPosition(scale.scrollPosition() + (this.#cursor - range.to) + 1, false);
     this.#chart.setCrosshairPosition(close ?? 0, time / 1000, this.#candles);
+    // The library tells of a pointer's moves alone.
+    this.#hover(this.bars[this.#cursor]);
   }
 
   /** The crosshair goes away. */
   leave() {
     this.#cursor = null;
     this.#chart.clearCrosshairPosition();
+    this.#hover(null);
   }
 
   /** @param {number} steps above zero: candles become wider */

@@ -102,6 +102,8 @@ export class Search {
     if (event.key === "ArrowDown") this.#mark(this.#at + 1);
     else if (event.key === "ArrowUp") this.#mark(this.#at - 1);
     else if (event.key === "Enter") this.#enter();
+    // A browser's own meaning of it would only empty the field.
+    else if (event.key === "Escape") this.#dialog.close();
     else return;
     event.preventDefault();
   }
