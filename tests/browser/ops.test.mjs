@@ -1,8 +1,8 @@
 // The operator's page on a real gateway with clients, a generator and Redis: what it shows is what /metrics tells,
 // and what goes wrong is seen.
 import assert from 'node:assert/strict';
-import { execFile } from 'node:child_process';
-import { mkdirSync } from 'node:fs';
+import { mkdirSync, readFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
 import path from 'node:path';
 import { after, before, test } from 'node:test';
 import { launch, open, texts } from './browser.mjs';
@@ -47,6 +47,12 @@ async function clients(count) {
 async function metrics() {
   const text = await (await fetch(`${gateway.url}/metrics`)).text();
   return (name) => Number(text.split('\n').find((line) => line.startsWith(`${name} `))?.split(' ')[1]);
+}
+
+/** The source of axe-core, which knows the rules of accessibility. */
+function axe() {
+  const folder = path.resolve(process.env.PLAYWRIGHT);
+  return readFileSync(createRequire(path.join(folder, 'package.json')).resolve('axe-core/axe.min.js'), 'utf8');
 }
 
 const tile = (page, id) => page.locator(`#tile-${id} .ops-value`).textContent();
@@ -159,6 +165,10 @@ for (const [name, options] of Object.entries({
     for (const { words, contrast } of await page.evaluate(texts)) {
       assert.ok(contrast >= LEAST_CONTRAST, `${words.slice(0, 60)} has a contrast of ${contrast.toFixed(2)}`);
     }
+    // As the driver does it, which the page's Content-Security-Policy does not forbid.
+    await page.evaluate(axe());
+    const { violations } = await page.evaluate(() => globalThis.axe.run(document, { runOnly: ['wcag2a', 'wcag2aa', 'wcag21aa', 'wcag22aa', 'best-practice'] }));
+    assert.deepEqual(violations.map(({ id, help, nodes }) => `${id}: ${help}: ${nodes.map((node) => node.target).join(' ')}`), []);
     assert.deepEqual(seen.complaints, []);
     await close();
   });
