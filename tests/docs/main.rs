@@ -9,6 +9,7 @@ mod dashboards;
 mod instructions;
 mod links;
 mod pages;
+mod quotes;
 mod running;
 mod settings;
 mod style;
