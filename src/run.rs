@@ -52,7 +52,10 @@ pub async fn dev(
         "barcast {} streams synthetic bars",
         env!("CARGO_PKG_VERSION")
     );
-    println!("  charts     http://{address}/");
+    if gateway.node().config.ui {
+        println!("  charts     http://{address}/");
+        println!("  operation  http://{address}/ops");
+    }
     println!("  WebSocket  ws://{address}/api/v1/ws");
     println!("  try        python3 -m websockets ws://{address}/ws");
     println!("             {subscribe}");
