@@ -132,8 +132,8 @@ test('symbols are searched by name; what they are called is text', async () => {
   await page.waitForFunction(() => document.querySelector('#found .name')?.textContent === 'MSFT');
   assert.ok((await found.first().innerText()).includes(HOSTILE));
   await page.keyboard.press('Enter');
+  await until('the symbol is shown', async () => (await specs(page))[0] === 'MSFT:1S');
   await joined(page);
-  assert.deepEqual(await specs(page), ['MSFT:1S']);
   assert.ok(!(await page.locator('#search').isVisible()));
 
   await page.locator('.pick').click();
