@@ -16,6 +16,11 @@ import { Watchlist } from "./watchlist.js";
 const TOPICS_URL = "/api/v1/topics";
 /** How soon a topic that somebody starts to publish is listed. */
 const TOPICS_EVERY_MS = 15_000;
+/** While a market fills up, for so long after the page or a new symbol came. */
+const FILLING_EVERY_MS = 2_000;
+const FILLING_FOR_MS = 10_000;
+/** A round trip that somebody looks at should not be much older. */
+const PING_EVERY_MS = 3_000;
 const DEFAULT_RESOLUTION = "1";
 const DAY_MS = 86_400_000;
 const LAYOUT_KEY = "barcast.layout";
@@ -28,6 +33,9 @@ const panels = [];
 let active = 0;
 /** What charts showed that were closed, for when they are opened again. */
 let closed = [];
+/** Until when new symbols are likely. */
+let fillingUntil = Date.now() + FILLING_FOR_MS;
+let topicsDue = 0;
 
 const connection = new Connection({
   mark: $("state"), word: $("state-name"), notice: $("notice"), text: $("notice-text"), count: $("notice-count"), retry: $("retry"),
@@ -43,6 +51,7 @@ const client = connect(undefined, {
     }
     health();
   },
+  pingEvery: PING_EVERY_MS,
   ping: (ms) => ($("ping").textContent = format.milliseconds(ms)),
 });
 
@@ -213,6 +222,7 @@ function health() {
 
 async function loadTopics() {
   if (!connection.isOpen) return;
+  const known = watchlist.entries.size;
   try {
     const response = await fetch(TOPICS_URL, { headers: { accept: "application/json" } });
     if (!response.ok) return;
@@ -221,6 +231,9 @@ async function loadTopics() {
     // The connection's state already says that the server cannot be reached; the next turn tries again.
     return;
   }
+  if (watchlist.entries.size !== known) fillingUntil = Date.now() + FILLING_FOR_MS;
+  const isFilling = Date.now() < fillingUntil || watchlist.entries.size === 0;
+  topicsDue = Date.now() + (isFilling ? FILLING_EVERY_MS : TOPICS_EVERY_MS);
   const first = watchlist.entries.keys().next().value;
   if (panels[0].symbol === null && first !== undefined) show(first, DEFAULT_RESOLUTION);
   else followActive();
@@ -302,4 +315,4 @@ if (!fromAddress()) {
 }
 themed();
 setInterval(health, 1_000);
-setInterval(() => document.hidden || loadTopics(), TOPICS_EVERY_MS);
+setInterval(() => document.hidden || Date.now() < topicsDue || loadTopics(), FILLING_EVERY_MS);

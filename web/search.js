@@ -14,6 +14,8 @@ export class Search {
   #empty;
   #pick;
   #found = [];
+  /** What `#found` was found for. */
+  #query = null;
   #at = 0;
   #request = null;
   #timer;
@@ -66,6 +68,7 @@ export class Search {
     const isNew = parseTopic(`bars:${query}:1`) && query !== "*" && !found.some(({ symbol }) => symbol === query);
     if (isNew) found.push({ symbol: query, description: "No bars yet: wait for the first one" });
     this.#found = found;
+    this.#query = query;
     this.#list.replaceChildren(...found.map((symbol, nth) => this.#option(symbol, nth)));
     this.#empty.hidden = found.length > 0;
     this.#input.setAttribute("aria-expanded", String(found.length > 0));
@@ -111,9 +114,7 @@ export class Search {
   /** Whoever types fast and presses Enter means what was typed, not what was found for less. */
   async #enter() {
     clearTimeout(this.#timer);
-    const at = this.#at;
-    await this.#search();
-    this.#mark(at);
+    if (this.#query !== this.#input.value.trim()) await this.#search();
     const found = this.#found[this.#at];
     if (found) this.#choose(found.symbol);
   }

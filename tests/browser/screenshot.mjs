@@ -4,7 +4,7 @@ import { mkdirSync } from 'node:fs';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { launch, open } from './browser.mjs';
-import { dev, stopAll } from './servers.mjs';
+import { dev, stopAll, until } from './servers.mjs';
 
 const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '../..');
 const picture = path.join(root, 'docs/chart.png');
@@ -33,7 +33,10 @@ async function take(browser, server, file, [hash, options]) {
 const browser = await launch();
 try {
   const symbols = 'AAPL,AMZN,BTC-USD,EUR/USD,GOOGL,META,MSFT,NVDA,TSLA';
-  const market = await dev(['--symbols', symbols, '--resolutions', '1S,1,5,15,60,D', '--interval', '0.25', '--seed', '7']);
+  const resolutions = ['1S', '1', '5', '15', '60', 'D'];
+  const market = await dev(['--symbols', symbols, '--resolutions', resolutions.join(), '--interval', '0.25', '--seed', '7']);
+  const count = symbols.split(',').length * resolutions.length;
+  await until('every topic', async () => (await market.json('/api/v1/topics')).total === count);
   if (folder) {
     mkdirSync(folder, { recursive: true });
     for (const [name, look] of Object.entries(looks)) await take(browser, market, path.join(folder, `${name}.png`), look);
