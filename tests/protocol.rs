@@ -321,6 +321,61 @@ fn since_before_what_is_kept_tells_the_gap() {
     assert_eq!(bars["payload"]["bars"].as_array().unwrap().len(), 3);
 }
 
+/// What a client is told first that comes back with this minute of AAPL as its newest.
+fn resume(client: &mut Client, minute: i64) -> String {
+    let since = START + minute * MINUTE;
+    client.ask(&format!(
+        r#"{{"type":"bars.subscribe","payload":{{"symbol":"AAPL","since":{since}}}}}"#
+    ));
+    client.text()
+}
+
+#[test]
+fn since_brings_what_was_revised_meanwhile() {
+    let (gateway, mut feed) = in_process(Config {
+        history_bars: 4,
+        ..config()
+    });
+    let minutes: Vec<_> = (0..4).map(|minute| candle("AAPL", minute, 1)).collect();
+    let revised = minutes[1].closed();
+    for bar in minutes.iter().chain([&revised]) {
+        feed.bar(bar);
+    }
+    gateway.received(5);
+    let mut client = gateway.client();
+    let expected = [revised, minutes[3]];
+    assert_eq!(
+        resume(&mut client, 3),
+        snapshot("bars:AAPL:1", &expected),
+        "in one list"
+    );
+    let expected = [revised, minutes[2], minutes[3]];
+    assert_eq!(
+        resume(&mut client, 2),
+        snapshot("bars:AAPL:1", &expected),
+        "once"
+    );
+    // It leaves the history, and so does what can be told of it but for the gap.
+    let later: Vec<_> = (4..7).map(|minute| candle("AAPL", minute, 1)).collect();
+    for bar in &later {
+        feed.bar(bar);
+        assert_eq!(client.text(), bar.update());
+    }
+    let gap: serde_json::Value = serde_json::from_str(&resume(&mut client, 3)).unwrap();
+    assert_eq!(gap["type"], "bars.gap", "{gap}");
+    assert_eq!(gap["payload"]["from"], START + MINUTE);
+    assert_eq!(gap["payload"]["to"], START + MINUTE);
+    assert_eq!(
+        client.text(),
+        snapshot("bars:AAPL:1", &[&minutes[3..], &later].concat())
+    );
+    assert_eq!(
+        resume(&mut client, 4),
+        snapshot("bars:AAPL:1", &later),
+        "it had the revision"
+    );
+}
+
 /// Whoever has the answer is subscribed to all it names: no bar after it is missed, however soon it
 /// comes, also where a long snapshot of another topic is to be sent before.
 #[test]
