@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use barcast::bus::Outgoing;
 use barcast::gateway::Config;
-use common::client::{Client, PING, PONG, frame};
+use common::client::{Client, PING, PONG, frame, get};
 use common::gateway::{Candle, MINUTE, START, candle, config, in_process};
 
 const PONGED: &str = r#"{"type":"pong"}"#;
@@ -373,6 +373,52 @@ fn since_brings_what_was_revised_meanwhile() {
         resume(&mut client, 4),
         snapshot("bars:AAPL:1", &later),
         "it had the revision"
+    );
+}
+
+/// An interval without trades travels like any closed bar; charts of the UDF protocol do not know such.
+#[test]
+fn a_bar_without_prices_is_kept_and_delivered() {
+    let (gateway, mut feed) = in_process(config());
+    let mut client = gateway.client();
+    client.subscribe("bars:AAPL:1");
+    let json = |minute: i64| {
+        let time = START + minute * MINUTE;
+        format!(
+            r#"{{"time":{time},"open":null,"high":null,"low":null,"close":null,"volume":0,"closed":true}}"#
+        )
+    };
+    let (first, last) = (candle("AAPL", 0, 7).closed(), candle("AAPL", 3, 8));
+    feed.bar(&first);
+    assert_eq!(client.text(), first.update());
+    for minute in [1, 2] {
+        let bar = json(minute);
+        let message = format!(r#"{{"symbol":"AAPL","resolution":"1","bar":{bar}}}"#);
+        feed.raw("bars:AAPL:1", message);
+        let update = format!(r#"{{"type":"bars.update","topic":"bars:AAPL:1","payload":{bar}}}"#);
+        assert_eq!(client.text(), update);
+    }
+    // It is what the topic stands at.
+    let mut other = gateway.client();
+    other.subscribe("bars:AAPL:1");
+    assert!(other.text().contains(&json(2)));
+    feed.bar(&last);
+    assert_eq!(client.text(), last.update());
+    let of = |bars: &[String]| {
+        let bars = bars.join(",");
+        format!(r#"{{"type":"bars.snapshot","topic":"bars:AAPL:1","payload":{{"bars":[{bars}]}}}}"#)
+    };
+    let all = [first.json(), json(1), json(2), last.json()];
+    assert_eq!(resume(&mut other, 0), of(&all));
+    assert_eq!(resume(&mut other, 2), of(&all[2..]));
+    let (from, to) = (START / 1_000, (START + 9 * MINUTE) / 1_000);
+    let path = format!("/udf/history?symbol=AAPL&resolution=1&from={from}&to={to}");
+    let history = get(gateway.address, &path).body;
+    assert!(history.contains(r#""c":[7,8],"v":[1,1]"#), "{history}");
+    let info = get(gateway.address, "/udf/symbols?symbol=AAPL").body;
+    assert!(
+        info.contains(r#""pricescale":100"#) || info.contains(r#""pricescale":1,"#),
+        "{info}"
     );
 }
 

@@ -135,7 +135,9 @@ export class PriceChart {
     this.#candles.setData(this.bars.map((bar) => this.#candle(bar)));
   }
 
+  /** An interval without trades has its place and no candle. */
   #candle({ time, open, high, low, close }) {
+    if (open === null) return { time: time / 1000 };
     return { time: time / 1000, open, high, low, close };
   }
 

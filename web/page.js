@@ -156,7 +156,7 @@ function live(bar, { ts }) {
   view.counted = true;
   chart.put(bar);
   if (chart.bars.length === 1) chart.decimals = format.decimalsOf(chart.bars);
-  watchlist.price(view.symbol, bar.close);
+  if (bar.close !== null) watchlist.price(view.symbol, bar.close);
   redraw();
 }
 

@@ -36,7 +36,7 @@ export function symbolsOf(topics) {
     const resolutions = [...bars.keys()].sort((a, b) => lengthOf(a) - lengthOf(b));
     // The day is what a change is usually counted over; without it, the longest there is below.
     const reference = resolutions.findLast((r) => lengthOf(r) <= DAY_MS) ?? resolutions[0];
-    const finest = resolutions.map((r) => bars.get(r)).find(Boolean);
+    const finest = resolutions.map((r) => bars.get(r)).find((bar) => typeof bar?.close === "number");
     return {
       symbol,
       resolutions,
@@ -209,7 +209,7 @@ export class Watchlist {
 
   #live(symbol, bar, isReference) {
     const entry = this.entries.get(symbol);
-    if (!entry) return;
+    if (!entry || bar.close === null) return;
     entry.price = bar.close;
     if (isReference) entry.base = bar.open;
     this.#touch(symbol);

@@ -287,7 +287,7 @@ impl Rebase {
         });
         let time = bar.time().saturating_add(shift);
         // Beyond the year 9999 there is nothing to rebase to.
-        Bar::new(topic.resolution, time, bar.numbers(), bar.closed).unwrap_or(bar)
+        bar.at(topic.resolution, time).unwrap_or(bar)
     }
 }
 
