@@ -4,8 +4,10 @@
 
 pub mod client;
 pub mod gateway;
+pub mod harm;
 pub mod market;
 pub mod process;
+pub mod udf;
 pub mod words;
 
 use std::io::{Read, Write};
