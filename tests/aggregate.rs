@@ -45,6 +45,10 @@ impl Chart {
             let bars = self.bars.entry(message.topic.resolution).or_default();
             let time = message.bar.time();
             let newest = bars.last_key_value().map(|(time, _)| *time);
+            assert!(
+                message.bar.closed || !message.bar.is_empty(),
+                "only what is over is empty"
+            );
             if let Some(before) = bars.insert(time, *message) {
                 if before.bar.closed {
                     let revisions = before.rev.unwrap_or(0) + 1;
@@ -113,13 +117,17 @@ fn naive(
 /// Bars folded into bars of a coarser resolution.
 fn fold(bars: &[Bar], coarse: Resolution) -> Vec<(i64, [f64; 4])> {
     let mut folded: BTreeMap<i64, [f64; 4]> = BTreeMap::new();
-    for bar in bars {
+    for bar in bars.iter().filter(|bar| !bar.is_empty()) {
         let [open, high, low, close, _] = bar.numbers().map(Number::value);
         let entry = folded.entry(coarse.floor(bar.time()));
         let all = entry.or_insert([open, high, low, close]);
         *all = [all[0], all[1].max(high), all[2].min(low), close];
     }
     folded.into_iter().collect()
+}
+
+fn empty() -> impl Strategy<Value = Empty> {
+    prop::sample::select(&[Empty::Skip, Empty::Flat, Empty::Null][..])
 }
 
 /// Trades in steps: ahead by up to `pause` ms, each up to `late` ms late.
@@ -173,10 +181,9 @@ proptest! {
     #[test]
     fn every_resolution_is_the_fold_of_the_finer_ones_also_when_filled(
         trades in trades(600_000, 90_000),
-        flat in any::<bool>(),
+        empty in empty(),
     ) {
         let wanted = [Resolution::M1, Resolution::M3, Resolution::M5, Resolution::M15, Resolution::M60, Resolution::M240, Resolution::Day];
-        let empty = if flat { Empty::Flat } else { Empty::Skip };
         let rules = Rules { late_ms: 90_000, empty, ..Rules::default() };
         let mut ladder = Ladder::of_trades(symbol(), &wanted, rules);
         let (mut chart, mut out) = (Chart::default(), Vec::new());
@@ -190,17 +197,32 @@ proptest! {
             }
             for coarse in &wanted[1..] {
                 let bars = chart.of(*coarse);
-                let prices: Vec<_> = bars.iter().map(|bar| {
+                let traded = bars.iter().filter(|bar| !bar.is_empty());
+                let prices: Vec<_> = traded.map(|bar| {
                     let [open, high, low, close, _] = bar.numbers().map(Number::value);
                     (bar.time(), [open, high, low, close])
                 }).collect();
                 prop_assert_eq!(prices, fold(&chart.of(Resolution::M1), *coarse), "{}", coarse);
+                if empty == Empty::Null {
+                    // Each is there once it is over, and is empty if all below are.
+                    let length = coarse.nominal_ms();
+                    prop_assert!(bars.windows(2).all(|pair| pair[0].time() + length == pair[1].time()), "{}", coarse);
+                }
             }
         }
-        if flat {
-            let minutes = chart.of(Resolution::M1);
+        let minutes = chart.of(Resolution::M1);
+        if empty != Empty::Skip {
+            prop_assert!(minutes.windows(2).all(|pair| pair[0].time() + MINUTE == pair[1].time()), "no minute is missing");
+        }
+        if empty != Empty::Null {
+            prop_assert!(minutes.iter().all(|bar| !bar.is_empty()));
+        }
+        if empty == Empty::Null {
+            let traded: Vec<_> = minutes.into_iter().filter(|bar| !bar.is_empty()).collect();
+            let naive = naive(&trades, |time| Some(Resolution::M1.floor(time)), Resolution::M1.floor(START.max(trades.iter().map(|t| t.0).max().unwrap())));
+            prop_assert_eq!(values(&traded), naive, "bars with prices are those of their trades");
+        } else if empty == Empty::Flat {
             for pair in minutes.windows(2) {
-                prop_assert_eq!(pair[0].time() + MINUTE, pair[1].time(), "no minute is missing");
                 if pair[1].value(Field::Volume) == 0.0 {
                     prop_assert_eq!(pair[1].value(Field::Open), pair[0].value(Field::Close));
                     prop_assert_eq!(pair[1].value(Field::High), pair[0].value(Field::Close));
@@ -268,12 +290,12 @@ proptest! {
     fn no_times_break_anything(
         times in prop::collection::vec(-62_135_596_800_000_i64..253_370_764_800_000, 1..40),
         late_ms in any::<i64>().prop_map(|late| late.saturating_abs()),
-        flat in any::<bool>(),
+        empty in empty(),
         session in any::<bool>(),
     ) {
         let rules = Rules {
             late_ms,
-            empty: if flat { Empty::Flat } else { Empty::Skip },
+            empty,
             session: session.then(|| "America/New_York 09:30-16:00 Mon-Fri".parse().unwrap()),
         };
         let mut ladder = Ladder::of_trades(symbol(), &Resolution::ALL, rules);
@@ -306,6 +328,75 @@ fn a_long_pause_is_a_closed_market_and_is_not_filled() {
     let filled = START + (limit + 1) * MINUTE;
     assert_eq!(published(filled), MAX_FILL + 2);
     assert_eq!(published(filled + (limit + 2) * MINUTE), 2, "one too many");
+}
+
+#[test]
+fn what_is_over_without_a_trade_is_an_empty_bar_until_one_comes_late() {
+    let rules = Rules {
+        late_ms: 10 * MINUTE,
+        empty: Empty::Null,
+        ..Rules::default()
+    };
+    let mut ladder = Ladder::of_trades(symbol(), &[Resolution::M1, Resolution::M5], rules);
+    let mut told = |time: i64| {
+        ladder.trade(trade(START + time, 100, 1));
+        let mut out = Vec::new();
+        ladder.drain(Forming::All, &mut out);
+        let told = out.iter().map(|m| {
+            let at = (m.bar.time() - START) / MINUTE;
+            let resolution = m.topic.resolution.as_str();
+            (resolution, at, m.bar.is_empty(), m.bar.closed, m.rev)
+        });
+        told.collect::<Vec<_>>()
+    };
+    told(4 * MINUTE);
+    // Nothing in 5 and 6; the five minutes from 5 on are not over.
+    let expected = [
+        ("1", 4, false, true, None),
+        ("1", 5, true, true, None),
+        ("1", 6, true, true, None),
+        ("1", 7, false, false, None),
+        ("5", 0, false, true, None),
+        ("5", 5, false, false, None),
+    ];
+    assert_eq!(told(7 * MINUTE), expected);
+    let empty: Vec<_> = told(15 * MINUTE).into_iter().filter(|bar| bar.2).collect();
+    let minutes = (8..15).map(|at| ("1", at, true, true, None));
+    let expected: Vec<_> = minutes.chain([("5", 10, true, true, None)]).collect();
+    assert_eq!(empty, expected);
+    // A late trade fills one of each.
+    let expected = [
+        ("1", 12, false, true, Some(1)),
+        ("1", 15, false, false, None),
+        ("5", 10, false, true, Some(1)),
+        ("5", 15, false, false, None),
+    ];
+    assert_eq!(told(12 * MINUTE), expected);
+}
+
+#[test]
+fn an_empty_bar_of_the_leaf_says_that_time_went_on() {
+    for (empty, bars) in [(Empty::Skip, 1), (Empty::Null, 5)] {
+        let rules = Rules {
+            empty,
+            ..Rules::default()
+        };
+        let wanted = [Resolution::M1, Resolution::M5];
+        let mut ladder = Ladder::of_bars(symbol(), &wanted, Resolution::M1, rules).unwrap();
+        let one = Number::Unsigned(1);
+        let bar = Bar::new(Resolution::M1, START, [one; 5], true).unwrap();
+        assert_eq!(ladder.bar(&bar), Taken::In);
+        for minute in 1..5 {
+            let empty = Bar::empty(Resolution::M1, START + minute * MINUTE).unwrap();
+            assert_eq!(ladder.bar(&empty), Taken::In);
+        }
+        let (mut chart, mut out) = (Chart::default(), Vec::new());
+        ladder.drain(Forming::Changed, &mut out);
+        chart.take(&out);
+        let five = chart.of(Resolution::M5);
+        assert!(five.len() == 1 && five[0].closed && !five[0].is_empty());
+        assert_eq!(chart.of(Resolution::M1).len(), bars, "{empty:?}");
+    }
 }
 
 #[test]

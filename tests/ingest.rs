@@ -10,7 +10,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use barcast::aggregate::{Empty, Rules};
-use barcast::bar::{Message, Number, Resolution};
+use barcast::bar::{Message, Number, Resolution, write_message};
 use barcast::bus::{Bus, MemoryBus, Outgoing, Publisher, RedisBus};
 use barcast::feed::{Config, Input, Source, Totals, run};
 use barcast::generator::pack::Form;
@@ -172,6 +172,52 @@ async fn lower_bars_become_higher_ones_and_a_pause_can_be_filled() {
             (START + 300_000, [3.0, 5.0, 3.0, 5.0, 10.0], false)
         ]
     );
+}
+
+/// What one ingest publishes with `--empty null` is read by another, as Redis carries it.
+#[tokio::test(flavor = "multi_thread")]
+async fn intervals_without_trades_are_bars_without_prices() {
+    let folder = tempfile::tempdir().unwrap();
+    let rows = "time,symbol,price,size\n\
+        2024-01-01 00:00,A,1,1\n\
+        2024-01-01 00:12,A,2,1\n";
+    let source = Source::Files(vec![file(&folder, "trades.csv", rows)]);
+    let mut with_nulls = config(source, Input::Trades);
+    with_nulls.rules.empty = Empty::Null;
+    let (_, messages) = ingested(with_nulls).await;
+    let empty = |messages: &[Message], topic: &str| {
+        let of_topic = messages.iter().filter(|m| m.topic.to_string() == topic);
+        let empty = of_topic.filter(|m| m.bar.is_empty() && m.bar.closed);
+        empty
+            .map(|m| (m.bar.time() - START) / 60_000)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(empty(&messages, "bars:A:1"), (1..12).collect::<Vec<_>>());
+    assert_eq!(empty(&messages, "bars:A:5"), [5]);
+    assert_eq!(empty(&messages, "bars:A:D"), [] as [i64; 0]);
+
+    let minutes = messages
+        .iter()
+        .filter(|m| m.topic.resolution == Resolution::M1);
+    let mut lines = Vec::new();
+    for minute in minutes {
+        write_message(&mut lines, minute);
+        lines.push(b'\n');
+    }
+    let lines = String::from_utf8(lines).unwrap();
+    let source = Source::Files(vec![file(&folder, "minutes.ndjson", &lines)]);
+    let (totals, again) = ingested(config(source, Input::Bars(Resolution::M1))).await;
+    assert_eq!((totals.taken, totals.bad), (13, 0), "{lines}");
+    assert_eq!(
+        empty(&again, "bars:A:5"),
+        [] as [i64; 0],
+        "they are skipped"
+    );
+    let traded = [
+        (START, [1.0, 1.0, 1.0, 1.0, 1.0], true),
+        (START + 600_000, [2.0, 2.0, 2.0, 2.0, 1.0], false),
+    ];
+    assert_eq!(bars(&again, "bars:A:5"), traded);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -16,8 +16,8 @@ use serde_json::Value;
 
 type Bars = BTreeMap<i64, Value>;
 
-/// Revisions go back so many bars, and so does a client that comes back.
-const REVISED: usize = 2;
+/// Revisions go back so many bars: further than a client that comes back asks for.
+const REVISED: usize = 20;
 
 fn settings() -> Config {
     let mut config = config();
@@ -56,6 +56,13 @@ impl Market {
             }
             _ => vec![newest.saturating_sub(self.random.usize(..=REVISED))],
         };
+        if let [at] = at[..]
+            && self.truth[at].closed
+        {
+            // Which a gateway that starts later can know it by.
+            let revisions = &mut self.truth[at].rev;
+            *revisions = Some(revisions.unwrap_or(0) + 1);
+        }
         at.into_iter()
             .map(|at| {
                 self.seq += 1;
@@ -93,7 +100,7 @@ impl Watcher {
     /// Comes (back) with what it has; reads nothing yet.
     fn resume(address: SocketAddr, bars: Bars) -> Self {
         let mut client = Client::connect(address);
-        let since = bars.keys().rev().nth(REVISED).copied().unwrap_or(START);
+        let since = bars.keys().next_back().copied().unwrap_or(START);
         ask(&mut client, since);
         Self { client, bars }
     }

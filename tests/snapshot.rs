@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use barcast::gateway::Config;
-use common::client::Client;
+use common::client::{Client, get};
 use common::gateway::{Candle, MINUTE, START, candle, config, in_process};
 
 fn snapshot(topic: &str, bars: &[Candle]) -> String {
@@ -104,6 +104,105 @@ fn since_before_what_is_kept_tells_the_gap() {
     assert_eq!(gap["payload"]["to"], START + MINUTE);
     let bars = client.json();
     assert_eq!(bars["payload"]["bars"].as_array().unwrap().len(), 3);
+}
+
+/// What a client is told first that comes back with this minute of AAPL as its newest.
+fn resume(client: &mut Client, minute: i64) -> String {
+    let since = START + minute * MINUTE;
+    client.ask(&format!(
+        r#"{{"type":"bars.subscribe","payload":{{"symbol":"AAPL","since":{since}}}}}"#
+    ));
+    client.text()
+}
+
+#[test]
+fn since_brings_what_was_revised_meanwhile() {
+    let (gateway, mut feed) = in_process(Config {
+        history_bars: 4,
+        ..config()
+    });
+    let minutes: Vec<_> = (0..4).map(|minute| candle("AAPL", minute, 1)).collect();
+    let revised = minutes[1].closed();
+    for bar in minutes.iter().chain([&revised]) {
+        feed.bar(bar);
+    }
+    gateway.received(5);
+    let mut client = gateway.client();
+    let expected = [revised, minutes[3]];
+    assert_eq!(
+        resume(&mut client, 3),
+        snapshot("bars:AAPL:1", &expected),
+        "in one list"
+    );
+    let expected = [revised, minutes[2], minutes[3]];
+    assert_eq!(
+        resume(&mut client, 2),
+        snapshot("bars:AAPL:1", &expected),
+        "once"
+    );
+    // It leaves the history, and so does what can be told of it but for the gap.
+    let later: Vec<_> = (4..7).map(|minute| candle("AAPL", minute, 1)).collect();
+    for bar in &later {
+        feed.bar(bar);
+        assert_eq!(client.text(), bar.update());
+    }
+    let gap: serde_json::Value = serde_json::from_str(&resume(&mut client, 3)).unwrap();
+    assert_eq!(gap["type"], "bars.gap", "{gap}");
+    assert_eq!(gap["payload"]["from"], START + MINUTE);
+    assert_eq!(gap["payload"]["to"], START + MINUTE);
+    assert_eq!(
+        client.text(),
+        snapshot("bars:AAPL:1", &[&minutes[3..], &later].concat())
+    );
+    assert_eq!(
+        resume(&mut client, 4),
+        snapshot("bars:AAPL:1", &later),
+        "it had the revision"
+    );
+}
+
+/// An interval without trades travels like any closed bar; charts of the UDF protocol do not know such.
+#[test]
+fn a_bar_without_prices_is_kept_and_delivered() {
+    let (gateway, mut feed) = in_process(config());
+    let mut client = gateway.client();
+    client.subscribe("bars:AAPL:1");
+    let json = |minute: i64| {
+        let time = START + minute * MINUTE;
+        format!(
+            r#"{{"time":{time},"open":null,"high":null,"low":null,"close":null,"volume":0,"closed":true}}"#
+        )
+    };
+    let (first, last) = (candle("AAPL", 0, 7).closed(), candle("AAPL", 3, 8));
+    feed.bar(&first);
+    assert_eq!(client.text(), first.update());
+    for minute in [1, 2] {
+        let bar = json(minute);
+        let message = format!(r#"{{"symbol":"AAPL","resolution":"1","bar":{bar}}}"#);
+        feed.raw("bars:AAPL:1", message);
+        let update = format!(r#"{{"type":"bars.update","topic":"bars:AAPL:1","payload":{bar}}}"#);
+        assert_eq!(client.text(), update);
+    }
+    // It is what the topic stands at.
+    let mut other = gateway.client();
+    other.subscribe("bars:AAPL:1");
+    assert!(other.text().contains(&json(2)));
+    feed.bar(&last);
+    assert_eq!(client.text(), last.update());
+    assert_eq!(other.text(), last.update());
+    let of = |bars: &[String]| {
+        let bars = bars.join(",");
+        format!(r#"{{"type":"bars.snapshot","topic":"bars:AAPL:1","payload":{{"bars":[{bars}]}}}}"#)
+    };
+    let all = [first.json(), json(1), json(2), last.json()];
+    assert_eq!(resume(&mut other, 0), of(&all));
+    assert_eq!(resume(&mut other, 2), of(&all[2..]));
+    let (from, to) = (START / 1_000, (START + 9 * MINUTE) / 1_000);
+    let path = format!("/udf/history?symbol=AAPL&resolution=1&from={from}&to={to}");
+    let history = get(gateway.address, &path).body;
+    assert!(history.contains(r#""c":[7,8],"v":[1,1]"#), "{history}");
+    let info = get(gateway.address, "/udf/symbols?symbol=AAPL").body;
+    assert!(info.contains(r#""pricescale":100,"#), "{info}");
 }
 
 /// Whoever has the answer is subscribed to all it names: no bar after it is missed, however soon it

@@ -39,6 +39,13 @@ fn number() -> impl Strategy<Value = Number> {
     ]
 }
 
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum State {
+    Forming,
+    Closed,
+    Empty,
+}
+
 fn message() -> impl Strategy<Value = Message> {
     let prices = prop::array::uniform4(number());
     let extra = || prop::option::of(any::<u64>());
@@ -46,8 +53,9 @@ fn message() -> impl Strategy<Value = Message> {
     let extras = (extra(), extra(), extra(), extra());
     // The years 1900 to 2100, and their neighbourhood of the epoch.
     let time = -2_208_988_800_000_i64..4_102_444_800_000;
-    (topic(), time, numbers, any::<bool>(), extras).prop_map(
-        |(topic, time, (mut prices, volume), closed, (seq, epoch, ts, rev))| {
+    let state = prop::sample::select(&[State::Forming, State::Closed, State::Empty][..]);
+    (topic(), time, numbers, state, extras).prop_map(
+        |(topic, time, (mut prices, volume), state, (seq, epoch, ts, rev))| {
             prices.sort_by(|a, b| a.value().total_cmp(&b.value()));
             let [low, open, close, high] = prices;
             let volume = if volume.value() < 0.0 {
@@ -57,7 +65,13 @@ fn message() -> impl Strategy<Value = Message> {
             };
             let time = topic.resolution.floor(time);
             let numbers = [open, high, low, close, volume];
-            let bar = Bar::new(topic.resolution, time, numbers, closed).unwrap();
+            let bar = match state {
+                State::Empty => Bar::empty(topic.resolution, time).unwrap(),
+                _ => {
+                    let closed = state == State::Closed;
+                    Bar::new(topic.resolution, time, numbers, closed).unwrap()
+                }
+            };
             Message {
                 topic,
                 bar,
@@ -217,6 +231,44 @@ fn the_plans_message_is_kept_byte_for_byte() {
         .clone()
         .unwrap();
     assert!(closed.bar.closed && closed.bar.numbers() == message.bar.numbers());
+}
+
+#[test]
+fn an_interval_without_trades_is_closed_has_no_volume_and_only_nulls() {
+    let empty = r#"{"symbol":"A","resolution":"1","bar":{"time":1697097600000,"open":null,"high":null,"low":null,"close":null,"volume":0,"closed":true},"seq":3}"#;
+    let message = decode("bars:A:1", empty.as_bytes())[0].clone().unwrap();
+    assert!(message.bar.is_empty() && message.bar.closed);
+    assert_eq!((message.seq, message.bar.time()), (Some(3), 1697097600000));
+    assert_eq!(String::from_utf8(encode(&message)).unwrap(), empty);
+    let moved = message.bar.at(Resolution::M1, 1697097660000).unwrap();
+    assert!(moved.is_empty() && moved != message.bar);
+    let float = empty.replace("\"volume\":0", "\"volume\":0.0");
+    assert_eq!(decode("bars:A:1", float.as_bytes()), [Ok(message)]);
+    for (good, bad, reason) in [
+        ("\"open\":null", "\"open\":1", "field"),
+        ("\"high\":null", "\"high\":1", "field"),
+        ("\"low\":null", "\"low\":1", "field"),
+        ("\"close\":null", "\"close\":1", "field"),
+        ("\"close\":null,", "", "field"),
+        ("\"close\":null", "\"close\":\"null\"", "field"),
+        ("\"volume\":0", "\"volume\":1", "field"),
+        ("\"volume\":0", "\"volume\":null", "field"),
+        ("\"volume\":0,", "", "field"),
+        (",\"closed\":true", "", "field"),
+        ("\"closed\":true", "\"closed\":false", "field"),
+        ("\"closed\":true", "\"closed\":null", "field"),
+        ("1697097600000", "null", "field"),
+        ("1697097600000", "1697097600001", "bar"),
+    ] {
+        let spoiled = empty.replace(good, bad);
+        assert_ne!(spoiled, empty, "{good}");
+        let answers = decode("bars:A:1", spoiled.as_bytes());
+        let reasons: Vec<_> = answers
+            .iter()
+            .map(|a| a.as_ref().map_err(|why| why.reason()))
+            .collect();
+        assert_eq!(reasons, [Err(reason)], "{spoiled}");
+    }
 }
 
 #[test]

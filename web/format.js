@@ -57,6 +57,7 @@ export function labelOf(resolution) {
 export function decimalsOf(bars) {
   let decimals = 2;
   for (const { open, high, low, close } of bars.slice(-PRECISION_SAMPLE)) {
+    if (open === null) continue;
     for (const price of [open, high, low, close]) {
       if (price === null) continue;
       const clean = Number(price.toPrecision(SIGNIFICANT_MAX)).toFixed(DECIMALS_MAX);
@@ -68,8 +69,9 @@ export function decimalsOf(bars) {
 
 const formats = new Map();
 
-/** @param {number} value @param {number} decimals */
+/** @param {number|null} value null where nothing was traded @param {number} decimals */
 export function price(value, decimals) {
+  if (value === null) return "–";
   let format = formats.get(decimals);
   if (!format) {
     format = new Intl.NumberFormat("en-US", { minimumFractionDigits: decimals, maximumFractionDigits: decimals });

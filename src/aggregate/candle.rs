@@ -51,6 +51,14 @@ impl Trade {
         self.time
     }
 
+    /// The same trade so many ms later.
+    ///
+    /// # Errors
+    /// When there is no such time.
+    pub fn shifted(&self, ms: i64) -> Result<Self, TradeError> {
+        Self::new(self.time.saturating_add(ms), self.price, self.size)
+    }
+
     /// As a candle of its own.
     pub(super) fn candle(&self) -> Candle {
         Candle {

@@ -135,7 +135,8 @@ impl Ladder {
     }
 
     /// Takes in the state of one bar of the leaf's resolution: it replaces what was known of its
-    /// interval, as bars do.
+    /// interval, as bars do. An empty one only says that its interval is over: what becomes of it is up
+    /// to the rules.
     pub fn bar(&mut self, bar: &Bar) -> Taken {
         let resolution = self.levels[0].topic.resolution;
         let time = resolution.floor(bar.time());
@@ -144,8 +145,11 @@ impl Ladder {
             return Taken::Late;
         }
         self.advance(time);
-        self.levels[0].put(time, Candle::of(bar), bar.closed, &mut self.changed[0]);
-        self.propagate();
+        if !bar.is_empty() {
+            let candle = Some(Candle::of(bar));
+            self.levels[0].put(time, candle, bar.closed, &mut self.changed[0]);
+            self.propagate();
+        }
         if bar.closed {
             self.advance(end);
         }
@@ -163,9 +167,10 @@ impl Ladder {
             return;
         }
         self.edge = self.levels[0].topic.resolution.next(now);
-        if self.rules.empty == Empty::Flat {
+        if self.rules.empty != Empty::Skip {
             let missing = self.missing(now);
-            self.levels[0].fill(&missing, &mut self.changed[0]);
+            let flat = self.rules.empty == Empty::Flat;
+            self.levels[0].fill(&missing, flat, &mut self.changed[0]);
             self.propagate();
         }
         let forming = self.bars_from(now);

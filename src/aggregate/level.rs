@@ -11,7 +11,8 @@ use crate::bar::{Bar, Message, Resolution, Topic};
 #[derive(Debug, Clone)]
 pub(super) struct Entry {
     pub time: i64,
-    pub candle: Candle,
+    /// None while nothing was traded.
+    pub candle: Option<Candle>,
     /// Made up for want of trades.
     filled: bool,
     /// Times of the first and the last trade within, where the level is made of trades.
@@ -26,7 +27,7 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    pub fn new(time: i64, candle: Candle, closed: bool) -> Self {
+    pub fn new(time: i64, candle: Option<Candle>, closed: bool) -> Self {
         Self {
             time,
             candle,
@@ -120,26 +121,30 @@ impl Level {
         let at = match self.find(time) {
             Ok(at) => {
                 let entry = &mut self.entries[at];
-                if entry.filled {
-                    entry.filled = false;
-                    entry.candle = alone;
-                    entry.traded = trade.time()..trade.time();
-                } else if trade.time() < entry.traded.start {
-                    entry.traded.start = trade.time();
-                    entry.candle = Candle {
-                        open: alone.open,
-                        ..entry.candle.spanning(alone)
-                    };
-                } else if trade.time() >= entry.traded.end {
-                    entry.traded.end = trade.time();
-                    entry.candle = entry.candle.and(alone);
-                } else {
-                    entry.candle = entry.candle.spanning(alone);
-                }
+                let known = entry.candle.filter(|_| !entry.filled);
+                entry.filled = false;
+                entry.candle = Some(match known {
+                    None => {
+                        entry.traded = trade.time()..trade.time();
+                        alone
+                    }
+                    Some(known) if trade.time() < entry.traded.start => {
+                        entry.traded.start = trade.time();
+                        Candle {
+                            open: alone.open,
+                            ..known.spanning(alone)
+                        }
+                    }
+                    Some(known) if trade.time() >= entry.traded.end => {
+                        entry.traded.end = trade.time();
+                        known.and(alone)
+                    }
+                    Some(known) => known.spanning(alone),
+                });
                 at
             }
             Err(at) => {
-                let mut entry = Entry::new(time, alone, time < self.forming);
+                let mut entry = Entry::new(time, Some(alone), time < self.forming);
                 entry.traded = trade.time()..trade.time();
                 self.entries.insert(at, entry);
                 at
@@ -152,7 +157,7 @@ impl Level {
 
     /// Puts a candle in its place, whatever was there; it closes when `closed` says so, and when it is
     /// over. Appends the times of what changed.
-    pub fn put(&mut self, time: i64, candle: Candle, closed: bool, changed: &mut Vec<i64>) {
+    pub fn put(&mut self, time: i64, candle: Option<Candle>, closed: bool, changed: &mut Vec<i64>) {
         let closed = closed || time < self.forming;
         let at = match self.find(time) {
             Ok(at) => {
@@ -176,12 +181,12 @@ impl Level {
         self.refill(at + 1, changed);
     }
 
-    /// Intervals made up behind a changed one follow its close.
+    /// Intervals made up at the close of a changed one follow it.
     fn refill(&mut self, from: usize, changed: &mut Vec<i64>) {
         for at in from..self.entries.len() {
-            let flat = self.entries[at - 1].candle.flat();
+            let flat = self.entries[at - 1].candle.map(Candle::flat);
             let entry = &mut self.entries[at];
-            if !entry.filled || entry.candle == flat {
+            if !entry.filled || entry.candle.is_none() || entry.candle == flat {
                 break;
             }
             entry.candle = flat;
@@ -190,13 +195,14 @@ impl Level {
         }
     }
 
-    /// Makes up intervals behind the newest.
-    pub fn fill(&mut self, times: &[i64], changed: &mut Vec<i64>) {
-        let Some(flat) = self.entries.back().map(|last| last.candle.flat()) else {
+    /// Makes up intervals behind the newest: at its close, or without prices.
+    pub fn fill(&mut self, times: &[i64], flat: bool, changed: &mut Vec<i64>) {
+        let Some(last) = self.entries.back() else {
             return;
         };
+        let candle = last.candle.filter(|_| flat).map(Candle::flat);
         for time in times {
-            let mut entry = Entry::new(*time, flat, false);
+            let mut entry = Entry::new(*time, candle, false);
             entry.filled = true;
             self.entries.push_back(entry);
             self.mark(self.entries.len() - 1);
@@ -204,8 +210,8 @@ impl Level {
         }
     }
 
-    /// What lies in a span of time as one candle.
-    pub fn fold(&self, span: Range<i64>) -> Option<Candle> {
+    /// What lies in a span of time as one candle; `Some(None)` when nothing was traded in it.
+    pub fn fold(&self, span: Range<i64>) -> Option<Option<Candle>> {
         let from = self
             .entries
             .partition_point(|entry| entry.time < span.start);
@@ -213,7 +219,10 @@ impl Level {
         within
             .take_while(|entry| entry.time < span.end)
             .map(|entry| entry.candle)
-            .reduce(Candle::and)
+            .reduce(|one, later| match (one, later) {
+                (Some(one), Some(later)) => Some(one.and(later)),
+                (one, later) => one.or(later),
+            })
     }
 
     /// The bar at `forming` forms from now on: what lies before it closes.
@@ -253,6 +262,10 @@ impl Level {
         for entry in self.entries.range_mut(from..) {
             if entry.changed || (all && !entry.closed) {
                 entry.changed = false;
+                if entry.candle.is_none() && !entry.closed {
+                    // Something may yet be traded: only what is over is said to be empty.
+                    continue;
+                }
                 entry.rev += u64::from(entry.announced);
                 entry.announced = entry.closed;
                 out.extend(message(self.topic, entry));
@@ -264,8 +277,14 @@ impl Level {
 fn message(topic: Topic, entry: &Entry) -> Option<Message> {
     // Every rule of a bar holds here: floored times within the years, finite prices, high and low from
     // comparing them. The one way out is a volume whose sum left the range of doubles, which it cannot.
-    let numbers = entry.candle.numbers();
-    let bar = Bar::new(topic.resolution, entry.time, numbers, entry.closed).ok()?;
+    let bar = match &entry.candle {
+        Some(candle) => {
+            let numbers = candle.numbers();
+            Bar::new(topic.resolution, entry.time, numbers, entry.closed)
+        }
+        None => Bar::empty(topic.resolution, entry.time),
+    };
+    let bar = bar.ok()?;
     Some(Message {
         rev: (entry.rev > 0).then_some(entry.rev),
         ..Message::new(topic, bar)

@@ -34,6 +34,8 @@ pub enum Empty {
     Skip,
     /// A bar at the last close, without volume
     Flat,
+    /// A bar without prices
+    Null,
 }
 
 /// Most intervals of the leaf that are filled in one pause: a week of minutes. Behind a longer one the

@@ -65,7 +65,8 @@ pub enum BarError {
 /// One candle: the whole state of an interval. 64 bytes, copied without an allocation.
 ///
 /// `time` is the start of the interval in milliseconds since the epoch, UTC, on the grid of the
-/// topic's resolution; prices satisfy `low ≤ open, close ≤ high`; the volume is not negative.
+/// topic's resolution; prices satisfy `low ≤ open, close ≤ high`; the volume is not negative. Or it says
+/// that nothing was traded in its interval ([`empty`](Bar::empty)): then it has no prices.
 #[derive(Clone, Copy)]
 pub struct Bar {
     time: i64,
@@ -140,12 +141,43 @@ impl Bar {
         })
     }
 
+    /// A closed bar without prices and with no volume, for an interval in which nothing was traded.
+    ///
+    /// # Errors
+    /// What is wrong with the time.
+    pub fn empty(resolution: Resolution, time: i64) -> Result<Self, BarError> {
+        let mut bar = Self::new(resolution, time, [Number::Unsigned(0); 5], true)?;
+        // Kept as what is no price, so that bars with prices pay nothing for it; written as `null`.
+        for field in [Field::Open, Field::High, Field::Low, Field::Close] {
+            bar.bits[field as usize] = f64::NAN.to_bits();
+            bar.forms[field as usize] = Form::Float;
+        }
+        Ok(bar)
+    }
+
+    /// Whether nothing was traded in its interval: it has no prices then.
+    pub fn is_empty(&self) -> bool {
+        self.value(Field::Open).is_nan()
+    }
+
+    /// The same bar at another time.
+    ///
+    /// # Errors
+    /// What is wrong with the time.
+    pub fn at(&self, resolution: Resolution, time: i64) -> Result<Self, BarError> {
+        let checked = Self::empty(resolution, time)?;
+        Ok(Self {
+            time: checked.time,
+            ..*self
+        })
+    }
+
     /// Start of the interval, ms since the epoch, UTC.
     pub fn time(&self) -> i64 {
         self.time
     }
 
-    /// One of the five numbers.
+    /// One of the five numbers; a price that an [empty](Self::is_empty) bar does not have is NaN.
     pub fn get(&self, field: Field) -> Number {
         let at = field as usize;
         match self.forms[at] {
@@ -168,7 +200,8 @@ impl Bar {
 
 impl PartialEq for Bar {
     fn eq(&self, other: &Self) -> bool {
-        self.time == other.time && self.closed == other.closed && self.numbers() == other.numbers()
+        let alike = || self.numbers() == other.numbers() || (self.is_empty() && other.is_empty());
+        self.time == other.time && self.closed == other.closed && alike()
     }
 }
 

@@ -285,12 +285,43 @@ fn message(nodes: &[Node<'_>]) -> Result<Message, Malformed> {
     };
     Ok(Message {
         topic,
-        bar: candle(topic, bar.ok_or(Malformed::Missing("bar"))?)?,
+        bar: bar_of(topic, bar.ok_or(Malformed::Missing("bar"))?)?,
         seq,
         epoch,
         ts,
         rev,
     })
+}
+
+fn bar_of(topic: Topic, nodes: &[Node<'_>]) -> Result<Bar, Malformed> {
+    // Looked at anew only when it is no bar with prices, so that those pay nothing.
+    candle(topic, nodes).or_else(|why| empty(topic, nodes).unwrap_or(Err(why)))
+}
+
+/// The bar of an interval without trades, if the object is that: closed, no volume, and every price null.
+#[cold]
+fn empty(topic: Topic, nodes: &[Node<'_>]) -> Option<Result<Bar, Malformed>> {
+    let mut time = None;
+    let mut nulls = [false; 4];
+    let (mut is_closed, mut is_still) = (false, false);
+    fields(nodes, "bar: an object", |key, value| {
+        let is_null = matches!(value, [Node::Static(StaticNode::Null)]);
+        match key {
+            "time" => time = Some(integer("time", value)?),
+            "closed" => is_closed = boolean("closed", value)?,
+            "open" => nulls[0] = is_null,
+            "high" => nulls[1] = is_null,
+            "low" => nulls[2] = is_null,
+            "close" => nulls[3] = is_null,
+            "volume" => is_still = number("volume", value)? == Number::Unsigned(0),
+            _ => {}
+        }
+        Ok(())
+    })
+    .ok()?;
+    let is_empty = nulls == [true; 4] && is_closed && is_still;
+    let bar = Bar::empty(topic.resolution, time.filter(|_| is_empty)?);
+    Some(bar.map_err(Malformed::from))
 }
 
 fn candle(topic: Topic, nodes: &[Node<'_>]) -> Result<Bar, Malformed> {

@@ -32,7 +32,7 @@ impl Number {
     }
 
     /// Appends the shortest text that reads back equal. A number that is not finite has no JSON
-    /// form and is written as `null`; no bar holds one.
+    /// form and is written as `null`: only a bar without prices holds one.
     pub fn write(self, out: &mut Vec<u8>) {
         match self {
             Self::Unsigned(n) => out.extend_from_slice(itoa::Buffer::new().format(n).as_bytes()),

@@ -12,7 +12,7 @@ use crate::generator::pack::{Compress, Form, Publish};
 
 /// What the rows are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Rows {
+pub(super) enum Rows {
     /// Trades: symbol, time, price, size
     Trades,
     /// Bars of one resolution: symbol, time, open, high, low, close, volume

@@ -1,19 +1,49 @@
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 
+use super::ingest::Rows;
 use super::{RedisArgs, StoreArgs, values};
+use crate::aggregate::Rules;
 use crate::bar::{Resolution, Symbol};
 use crate::generator::pack::{Compress, Form, Publish};
-use crate::replay::{Config, Replay, Speed};
+use crate::replay::{Config, Market, Replay, Speed};
+
+/// What trades become when nothing else is wanted: what `barcast ingest` makes of them.
+const DEFAULT_RESOLUTIONS: [Resolution; 8] = [
+    Resolution::M1,
+    Resolution::M5,
+    Resolution::M15,
+    Resolution::M60,
+    Resolution::M240,
+    Resolution::Day,
+    Resolution::Week,
+    Resolution::Month,
+];
 
 /// `barcast replay`.
 #[derive(Debug, Clone, Args)]
 pub struct ReplayArgs {
-    /// CSV files of bars, as GOOG_D.csv: a header row with time (or date), open, high, low, close, volume
+    /// CSV files of bars, as GOOG_D.csv: a header row with time (or date), open, high, low, close, volume;
+    /// or files of trades as ingest reads them
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
-    /// Symbol of the bars [default: from the file's name]
+    /// What the rows are: trades become bars on the way
+    #[arg(long, env = "BARCAST_REPLAY_INPUT", value_enum, default_value = "bars")]
+    input: Rows,
+    /// Resolutions of the bars made of trades, separated by commas [default: 1,5,15,60,240,D,W,M]
+    #[arg(
+        long,
+        env = "BARCAST_REPLAY_RESOLUTIONS",
+        value_delimiter = ',',
+        value_parser = values::resolution
+    )]
+    resolutions: Vec<Resolution>,
+    /// Seconds behind the newest trade that another may come and still revise closed bars
+    #[arg(long, env = "BARCAST_REPLAY_LATE", default_value = "10", value_parser = values::seconds)]
+    late: Duration,
+    /// Symbol of the bars, or of trades that name none [default: from the file's name]
     #[arg(long, env = "BARCAST_REPLAY_SYMBOL", value_parser = values::symbol)]
     symbol: Option<Symbol>,
     /// Resolution of the bars [default: from the file's name]
@@ -22,7 +52,8 @@ pub struct ReplayArgs {
     /// How fast: 1x is as it happened, 60x an hour a minute, max as fast as Redis confirms
     #[arg(long, env = "BARCAST_REPLAY_SPEED", default_value = "1x")]
     speed: Speed,
-    /// Give the bars times of now, the first one the interval that has just ended [default: off]
+    /// Give the bars times of now, the first one the interval that has just ended; and trades, the first
+    /// one less than a minute ago [default: off]
     #[arg(long, env = "BARCAST_REPLAY_REBASE")]
     rebase: bool,
     #[command(flatten)]
@@ -53,6 +84,34 @@ impl ReplayArgs {
     /// # Errors
     /// One line that names the flag and what is allowed.
     pub fn validate(self) -> Result<Replay, String> {
+        let trades = match self.input {
+            Rows::Trades if self.resolution.is_some() => {
+                return Err(
+                    "--resolution (BARCAST_REPLAY_RESOLUTION): allowed: with --input bars; \
+                     --resolutions tells what trades become"
+                        .to_owned(),
+                );
+            }
+            Rows::Bars if !self.resolutions.is_empty() => {
+                return Err(
+                    "--resolutions (BARCAST_REPLAY_RESOLUTIONS): allowed: with --input trades; \
+                     barcast ingest makes bars of bars"
+                        .to_owned(),
+                );
+            }
+            Rows::Bars => None,
+            Rows::Trades => Some(Market {
+                resolutions: if self.resolutions.is_empty() {
+                    DEFAULT_RESOLUTIONS.to_vec()
+                } else {
+                    self.resolutions
+                },
+                rules: Rules {
+                    late_ms: i64::try_from(self.late.as_millis()).unwrap_or(i64::MAX),
+                    ..Rules::default()
+                },
+            }),
+        };
         Ok(Replay {
             config: Config {
                 files: self.files,
@@ -60,6 +119,7 @@ impl ReplayArgs {
                 resolution: self.resolution,
                 speed: self.speed,
                 rebase: self.rebase,
+                trades,
                 form: Form::new(self.publish, self.compress)?,
             },
             bus: self.store.keeping(self.redis.bus()?),

@@ -8,6 +8,7 @@
 mod row;
 mod source;
 pub mod time;
+pub(crate) mod trades;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;

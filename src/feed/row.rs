@@ -189,12 +189,26 @@ impl<'a> Values<'a> {
         Trade::new(time, price, size).map_err(|why| why.to_string())
     }
 
+    /// Whether it is a closed bar without prices, as `--empty null` makes them.
+    fn is_empty(&self) -> bool {
+        let prices = [Field::Open, Field::High, Field::Low, Field::Close];
+        let volume = self.get(Name::Bar(Field::Volume));
+        prices
+            .iter()
+            .all(|field| self.get(Name::Bar(*field)).is_none())
+            && volume.is_some_and(|volume| volume.parse() == Ok(0.0))
+            && matches!(self.get(Name::Closed), Some("true" | "1"))
+    }
+
     fn bar(&self, time: i64, resolution: Resolution) -> Result<Bar, String> {
         if let Some(text) = self.get(Name::Resolution) {
             let other: Resolution = text.parse().map_err(|why| format!("{why}"))?;
             if other != resolution {
                 return Err(format!("it is of resolution {other}, not {resolution}"));
             }
+        }
+        if self.is_empty() {
+            return Bar::empty(resolution, time).map_err(|why| why.to_string());
         }
         let mut numbers = [Number::Unsigned(0); 5];
         for field in Field::ALL {

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::bar::{Bar, Pattern, Resolution, Topic, write_bar};
+use crate::history::History;
 
 /// What a subscription without one means.
 const DEFAULT_RESOLUTION: &str = "1";
@@ -268,10 +269,12 @@ pub fn write_gap(out: &mut Vec<u8>, topic: &Topic, from: i64, to: i64, reason: &
     );
 }
 
-/// The gap before a kept history that starts later than `since`, if there is one.
-pub fn gap_before(resolution: Resolution, since: i64, first: Option<&Bar>) -> Option<(i64, i64)> {
-    let first = first?.time();
-    (resolution.floor(since) < first).then(|| (resolution.floor(since), resolution.previous(first)))
+/// The gap before a kept history for who comes back with `since`, if there is one: it starts later, or
+/// bars before it were revised meanwhile.
+pub fn gap_before(resolution: Resolution, since: i64, history: &History) -> Option<(i64, i64)> {
+    let first = history.first()?.time();
+    let from = resolution.floor(history.lacking(since).unwrap_or(since));
+    (from < first).then(|| (from, resolution.previous(first)))
 }
 
 #[cfg(test)]

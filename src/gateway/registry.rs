@@ -38,6 +38,8 @@ pub struct State {
     place: Option<Place>,
     /// How often the bus had been lost when this topic was last known to be without a hole.
     pub losses_seen: u64,
+    /// Time of the first bar that came over the bus.
+    heard_from: Option<i64>,
 }
 
 /// Where a producer was when it sent a message.
@@ -121,6 +123,7 @@ impl State {
         }
         let last = self.history.last().map(Bar::time);
         self.history.apply(message.bar);
+        self.heard_from.get_or_insert(message.bar.time());
         self.version += 1;
         let from = last.filter(|_| match order {
             Order::Jump => true,
@@ -147,6 +150,11 @@ impl State {
         let last = self.history.last().map(Bar::time);
         if !self.history.restore(message.bar, fresh) {
             return None;
+        }
+        // When it was revised is not known: at the latest when the newest stored bar was the newest. The
+        // same goes for what was missed behind the first bar that was heard here.
+        if message.rev.is_some() || self.heard_from.is_some_and(|heard| heard < time) {
+            self.history.mark(time);
         }
         if last.is_none_or(|last| last <= time) {
             self.last = Some(*message);
@@ -260,6 +268,7 @@ impl Registry {
                 last: None,
                 place: None,
                 losses_seen: 0,
+                heard_from: None,
             }),
         });
         entry.insert(Arc::clone(&made));

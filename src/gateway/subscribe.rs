@@ -266,7 +266,7 @@ impl Worker {
             }
         } else if let Some(since) = wishes.since {
             First::Bars {
-                gap: gap_before(entry.topic.resolution, since, state.history.first()),
+                gap: gap_before(entry.topic.resolution, since, &state.history),
                 bars: state.history.since(since).copied().collect(),
             }
         } else if again {

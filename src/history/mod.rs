@@ -1,6 +1,6 @@
 //! The bars a gateway keeps of each topic, for those who subscribe later.
 
-use std::collections::{VecDeque, vec_deque};
+use std::collections::{BTreeMap, VecDeque, vec_deque};
 
 use crate::bar::Bar;
 
@@ -11,6 +11,21 @@ pub struct History {
     bars: VecDeque<Bar>,
     /// Closed bars kept beside the newest.
     limit: usize,
+    /// Kept bars that changed after a newer one had opened, by their times: the time of the newest bar
+    /// when that last happened. Whoever saw that one or a later one may have seen the change; whoever
+    /// saw less has not.
+    revised: BTreeMap<i64, i64>,
+    /// The same of bars that are not kept any more.
+    forgotten: Option<Forgotten>,
+}
+
+/// What is left of revisions whose bars are not kept any more.
+#[derive(Debug, Clone, Copy)]
+struct Forgotten {
+    /// Time of the newest bar at the last of them.
+    at: i64,
+    /// How far behind the newest bar any of them was, in ms.
+    depth: i64,
 }
 
 impl History {
@@ -19,6 +34,8 @@ impl History {
         Self {
             bars: VecDeque::new(),
             limit,
+            revised: BTreeMap::new(),
+            forgotten: None,
         }
     }
 
@@ -33,14 +50,39 @@ impl History {
         match self.bars.back_mut() {
             Some(last) if bar.time() == last.time() => *last = bar,
             Some(last) if bar.time() < last.time() => {
-                match self.bars.binary_search_by_key(&bar.time(), Bar::time) {
-                    Ok(at) => self.bars[at] = bar,
-                    Err(0) if self.bars.len() > self.limit => {}
-                    Err(at) => self.insert(at, bar),
-                }
+                let newest = last.time();
+                self.revise(bar, newest);
             }
             _ => self.insert(self.bars.len(), bar),
         }
+    }
+
+    fn revise(&mut self, bar: Bar, newest: i64) {
+        match self.bars.binary_search_by_key(&bar.time(), Bar::time) {
+            // Published again unchanged, as a replay does: nobody lacks anything.
+            Ok(at) if self.bars[at] == bar => return,
+            Ok(at) => self.bars[at] = bar,
+            Err(0) if self.bars.len() > self.limit => return self.forget(bar.time(), newest),
+            Err(at) => self.insert(at, bar),
+        }
+        self.mark(bar.time());
+    }
+
+    /// Notes that a kept bar changed now, for those who come back. The newest one needs no note: they
+    /// get it anyway.
+    pub fn mark(&mut self, time: i64) {
+        if let Some(newest) = self.last().map(Bar::time).filter(|newest| time < *newest) {
+            self.revised.insert(time, newest);
+        }
+    }
+
+    fn forget(&mut self, time: i64, at: i64) {
+        let depth = at.saturating_sub(time);
+        let before = self.forgotten.unwrap_or(Forgotten { at, depth });
+        self.forgotten = Some(Forgotten {
+            at: before.at.max(at),
+            depth: before.depth.max(depth),
+        });
     }
 
     /// Takes in a bar of the store where that is better than what is kept, and tells whether it was. A
@@ -67,8 +109,11 @@ impl History {
 
     fn insert(&mut self, at: usize, bar: Bar) {
         self.bars.insert(at, bar);
-        if self.bars.len() > self.limit + 1 {
-            self.bars.pop_front();
+        if self.bars.len() > self.limit + 1
+            && let Some(bar) = self.bars.pop_front()
+            && let Some(at) = self.revised.remove(&bar.time())
+        {
+            self.forget(bar.time(), at);
         }
     }
 
@@ -84,10 +129,26 @@ impl History {
         self.bars.range(start.min(end)..end)
     }
 
-    /// All kept bars from `time` on, oldest first.
+    /// What whoever last saw the bar at `time` may lack, oldest first: kept bars from then on, and before
+    /// them those that were revised when that bar or a later one was the newest.
     pub fn since(&self, time: i64) -> impl Iterator<Item = &Bar> {
-        self.bars
-            .range(self.bars.partition_point(|bar| bar.time() < time)..)
+        let revised = self
+            .revised
+            .range(..time)
+            .filter(move |(_, at)| **at >= time);
+        let revised = revised.filter_map(|(time, _)| {
+            let at = self.bars.binary_search_by_key(time, Bar::time).ok()?;
+            self.bars.get(at)
+        });
+        let from = self.bars.partition_point(|bar| bar.time() < time);
+        revised.chain(self.bars.range(from..))
+    }
+
+    /// From which time on they may lack bars that are not kept any more, because those were revised:
+    /// never too late, and too early by no more than the revision that reached back furthest.
+    pub fn lacking(&self, time: i64) -> Option<i64> {
+        let forgotten = self.forgotten.filter(|forgotten| forgotten.at >= time)?;
+        Some(time.saturating_sub(forgotten.depth))
     }
 
     /// The oldest bar kept.
@@ -146,6 +207,39 @@ mod tests {
             [1, 2, 3, 4],
             "full: too old to keep"
         );
+    }
+
+    #[test]
+    fn who_comes_back_gets_what_was_revised_meanwhile() {
+        let mut history = History::new(5);
+        for second in 1..=4 {
+            history.apply(bar(second, 1.0));
+        }
+        history.apply(bar(1, 1.0));
+        assert_eq!(seconds(history.since(4_000)), [4], "nothing changed");
+        history.apply(bar(2, 2.0));
+        assert_eq!(seconds(history.since(4_000)), [2, 4]);
+        assert_eq!(seconds(history.since(3_000)), [2, 3, 4], "once, in order");
+        assert_eq!(seconds(history.since(1_000)), [1, 2, 3, 4]);
+        history.apply(bar(5, 1.0));
+        assert_eq!(seconds(history.since(5_000)), [5], "seen by then");
+        assert_eq!(seconds(history.since(4_500)), [5]);
+        history.apply(bar(3, 2.0));
+        history.apply(bar(2, 3.0));
+        assert_eq!(seconds(history.since(5_000)), [2, 3, 5]);
+        assert_eq!(history.lacking(5_000), None);
+        // Bars 1 and 2 are forgotten, and what is known of 2 is that it was revised at 5.
+        history.apply(bar(6, 1.0));
+        history.apply(bar(7, 1.0));
+        assert_eq!(history.lacking(5_000), None);
+        history.apply(bar(8, 1.0));
+        assert_eq!(seconds(history.since(5_000)), [3, 5, 6, 7, 8]);
+        assert_eq!(history.lacking(5_000), Some(2_000));
+        assert_eq!(history.lacking(4_000), Some(1_000));
+        assert_eq!(history.lacking(5_001), None);
+        history.apply(bar(1, 9.0));
+        assert_eq!(history.lacking(8_000), Some(1_000), "too old to keep");
+        assert_eq!(history.lacking(8_001), None);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use crate::bar::{Bar, Topic};
 
 /// Bad rows that are logged one by one; beyond, they are only counted: a file that is wrong
 /// throughout should not write a log as large as itself.
-const MAX_REPORTED: u64 = 1_000;
+pub(super) const MAX_REPORTED: u64 = 1_000;
 
 /// Reads the files row by row, so that memory does not grow with them.
 pub(super) struct Merge {

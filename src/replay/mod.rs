@@ -1,9 +1,10 @@
-//! Replay: bars of the past from CSV files, out to the bus at any speed.
+//! Replay: bars of the past from CSV files, or trades made into bars, out to the bus at any speed.
 //!
 //! The files are merged by bar time and read row by row. What the bus does not confirm is published
 //! again (at least once), so a lost bus costs time, not bars.
 
 mod file;
+mod market;
 mod merge;
 mod name;
 mod progress;
@@ -19,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use file::BadRow;
 use file::BarFile;
+pub use market::Market;
 use merge::Merge;
 use progress::Progress;
 
@@ -80,6 +82,8 @@ pub struct Config {
     pub speed: Speed,
     /// Whether the bars are given times of now.
     pub rebase: bool,
+    /// The files hold trades, to be made into these bars.
+    pub trades: Option<Market>,
     pub form: Form,
 }
 
@@ -139,6 +143,9 @@ pub async fn run<P: Publisher>(
     publisher: P,
     stop: CancellationToken,
 ) -> Result<Totals, ReplayError> {
+    if let Some(market) = config.trades.clone() {
+        return market::run(config, market, publisher, stop).await;
+    }
     let files = open(&config)?;
     for file in &files {
         tracing::info!(topic = %file.topic, file = %file.path.display(), speed = %config.speed, "replaying");
@@ -287,7 +294,7 @@ impl Rebase {
         });
         let time = bar.time().saturating_add(shift);
         // Beyond the year 9999 there is nothing to rebase to.
-        Bar::new(topic.resolution, time, bar.numbers(), bar.closed).unwrap_or(bar)
+        bar.at(topic.resolution, time).unwrap_or(bar)
     }
 }
 

@@ -152,6 +152,7 @@ pub struct Candle {
     pub closed: bool,
     pub seq: Option<u64>,
     pub epoch: Option<u64>,
+    pub rev: Option<u64>,
 }
 
 /// `bars:{symbol}:1` at `START` plus so many minutes.
@@ -164,6 +165,7 @@ pub fn candle(symbol: &'static str, minute: i64, price: u64) -> Candle {
         closed: false,
         seq: None,
         epoch: None,
+        rev: None,
     }
 }
 
@@ -207,6 +209,9 @@ impl Candle {
         }
         if let Some(epoch) = self.epoch {
             extras += &format!(r#","epoch":{epoch}"#);
+        }
+        if let Some(rev) = self.rev {
+            extras += &format!(r#","rev":{rev}"#);
         }
         extras
     }

@@ -63,6 +63,18 @@ test("a resume that starts at the last bar leaves no gap, whatever older bars co
   }
 });
 
+test("revised bars before the last one hide no gap", () => {
+  const resume = (bars) => {
+    const track = new Track();
+    track.snapshot([bar(10), bar(20), bar(30)]);
+    track.lost();
+    return track.snapshot(bars).gap;
+  };
+  assert.equal(resume([bar(10, 7), bar(30), bar(40)]), null);
+  assert.equal(resume([bar(10, 7)]), null);
+  assert.deepEqual(resume([bar(10, 7), bar(50)]), { from: 30, to: 50 });
+});
+
 test("a resume that starts later tells of the gap, once", () => {
   for (const resumed of [(t) => t.snapshot([bar(50), bar(60)]), (t) => t.snapshot([bar(5), bar(50)]), (t) => t.update(bar(50))]) {
     const track = new Track();

@@ -23,10 +23,12 @@ test("decimals are those the market uses, without the noise of doubles", () => {
   assert.equal(format.decimalsOf([bar(0.1 + 0.2)]), 2);
   assert.equal(format.decimalsOf([bar(0.000001)]), 6);
   assert.equal(format.decimalsOf([bar(1 / 3)]), 8);
+  assert.equal(format.decimalsOf([bar(1.234), bar(null)]), 3);
 });
 
 test("figures are written for people", () => {
   assert.equal(format.price(1234.5, 2), "1,234.50");
+  assert.equal(format.price(null, 2), "–");
   assert.equal(format.volume(1_234_567), "1.23M");
   assert.deepEqual(format.change(100, 101.234), { direction: "up", percent: "+1.23%" });
   assert.deepEqual(format.change(100, 99), { direction: "down", percent: "−1.00%" });

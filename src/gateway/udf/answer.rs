@@ -19,17 +19,18 @@ pub enum Bars {
 }
 
 /// The bars of a span, oldest first, at most the newest `limit`; or the time of the newest bar
-/// before it, if there is one. The forming bar is among them, so that live updates go on from it.
+/// before it, if there is one. The forming bar is among them, so that live updates go on from it. Bars
+/// without prices are not: to these charts a bar is five numbers, and where there is none nothing was traded.
 fn read(history: &History, span: Span, limit: usize) -> Result<Vec<Bar>, Option<i64>> {
     let (from, limit) = match span.start {
         Start::From(from) => (from, limit),
         Start::Countback(count) => (i64::MIN, limit.min(count)),
     };
-    let bars = history.between(from, span.to);
-    let skipped = bars.len().saturating_sub(limit);
-    let bars: Vec<Bar> = bars.skip(skipped).copied().collect();
+    let traded = |from, to| history.between(from, to).filter(|bar| !bar.is_empty());
+    let mut bars: Vec<Bar> = traded(from, span.to).rev().take(limit).copied().collect();
+    bars.reverse();
     if bars.is_empty() {
-        Err(history.between(i64::MIN, from).next_back().map(Bar::time))
+        Err(traded(i64::MIN, from).next_back().map(Bar::time))
     } else {
         Ok(bars)
     }
@@ -139,6 +140,22 @@ mod tests {
         assert_eq!(read(Start::Countback(2), 8_000, 9), Ok(vec![3_000, 5_000]));
         let all = read(Start::Countback(usize::MAX), i64::MAX, 3);
         assert_eq!(all, Ok(vec![3_000, 5_000, 8_000]));
+    }
+
+    #[test]
+    fn a_bar_without_prices_is_none() {
+        let mut history = history_of([1, 2, 5]);
+        for second in [3, 4, 6] {
+            history.apply(Bar::empty(Resolution::S1, second * 1_000).unwrap());
+        }
+        let read = |start, to, limit| times(&history, start, to, limit);
+        assert_eq!(
+            read(Start::From(0), 9_000, 9),
+            Ok(vec![1_000, 2_000, 5_000])
+        );
+        assert_eq!(read(Start::Countback(2), 9_000, 9), Ok(vec![2_000, 5_000]));
+        assert_eq!(read(Start::From(3_000), 5_000, 9), Err(2_000));
+        assert_eq!(read(Start::From(4_000), 5_000, 9), Err(2_000));
     }
 
     #[test]

@@ -140,6 +140,7 @@ fn decimals(topics: &[Arc<Entry>]) -> (u32, u32) {
     for entry in topics {
         bars.extend(entry.lock().history.newest(MAX_JUDGED_BARS));
     }
+    bars.retain(|bar| !bar.is_empty());
     let prices = [Field::Open, Field::High, Field::Low, Field::Close];
     let prices = bars
         .iter()
