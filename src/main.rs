@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use barcast::cli::{self, Command};
 use barcast::feed::{self, FeedError};
 use barcast::replay::ReplayError;
-use barcast::{generator, replay, run};
+use barcast::{generator, record, replay, run};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -55,6 +55,11 @@ async fn command(command: Command, stop: CancellationToken) -> anyhow::Result<Ex
                 Err(FeedError::Input(why)) => cli::fail(&why),
                 Err(why) => Err(why.into()),
             };
+        }
+        Command::Record(args) => {
+            let settings = args.validate().unwrap_or_else(|why| cli::fail(&why));
+            let lost = record::record(settings, stop).await?;
+            return Ok(ExitCode::from(u8::from(lost > 0)));
         }
         Command::Replay(args) => {
             let settings = args.validate().unwrap_or_else(|why| cli::fail(&why));

@@ -1,4 +1,6 @@
-//! Every counter, its name and its help, in one place.
+//! Every counter, its name and its help, in one place; a recorder's are in [`record`].
+
+mod record;
 
 use std::sync::atomic::AtomicU64;
 
@@ -11,6 +13,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
+
+pub use record::{OutputMetrics, RecordMetrics};
 
 /// What `/metrics` answers with: OpenMetrics text, which Prometheus reads.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";

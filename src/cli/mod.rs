@@ -7,6 +7,7 @@ mod generate;
 mod ingest;
 mod logs;
 mod market;
+mod record;
 mod redis;
 mod replay;
 mod serve;
@@ -22,6 +23,7 @@ pub use generate::GenerateArgs;
 pub use ingest::IngestArgs;
 pub use logs::LogArgs;
 pub use market::MarketArgs;
+pub use record::RecordArgs;
 pub use redis::RedisArgs;
 pub use replay::ReplayArgs;
 pub use serve::{GatewayArgs, ServeArgs};
@@ -55,6 +57,8 @@ pub enum Command {
     Ingest(IngestArgs),
     /// Historical bars from files out to Redis, at any speed
     Replay(ReplayArgs),
+    /// Closed bars from Redis into PostgreSQL, or Parquet files, for the long run
+    Record(RecordArgs),
 }
 
 impl Cli {

@@ -9,6 +9,7 @@ use crate::bar::{Resolution, Symbol};
 use crate::bus::RedisBus;
 use crate::gateway::cors::Cors;
 use crate::gateway::udf::Listings;
+use crate::record::spool::LEAST_BYTES;
 
 /// Shortest interval between ticks, in seconds.
 const SHORTEST_INTERVAL: f64 = 0.001;
@@ -89,6 +90,17 @@ pub fn positive_u32(text: &str) -> Result<u32, String> {
         .ok()
         .filter(|n| *n >= 1)
         .ok_or_else(|| format!("allowed: a whole number from 1 to {}", u32::MAX))
+}
+
+/// Bytes of a spool.
+///
+/// # Errors
+/// What is allowed.
+pub fn spool_bytes(text: &str) -> Result<u64, String> {
+    text.parse()
+        .ok()
+        .filter(|n| *n >= LEAST_BYTES)
+        .ok_or_else(|| format!("allowed: a whole number from {LEAST_BYTES}"))
 }
 
 /// Threads, each with a listener of its own.
