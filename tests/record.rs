@@ -6,6 +6,8 @@ mod common;
 use std::net::SocketAddr;
 use std::path::Path;
 
+use barcast::bar::Field;
+use barcast::record::table::Table;
 use common::client::get;
 use common::gateway::{Candle, Feed, candle};
 use common::postgres::{PostgresServer, Row};
@@ -349,4 +351,52 @@ fn where_bars_go_must_be_said_and_no_password_is_shown() {
     let log = recorder.process.log();
     assert!(log.contains(&format!("127.0.0.1:{port}/bars")), "{log}");
     assert!(!log.contains(secret), "{log}");
+}
+
+/// Every bar of a file: topic, time, close.
+fn in_file(path: &Path) -> Vec<(String, i64, f64)> {
+    let mut table = Table::open(path).unwrap();
+    let mut bars = Vec::new();
+    while let Some(row) = table.next().unwrap() {
+        let (topic, bar) = row.unwrap();
+        assert!(bar.closed);
+        bars.push((topic.to_string(), bar.time(), bar.value(Field::Close)));
+    }
+    bars
+}
+
+#[test]
+fn parquet_files_hold_each_bar_of_a_day_once() {
+    let (redis, folder) = (RedisServer::start(), tempfile::tempdir().unwrap());
+    let path = folder.path().to_str().unwrap();
+    let arguments = ["--parquet", path, "--parquet-interval", "0.1"];
+    let day = folder.path().join("date=2023-10-12/bars.parquet");
+    let mut feed = Feed::new(&redis.bus());
+    let bars = closed("A", 0..1_000);
+    let expected: Vec<_> = bars[..960]
+        .iter()
+        .map(|bar| (bar.topic(), bar.time, bar.price as f64))
+        .collect();
+    for part in [0..500, 500..1_000] {
+        let recorder = Recorder::start(&redis, &arguments);
+        for bar in &bars[part.clone()] {
+            if bar.time % 600_000 == 0 {
+                // Replaced at once, or in the file.
+                feed.bar(&Candle { price: 1, ..*bar });
+            }
+            feed.bar(bar);
+        }
+        if part.start > 0 {
+            feed.bar(&bars[7]);
+            eventually_blocking("the file has them", || {
+                day.exists() && in_file(&day).len() == 960
+            });
+        }
+        assert_eq!(recorder.end(), Some(0));
+    }
+    assert_eq!(in_file(&day), expected);
+    let next = folder.path().join("date=2023-10-13/bars.parquet");
+    assert_eq!(in_file(&next).len(), 40);
+    let files = std::fs::read_dir(day.parent().unwrap()).unwrap();
+    assert_eq!(files.count(), 1);
 }

@@ -27,6 +27,8 @@ const GATHER_BARS: usize = 1_000;
 const LAST_WRITES: Duration = Duration::from_secs(10);
 /// A write may take at most one such part of the time: rewriting a large file again and again costs.
 const WORK_SHARE: u32 = 10;
+/// An output that has nothing to write is asked this often whether it could.
+const PROBE: Duration = Duration::from_secs(5);
 /// A bar that arrives later than so after its end, in ms, is of the past: how long ago it closed says
 /// nothing about this recorder.
 const FRESH_MS: i64 = 3_600_000;
@@ -36,8 +38,8 @@ pub trait Output: Send + 'static {
     /// The label in metrics, and the spool's folder.
     const NAME: &'static str;
 
-    /// Writes bars durably, each topic's and time's once; what is there already is replaced. To repeat
-    /// a write is harmless.
+    /// Writes bars durably, by time and each once; what is there already is replaced, so that to repeat
+    /// a write is harmless. Without any bar, tells whether it could.
     fn write(&mut self, bars: Vec<(Topic, Bar)>)
     -> impl Future<Output = Result<(), String>> + Send;
 }
@@ -61,6 +63,8 @@ pub(super) struct Lane {
     gather_due: Option<Instant>,
     /// Not before.
     write_due: Instant,
+    /// When an output that has nothing to write is asked next.
+    probe_due: Instant,
     /// What is being written.
     in_flight: Option<Flight>,
     outage: Option<Instant>,
@@ -69,7 +73,8 @@ pub(super) struct Lane {
 }
 
 struct Flight {
-    seen: Seen,
+    /// None of a probe.
+    seen: Option<Seen>,
     batches: Vec<Batch>,
     started: Instant,
 }
@@ -89,6 +94,7 @@ impl Lane {
             gathered: Vec::new(),
             gather_due: None,
             write_due: Instant::now(),
+            probe_due: Instant::now(),
             in_flight: None,
             outage: None,
             backoff: Backoff::default(),
@@ -115,7 +121,10 @@ impl Lane {
                 return self.close();
             }
             let gather_due = self.gather_due.unwrap_or_else(far);
-            let may_write = self.in_flight.is_none() && self.log.bars() > 0;
+            let write_due = match self.log.bars() {
+                0 => self.probe_due,
+                _ => self.write_due,
+            };
             tokio::select! {
                 batch = batches.recv(), if open && !self.waits() => match batch {
                     Some(batch) => self.take(batch),
@@ -128,7 +137,7 @@ impl Lane {
                 },
                 result = results.recv(), if self.in_flight.is_some() => self.written(result),
                 () = sleep_until(gather_due), if self.gather_due.is_some() => self.append(),
-                () = sleep_until(self.write_due), if may_write => self.begin(&jobs),
+                () = sleep_until(write_due), if self.in_flight.is_none() => self.begin(&jobs),
                 () = sleep_until(end.unwrap_or_else(far)), if end.is_some() => {}
                 () = stop.cancelled(), if open && self.waits() => {
                     // Nobody will wait for a database that hangs: what comes now is refused if need be.
@@ -200,18 +209,22 @@ impl Lane {
                 );
             });
         }
+        let is_much = self.log.bars() >= self.pace.bars / 2;
+        if is_much && self.outage.is_none() {
+            self.write_due = Instant::now();
+        }
     }
 
     /// Hands the oldest bars to the writer.
     fn begin(&mut self, jobs: &Sender<Bars>) {
-        let (batches, seen) = match self.log.oldest(self.pace.bars) {
-            Ok(oldest) => oldest,
-            Err(why) => return self.failed(&format!("the spool cannot be read: {why}")),
+        let (batches, seen) = match self.log.bars() {
+            0 => (Vec::new(), None),
+            _ => match self.log.oldest(self.pace.bars) {
+                Ok((batches, seen)) => (batches, Some(seen)),
+                Err(why) => return self.failed(&format!("the spool cannot be read: {why}")),
+            },
         };
         let bars = newest(&batches);
-        if bars.is_empty() {
-            return self.log.forget(seen);
-        }
         // The writer is idle, so its queue of one is empty.
         if jobs.try_send(bars).is_ok() {
             self.in_flight = Some(Flight {
@@ -230,7 +243,10 @@ impl Lane {
         if let Err(why) = result {
             return self.failed(&why);
         }
-        self.log.forget(flight.seen);
+        if let Some(seen) = flight.seen {
+            self.log.forget(seen);
+        }
+        self.probe_due = Instant::now() + PROBE;
         self.backoff.reset();
         self.metrics.connected.set(1);
         let mut bars = 0;
@@ -242,6 +258,9 @@ impl Lane {
         if let Some(since) = self.outage.take() {
             let (output, after) = (self.name, since.elapsed());
             tracing::info!(output, ?after, waiting = self.log.bars(), "writing again");
+        }
+        if flight.seen.is_none() {
+            return;
         }
         let took = flight.started.elapsed();
         tracing::debug!(output = self.name, bars, ?took, "written");
@@ -279,6 +298,7 @@ impl Lane {
             tracing::debug!(output, why, "bars still cannot be written");
         }
         self.write_due = Instant::now() + self.backoff.wait();
+        self.probe_due = self.write_due;
     }
 
     fn show(&self) {

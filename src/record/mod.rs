@@ -2,15 +2,17 @@
 //!
 //! [`intake`] subscribes as a gateway does and tells which bars are closed. Every output has a [`lane`],
 //! which keeps what waits in a [`log`] — on disk in a [`spool`] if there is one — and writes it in batches to
-//! [`postgres`] (its table is in [`schema`]) or to Parquet. What is written may be written again: a bar
+//! [`postgres`] (its table is in [`schema`]) or to the files of [`days`] (their form is in [`table`]). What is written may be written again: a bar
 //! replaces the one of its symbol, resolution and time.
 
+pub mod days;
 mod intake;
 pub mod lane;
 mod log;
 pub mod postgres;
 pub mod schema;
 pub mod spool;
+pub mod table;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -30,6 +32,7 @@ use crate::bar::{Bar, Topic};
 use crate::bus::{Bus, RedisBus};
 use crate::generator::health;
 use crate::metrics::{OutputMetrics, RecordMetrics};
+use days::Days;
 use intake::{Intake, MAX_TOPICS};
 use lane::{Lane, Output, Pace};
 use log::Log;
@@ -42,6 +45,9 @@ const QUEUED_BATCHES: usize = 64;
 const LOAD_BARS: usize = 10_000;
 /// Bars of one write to PostgreSQL: some 100 ms.
 const POSTGRES_BARS: usize = 5_000;
+
+/// Bars of one write to Parquet files, some 20 MB: the fewer writes, the less is rewritten.
+const PARQUET_BARS: usize = 200_000;
 
 /// Closed bars that came together.
 #[derive(Debug, Clone, PartialEq)]
@@ -90,6 +96,14 @@ pub async fn record(settings: Record, stop: CancellationToken) -> anyhow::Result
             bars: POSTGRES_BARS,
         };
         lanes.start(Postgres::new(address.clone()), pace)?;
+    }
+    if let Some(folder) = &settings.parquet {
+        tracing::info!(parquet = %folder.display(), interval = ?settings.parquet_interval, "recording");
+        let pace = Pace {
+            interval: settings.parquet_interval,
+            bars: PARQUET_BARS,
+        };
+        lanes.start(Days::new(folder.clone()), pace)?;
     }
     let Lanes {
         inputs,

@@ -203,8 +203,10 @@ impl Postgres {
             Some(session) => session,
             none => none.insert(Self::open_timed(&self.address).await?),
         };
-        let symbols: Vec<_> = bars.iter().map(|(topic, _)| topic.symbol).collect();
-        let symbols: Vec<_> = symbols.iter().map(|symbol| symbol.as_str()).collect();
+        if bars.is_empty() {
+            return timed(session.client.batch_execute("")).await;
+        }
+        let symbols: Vec<_> = bars.iter().map(|(t, _)| t.symbol.as_str()).collect();
         let resolutions: Vec<_> = bars.iter().map(|(t, _)| t.resolution.as_str()).collect();
         let times: Vec<_> = bars.iter().map(|(_, bar)| to_time(bar.time())).collect();
         let numbers = Field::ALL.map(|field| -> Vec<f64> {
@@ -222,18 +224,24 @@ impl Postgres {
             close,
             volume,
         ];
-        let written = session.client.execute(&session.upsert, &columns);
-        match timeout(WRITE_TIMEOUT, written).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(why)) => Err(said(&why)),
-            Err(_) => Err(format!("no answer within {WRITE_TIMEOUT:?}")),
-        }
+        timed(session.client.execute(&session.upsert, &columns)).await?;
+        Ok(())
     }
 
     async fn open_timed(address: &Address) -> Result<Session, String> {
         let opening = Self::new(address.clone());
         let opened = timeout(WRITE_TIMEOUT, opening.open()).await;
         opened.unwrap_or_else(|_| Err(format!("no answer within {WRITE_TIMEOUT:?}")))
+    }
+}
+
+/// What the database answers, if it does.
+async fn timed<T>(
+    asked: impl Future<Output = Result<T, tokio_postgres::Error>>,
+) -> Result<T, String> {
+    match timeout(WRITE_TIMEOUT, asked).await {
+        Ok(answer) => answer.map_err(|why| said(&why)),
+        Err(_) => Err(format!("no answer within {WRITE_TIMEOUT:?}")),
     }
 }
 
