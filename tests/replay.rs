@@ -9,7 +9,7 @@ use std::process::Command;
 use barcast::bar::{Field, Message, Number, Resolution};
 use barcast::bus::{Bus, MemoryBus};
 use barcast::generator::pack::Form;
-use barcast::replay::{Config, ReplayError, Speed, Totals, run};
+use barcast::replay::{Config, ReplayError, Speed, Totals, Wanted, run};
 use common::{RedisServer, Subscription, eventually};
 use tokio_util::sync::CancellationToken;
 
@@ -24,6 +24,8 @@ fn data(name: &str) -> PathBuf {
 fn config(files: Vec<PathBuf>, form: Form) -> Config {
     Config {
         files,
+        postgres: Vec::new(),
+        wanted: Wanted::default(),
         symbol: None,
         resolution: None,
         speed: Speed::Max,

@@ -3,16 +3,31 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::{RedisArgs, StoreArgs, values};
-use crate::bar::{Resolution, Symbol};
+use crate::bar::{Pattern, Resolution, Symbol};
 use crate::generator::pack::{Compress, Form, Publish};
-use crate::replay::{Config, Replay, Speed};
+use crate::record::postgres::Address;
+use crate::replay::{Config, Replay, Speed, Wanted};
 
 /// `barcast replay`.
 #[derive(Debug, Clone, Args)]
 pub struct ReplayArgs {
-    /// CSV files of bars, as GOOG_D.csv: a header row with time (or date), open, high, low, close, volume
-    #[arg(required = true, value_name = "FILE")]
+    /// CSV files of bars, as GOOG_D.csv: a header row with time (or date), open, high, low, close, volume;
+    /// or what record wrote: Parquet files, their folder, or a postgres:// URL
+    #[arg(required_unless_present = "postgres_url", value_name = "FILE")]
     files: Vec<PathBuf>,
+    /// Read recorded bars from this PostgreSQL database too, as FILE but not to be seen by others in a
+    /// list of processes when it comes by the variable; none without it
+    #[arg(long, env = "BARCAST_REPLAY_POSTGRES_URL", hide_env_values = true)]
+    postgres_url: Option<String>,
+    /// Only these topics, as bars:AAPL:1,bars:MSFT:* [default: all]
+    #[arg(long, env = "BARCAST_REPLAY_TOPICS", value_delimiter = ',', value_parser = values::pattern)]
+    topics: Vec<Pattern>,
+    /// Only bars that start at this time or later, as 2026-11-23T09:30 [default: all]
+    #[arg(long, env = "BARCAST_REPLAY_FROM", value_parser = values::time)]
+    from: Option<i64>,
+    /// Only bars that start before this time [default: all]
+    #[arg(long, env = "BARCAST_REPLAY_TO", value_parser = values::time)]
+    to: Option<i64>,
     /// Symbol of the bars [default: from the file's name]
     #[arg(long, env = "BARCAST_REPLAY_SYMBOL", value_parser = values::symbol)]
     symbol: Option<Symbol>,
@@ -53,9 +68,25 @@ impl ReplayArgs {
     /// # Errors
     /// One line that names the flag and what is allowed.
     pub fn validate(self) -> Result<Replay, String> {
+        // A URL may stand among the files, or come by the variable where nobody else sees it.
+        let is_url = |path: &PathBuf| path.to_str().is_some_and(Address::is_one);
+        let (urls, files): (Vec<_>, Vec<_>) = self.files.into_iter().partition(is_url);
+        let urls = urls.iter().filter_map(|url| url.to_str());
+        let postgres: Result<Vec<_>, _> = urls
+            .chain(self.postgres_url.as_deref())
+            .map(Address::parse)
+            .collect();
+        let postgres = postgres
+            .map_err(|why| format!("--postgres-url (BARCAST_REPLAY_POSTGRES_URL): {why}"))?;
         Ok(Replay {
             config: Config {
-                files: self.files,
+                files,
+                postgres,
+                wanted: Wanted {
+                    topics: self.topics,
+                    from: self.from,
+                    to: self.to,
+                },
                 symbol: self.symbol,
                 resolution: self.resolution,
                 speed: self.speed,

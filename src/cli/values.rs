@@ -5,8 +5,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::bar::{Resolution, Symbol};
+use crate::bar::{Pattern, Resolution, Symbol};
 use crate::bus::RedisBus;
+use crate::feed::time;
 use crate::gateway::cors::Cors;
 use crate::gateway::udf::Listings;
 use crate::record::spool::LEAST_BYTES;
@@ -90,6 +91,22 @@ pub fn positive_u32(text: &str) -> Result<u32, String> {
         .ok()
         .filter(|n| *n >= 1)
         .ok_or_else(|| format!("allowed: a whole number from 1 to {}", u32::MAX))
+}
+
+/// A topic, or a pattern of topics, of a comma-separated list.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn pattern(text: &str) -> Result<Pattern, String> {
+    text.trim().parse().map_err(|why| format!("{why}"))
+}
+
+/// A time, ms since the epoch.
+///
+/// # Errors
+/// What is allowed.
+pub fn time(text: &str) -> Result<i64, String> {
+    time::parse(text)
 }
 
 /// Bytes of a spool.
