@@ -357,7 +357,7 @@ fn where_bars_go_must_be_said_and_no_password_is_shown() {
 fn in_file(path: &Path) -> Vec<(String, i64, f64)> {
     let mut table = Table::open(path).unwrap();
     let mut bars = Vec::new();
-    while let Some(row) = table.next().unwrap() {
+    while let Some(row) = table.read().unwrap() {
         let (topic, bar) = row.unwrap();
         assert!(bar.closed);
         bars.push((topic.to_string(), bar.time(), bar.value(Field::Close)));

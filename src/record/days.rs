@@ -5,7 +5,6 @@
 //! place. Any number of bars takes the memory of a row group.
 
 use std::fs::{self, File};
-use std::future::Future;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
@@ -35,13 +34,10 @@ impl Days {
 impl Output for Days {
     const NAME: &'static str = "parquet";
 
-    fn write(
-        &mut self,
-        bars: Vec<(Topic, Bar)>,
-    ) -> impl Future<Output = Result<(), String>> + Send {
+    async fn write(&mut self, bars: Vec<(Topic, Bar)>) -> Result<(), String> {
         let folder = self.folder.clone();
         let written = tokio::task::spawn_blocking(move || write(&folder, &bars));
-        async { written.await.map_err(|why| why.to_string())? }
+        written.await.map_err(|why| why.to_string())?
     }
 }
 
@@ -138,7 +134,7 @@ impl Old {
 
     fn fill(&mut self) -> Result<Option<(Topic, Bar)>, String> {
         if let (None, Some(table)) = (self.head, &mut self.table) {
-            self.head = match table.next()? {
+            self.head = match table.read()? {
                 Some(row) => Some(row.map_err(|why| format!("{FILE}: {why}"))?),
                 None => None,
             };

@@ -273,18 +273,13 @@ async fn create(client: &Client) -> Result<(), String> {
 impl Output for Postgres {
     const NAME: &'static str = "postgres";
 
-    fn write(
-        &mut self,
-        bars: Vec<(Topic, Bar)>,
-    ) -> impl Future<Output = Result<(), String>> + Send {
-        async move {
-            let written = self.upsert(&bars).await;
-            if written.is_err() {
-                // Whatever it was, a new connection is the surest state to go on from.
-                self.session = None;
-            }
-            written
+    async fn write(&mut self, bars: Vec<(Topic, Bar)>) -> Result<(), String> {
+        let written = self.upsert(&bars).await;
+        if written.is_err() {
+            // Whatever it was, a new connection is the surest state to go on from.
+            self.session = None;
         }
+        written
     }
 }
 

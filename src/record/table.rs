@@ -32,6 +32,9 @@ const GROUP_ROWS: usize = 50_000;
 /// Rows read at once.
 const READ_ROWS: usize = 4_096;
 
+/// A row: a closed bar, or what is wrong with it, which is no reason not to read on.
+pub type Row = Result<(Topic, Bar), String>;
+
 /// Writes rows in the order in which they come.
 pub(super) struct TableWriter {
     file: SerializedFileWriter<File>,
@@ -110,8 +113,8 @@ pub struct Table {
     per_ms: i64,
     group: usize,
     columns: Option<Columns>,
-    rows: vec::IntoIter<Result<(Topic, Bar), String>>,
-    read: u64,
+    rows: vec::IntoIter<Row>,
+    rows_read: u64,
 }
 
 /// The rest of one row group.
@@ -138,7 +141,7 @@ impl Table {
             group: 0,
             columns: None,
             rows: Vec::new().into_iter(),
-            read: 0,
+            rows_read: 0,
         })
     }
 
@@ -146,11 +149,10 @@ impl Table {
     ///
     /// # Errors
     /// When the file cannot be read on.
-    #[expect(clippy::type_complexity, reason = "a row that is wrong is no end")]
-    pub fn next(&mut self) -> Result<Option<Result<(Topic, Bar), String>>, String> {
+    pub fn read(&mut self) -> Result<Option<Row>, String> {
         loop {
             if let Some(row) = self.rows.next() {
-                self.read += 1;
+                self.rows_read += 1;
                 return Ok(Some(row));
             }
             if self.columns.is_none() {
@@ -173,7 +175,7 @@ impl Table {
     /// Rows of the file, and how many of them were read.
     pub fn progress(&self) -> (u64, u64) {
         let rows = self.file.metadata().file_metadata().num_rows();
-        (u64::try_from(rows).unwrap_or(0), self.read)
+        (u64::try_from(rows).unwrap_or(0), self.rows_read)
     }
 
     fn open_group(&self) -> Result<Columns, ParquetError> {
@@ -204,7 +206,7 @@ impl Table {
 }
 
 impl Columns {
-    fn read(&mut self, per_ms: i64) -> Result<Vec<Result<(Topic, Bar), String>>, ParquetError> {
+    fn read(&mut self, per_ms: i64) -> Result<Vec<Row>, ParquetError> {
         let symbols = read_column(&mut self.symbol)?;
         let resolutions = read_column(&mut self.resolution)?;
         let times = read_column(&mut self.time)?;
@@ -238,12 +240,7 @@ impl Columns {
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn bar(
-    symbol: &str,
-    resolution: &str,
-    time: i64,
-    numbers: [f64; 5],
-) -> Result<(Topic, Bar), String> {
+pub fn bar(symbol: &str, resolution: &str, time: i64, numbers: [f64; 5]) -> Row {
     let topic = Topic {
         symbol: symbol.parse().map_err(|why| format!("{why}"))?,
         resolution: resolution.parse().map_err(|why| format!("{why}"))?,

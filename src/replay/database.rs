@@ -11,9 +11,9 @@ use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
 
 use super::wanted::Wanted;
-use crate::bar::{Bar, Resolution, Topic};
+use crate::bar::Resolution;
 use crate::record::postgres::{Address, from_time, said, to_time};
-use crate::record::table::bar;
+use crate::record::table::{Row, bar};
 
 /// Rows of one part.
 const PART_ROWS: i32 = 2_000;
@@ -29,7 +29,7 @@ const WANTED: &str = "FROM barcast_bars AS b
         AND time >= COALESCE($3::timestamptz, '-infinity')
         AND time < COALESCE($4::timestamptz, 'infinity')";
 
-type Part = Vec<Result<(Topic, Bar), String>>;
+type Part = Vec<Row>;
 
 enum Told {
     /// It begins; with the coarsest resolution, if it was asked for.
@@ -43,7 +43,7 @@ pub(super) struct Database {
     pub address: Address,
     pub coarsest: Option<Resolution>,
     parts: Receiver<Told>,
-    part: vec::IntoIter<Result<(Topic, Bar), String>>,
+    part: vec::IntoIter<Row>,
     /// Rows read so far.
     pub rows: u64,
 }
@@ -93,8 +93,7 @@ impl Database {
     ///
     /// # Errors
     /// When the database cannot be read on.
-    #[expect(clippy::type_complexity, reason = "a row that is wrong is no end")]
-    pub fn next(&mut self) -> Result<Option<Result<(Topic, Bar), String>>, String> {
+    pub fn next(&mut self) -> Result<Option<Row>, String> {
         loop {
             if let Some(row) = self.part.next() {
                 self.rows += 1;
@@ -163,7 +162,7 @@ async fn coarsest(
     Ok(resolutions.max())
 }
 
-fn row(row: &tokio_postgres::Row) -> Result<(Topic, Bar), String> {
+fn row(row: &tokio_postgres::Row) -> Row {
     let numbers = [3, 4, 5, 6, 7].map(|at| row.get(at));
     bar(row.get(0), row.get(1), from_time(row.get(2)), numbers)
 }

@@ -12,7 +12,7 @@ use crate::bar::{Bar, Resolution, Topic};
 /// A source that is open; its bars come in rising time.
 pub(super) enum Input {
     Csv(BarFile, Wanted),
-    Recorded(Recorded),
+    Recorded(Box<Recorded>),
     Database(Database),
 }
 
@@ -31,7 +31,8 @@ pub(super) fn open(config: &Config) -> Result<Vec<Input>, ReplayError> {
 
 fn file(path: &Path, config: &Config) -> Result<Input, String> {
     if Recorded::is_one(path) {
-        return Recorded::open(path, &config.wanted).map(Input::Recorded);
+        let opened = Recorded::open(path, &config.wanted)?;
+        return Ok(Input::Recorded(Box::new(opened)));
     }
     let topic = name::topic(path, config.symbol, config.resolution)?;
     let file = BarFile::open(path, topic)?;

@@ -98,7 +98,7 @@ impl Recorded {
             let Some(Open { path, table, .. }) = &mut self.open else {
                 return Ok(Row::End);
             };
-            let next = table.next();
+            let next = table.read();
             let next = next.map_err(|why| format!("{}: {why}", path.display()))?;
             let reason = match next {
                 None => {
