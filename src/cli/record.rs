@@ -21,8 +21,8 @@ pub struct RecordArgs {
     /// Seconds between two writes of the Parquet files
     #[arg(long, env = "BARCAST_RECORD_PARQUET_INTERVAL", default_value = "60", value_parser = values::interval)]
     parquet_interval: Duration,
-    /// Folder where bars wait on disk until they are written, of this recorder alone; in memory,
-    /// and none without it
+    /// Folder where bars wait on disk until they are written, of this recorder alone; bars wait in
+    /// memory, and there is none without it
     #[arg(long, env = "BARCAST_RECORD_SPOOL", value_name = "DIR")]
     spool: Option<PathBuf>,
     /// Bytes that may wait there for each output; then bars are refused

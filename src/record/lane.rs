@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::{self, Receiver, Sender};
 use tokio::time::{Instant, sleep_until};
-use tokio_util::sync::CancellationToken;
 
 use super::Batch;
 use super::log::{Log, Seen};
@@ -104,12 +103,7 @@ impl Lane {
 
     /// Takes batches until their sender is gone, then writes what is left as long as that may take; tells
     /// how many bars are lost by the end.
-    pub async fn run<O: Output>(
-        mut self,
-        output: O,
-        mut batches: Receiver<Batch>,
-        stop: CancellationToken,
-    ) -> usize {
+    pub async fn run<O: Output>(mut self, output: O, mut batches: Receiver<Batch>) -> usize {
         let (jobs, mut results) = writer(output);
         let mut open = true;
         let mut end = None;
@@ -139,10 +133,6 @@ impl Lane {
                 () = sleep_until(gather_due), if self.gather_due.is_some() => self.append(),
                 () = sleep_until(write_due), if self.in_flight.is_none() => self.begin(&jobs),
                 () = sleep_until(end.unwrap_or_else(far)), if end.is_some() => {}
-                () = stop.cancelled(), if open && self.waits() => {
-                    // Nobody will wait for a database that hangs: what comes now is refused if need be.
-                    self.outage.get_or_insert_with(Instant::now);
-                }
             }
         }
     }

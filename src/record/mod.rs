@@ -6,6 +6,7 @@
 //! replaces the one of its symbol, resolution and time.
 
 pub mod days;
+mod frame;
 mod intake;
 pub mod lane;
 mod log;
@@ -84,7 +85,6 @@ pub async fn record(settings: Record, stop: CancellationToken) -> anyhow::Result
     let mut lanes = Lanes {
         settings: &settings,
         metrics: &metrics,
-        stop: &stop,
         inputs: Vec::new(),
         ends: Vec::new(),
         health: Vec::new(),
@@ -136,7 +136,6 @@ pub async fn record(settings: Record, stop: CancellationToken) -> anyhow::Result
 struct Lanes<'a> {
     settings: &'a Record,
     metrics: &'a RecordMetrics,
-    stop: &'a CancellationToken,
     inputs: Vec<mpsc::Sender<Batch>>,
     ends: Vec<JoinHandle<usize>>,
     health: Vec<(&'static str, OutputMetrics)>,
@@ -159,9 +158,7 @@ impl Lanes<'_> {
         let lane = Lane::new::<O>(Log::new(spool), pace, metrics);
         let (input, batches) = mpsc::channel(QUEUED_BATCHES);
         self.inputs.push(input);
-        let stop = self.stop.clone();
-        let run = lane.run(output, batches, stop);
-        self.ends.push(tokio::spawn(run));
+        self.ends.push(tokio::spawn(lane.run(output, batches)));
         Ok(())
     }
 }

@@ -1,31 +1,21 @@
 //! Batches on disk, until a database has them.
 //!
-//! A folder of segments, `NUMBER.spool`, each a run of frames that are only ever appended:
-//!
-//! ```text
-//! length (4 bytes) | CRC-32 of the rest (4) | arrival, ms, 0 for none (8) | bars (4) | JSON, as a batch on the bus
-//! ```
-//!
-//! all little-endian, the length that of all behind the checksum. Every append is on the disk
+//! A folder of segments, `NUMBER.spool`, each a run of frames (see [`frame`](super::frame)) that are only
+//! ever appended. Every append is on the disk
 //! (`fdatasync`) when it returns. A frame that a crash tore off is cut away when the folder is opened
 //! again. A segment is removed when all of it is written to the database; what was written but not removed
 //! is written again after a restart, which an upsert makes harmless.
 
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use super::Batch;
-use crate::bar::{BATCH_CHANNEL, BatchEncoder, Decoder, Message};
+use super::frame::{Frames, frame};
+use crate::bar::Decoder;
 
 const SUFFIX: &str = "spool";
-/// Length and checksum.
-const HEAD_BYTES: usize = 8;
-/// Arrival and count, which the checksum covers.
-const FIXED_BYTES: usize = 12;
-/// Largest frame that is believed, in bytes; ours are some 200 KiB.
-const MAX_FRAME_BYTES: usize = 4 << 20;
 /// As near to the bound, in bytes, counts as full: the largest frame that is written.
 const ROOM_BYTES: u64 = 512 << 10;
 /// Largest segment, in bytes: what stays on disk at most though it is written to the database.
@@ -158,7 +148,9 @@ impl Spool {
         let written = writer.write_all(&frame).and_then(|()| writer.sync_data());
         if let Err(why) = written {
             // A part of the frame would hide all that comes behind it.
-            writer.set_len(last.bytes)?;
+            if writer.set_len(last.bytes).is_err() {
+                self.writer = None;
+            }
             return Err(why);
         }
         last.bytes += length;
@@ -264,93 +256,104 @@ impl Spool {
     }
 }
 
-fn frame(batch: &Batch) -> io::Result<Vec<u8>> {
-    let mut json = BatchEncoder::default();
-    for (topic, bar) in &batch.bars {
-        json.push(&Message::new(*topic, *bar));
-    }
-    let json = json.take(false)?;
-    let too_large = |_| io::Error::other("a batch of more than 4 GiB");
-    let length = u32::try_from(FIXED_BYTES + json.len()).map_err(too_large)?;
-    let bars = u32::try_from(batch.bars.len()).map_err(too_large)?;
-    let mut rest = Vec::with_capacity(FIXED_BYTES + json.len());
-    rest.extend_from_slice(&batch.arrived_ms.unwrap_or(0).to_le_bytes());
-    rest.extend_from_slice(&bars.to_le_bytes());
-    rest.extend_from_slice(&json);
-    let mut frame = Vec::with_capacity(HEAD_BYTES + rest.len());
-    frame.extend_from_slice(&length.to_le_bytes());
-    frame.extend_from_slice(&crc32fast::hash(&rest).to_le_bytes());
-    frame.extend_from_slice(&rest);
-    Ok(frame)
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bar::{Bar, Number, Topic};
 
-/// Frames of one segment, one after the other.
-struct Frames {
-    file: BufReader<File>,
-    /// Behind the frame that was read last.
-    offset: u64,
-}
-
-struct Frame {
-    arrived_ms: Option<i64>,
-    bars: usize,
-    json: Vec<u8>,
-}
-
-impl Frames {
-    fn open(path: &Path, offset: u64) -> io::Result<Self> {
-        let mut file = BufReader::new(File::open(path)?);
-        file.seek(SeekFrom::Start(offset))?;
-        Ok(Self { file, offset })
-    }
-
-    /// The next frame; `None` at the end, and where it is torn or wrong.
-    fn next(&mut self) -> io::Result<Option<Frame>> {
-        let mut head = [0; HEAD_BYTES];
-        if !self.fill(&mut head)? {
-            return Ok(None);
-        }
-        let [a, b, c, d, e, f, g, h] = head;
-        let length = u32::from_le_bytes([a, b, c, d]) as usize;
-        if !(FIXED_BYTES..=MAX_FRAME_BYTES).contains(&length) {
-            return Ok(None);
-        }
-        let mut rest = vec![0; length];
-        if !self.fill(&mut rest)? || crc32fast::hash(&rest) != u32::from_le_bytes([e, f, g, h]) {
-            return Ok(None);
-        }
-        self.offset += (HEAD_BYTES + length) as u64;
-        let json = rest.split_off(FIXED_BYTES);
-        let (arrived, bars) = rest.split_at(FIXED_BYTES - 4);
-        let arrived = arrived.try_into().map(i64::from_le_bytes).unwrap_or(0);
-        let bars = bars.try_into().map(u32::from_le_bytes).unwrap_or(0);
-        Ok(Some(Frame {
-            arrived_ms: Some(arrived).filter(|ms| *ms != 0),
-            bars: bars as usize,
-            json,
-        }))
-    }
-
-    /// `false` when the file ends before.
-    fn fill(&mut self, buffer: &mut [u8]) -> io::Result<bool> {
-        match self.file.read_exact(buffer) {
-            Ok(()) => Ok(true),
-            Err(why) if why.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
-            Err(why) => Err(why),
-        }
-    }
-}
-
-impl Frame {
-    fn decode(&self, decoder: &mut Decoder) -> Batch {
-        let mut bars = Vec::with_capacity(self.bars);
-        decoder.decode(BATCH_CHANNEL, &self.json, |message| match message {
-            Ok(message) => bars.push((message.topic, message.bar)),
-            Err(why) => tracing::error!(%why, "a bar of the spool cannot be read"),
-        });
+    /// So many bars; their prices tell them apart.
+    fn batch(from: u64, bars: u64) -> Batch {
+        let topic: Topic = "bars:A:1".parse().unwrap();
+        let bar = |price| {
+            let numbers = [Number::Unsigned(price); 5];
+            (topic, Bar::new(topic.resolution, 0, numbers, true).unwrap())
+        };
         Batch {
-            arrived_ms: self.arrived_ms,
-            bars,
+            arrived_ms: (from > 0).then_some(1_700_000_000_000),
+            bars: (from..from + bars).map(bar).collect(),
+        }
+    }
+
+    fn drain(spool: &mut Spool, bars: usize) -> Vec<Batch> {
+        let mut all = Vec::new();
+        while spool.bars() > 0 {
+            let (batches, mark) = spool.oldest(bars).unwrap();
+            spool.forget(mark);
+            all.extend(batches);
+        }
+        all
+    }
+
+    fn files(folder: &Path) -> usize {
+        fs::read_dir(folder).unwrap().count()
+    }
+
+    #[test]
+    fn batches_come_back_in_order_over_many_segments_and_openings() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        let all: Vec<_> = (0..60).map(|n| batch(n * 1_000, 1_000)).collect();
+        let mut spool = Spool::open(folder, 64 << 20).unwrap();
+        for batch in &all[..50] {
+            assert!(spool.append(batch).unwrap());
+        }
+        // Some are written to the database, of which a part is in a segment that stays.
+        let (first, mark) = spool.oldest(3_000).unwrap();
+        assert_eq!(first, all[..3]);
+        spool.forget(mark);
+        assert_eq!(spool.bars(), 47_000);
+        let mut spool = Spool::open(folder, 64 << 20).unwrap();
+        assert_eq!(spool.bars(), 50_000);
+        for batch in &all[50..] {
+            assert!(spool.append(batch).unwrap());
+        }
+        assert_eq!(drain(&mut spool, 7_000), all);
+        assert_eq!((spool.bars(), spool.bytes(), files(folder)), (0, 0, 1));
+        // And it goes on in the file that is left.
+        assert!(spool.append(&all[1]).unwrap());
+        assert_eq!(drain(&mut spool, 1), all[1..2]);
+    }
+
+    #[test]
+    fn the_bound_holds_and_there_is_room_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut spool = Spool::open(folder.path(), LEAST_BYTES).unwrap();
+        let mut taken = 0;
+        while spool.append(&batch(taken, 1_000)).unwrap() {
+            taken += 1_000;
+            assert!(spool.bytes() <= LEAST_BYTES);
+        }
+        assert!(taken > 10_000 && spool.is_full());
+        assert!(files(folder.path()) > 2);
+        let (batches, mark) = spool.oldest(20_000).unwrap();
+        assert_eq!(batches.len(), 20);
+        spool.forget(mark);
+        assert!(spool.append(&batch(taken, 1_000)).unwrap());
+        let rest = drain(&mut spool, 1_000);
+        assert_eq!(rest.last(), Some(&batch(taken, 1_000)));
+    }
+
+    #[test]
+    fn damage_costs_what_is_behind_it_in_its_segment_alone() {
+        let all: Vec<_> = (0..20).map(|n| batch(n * 1_000, 1_000)).collect();
+        for is_opened_again in [false, true] {
+            let folder = tempfile::tempdir().unwrap();
+            let mut spool = Spool::open(folder.path(), LEAST_BYTES).unwrap();
+            for batch in &all {
+                assert!(spool.append(batch).unwrap());
+            }
+            let first = spool.path(1);
+            let mut bytes = fs::read(&first).unwrap();
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+            fs::write(&first, bytes).unwrap();
+            if is_opened_again {
+                spool = Spool::open(folder.path(), LEAST_BYTES).unwrap();
+            }
+            let rest = drain(&mut spool, 4_000);
+            assert!((10..20).contains(&rest.len()), "{} of 20", rest.len());
+            assert!(rest.iter().all(|batch| all.contains(batch)));
+            assert_eq!(rest.last(), all.last());
         }
     }
 }
