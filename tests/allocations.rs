@@ -1,16 +1,18 @@
 //! Delivering allocates nothing: counted, over real sockets that take the bytes.
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
-use std::io::{self, Read};
+#[path = "../benches/common/plain.rs"]
+mod plain;
+
+use std::io::Read;
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Instant;
 
 use barcast::gateway::batch::{Batch, Head, Kind};
-use barcast::gateway::hub::{Hub, Socket};
+use barcast::gateway::hub::Hub;
 use barcast::gateway::registry::{Entry, Registry};
-use socket2::SockRef;
+use plain::Plain;
 
 #[global_allocator]
 static ALLOCATOR: dhat::Alloc = dhat::Alloc;
@@ -21,24 +23,6 @@ const PER_CLIENT: usize = 20;
 const ROUNDS: u64 = 10;
 /// A frame of this payload: 20 of them, ten times over, are well within a socket's buffer.
 const PAYLOAD: &[u8] = &[b'x'; 150];
-
-struct Plain(TcpStream);
-
-impl Socket for Plain {
-    type Handle<'a> = BorrowedFd<'a>;
-
-    fn handle(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-
-    fn send(handle: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
-        SockRef::from(&handle).send(bytes)
-    }
-
-    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
-        SockRef::from(&self.0).send(bytes)
-    }
-}
 
 fn batch(entries: &[Arc<Entry>], version: u64) -> Batch {
     let mut batch = Batch::default();

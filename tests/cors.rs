@@ -28,11 +28,13 @@ fn shared(origins: &str) -> (Running, Feed<<MemoryBus as Bus>::Publisher>) {
     })
 }
 
-const SHARED: [&str; 4] = [
+const SHARED: [&str; 6] = [
     "/udf/config",
     "/udf/history?x",
     "/udf/nothing",
     "/api/v1/topics",
+    "/api/v1/asyncapi.json",
+    "/api/v1/openapi.json",
 ];
 const ALLOWED: &str = "access-control-allow-origin";
 

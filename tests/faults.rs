@@ -228,6 +228,21 @@ fn malformed() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     ]
 }
 
+/// What is malformed is told in the log, with the channel, at a bounded rate.
+fn assert_told(log: &str) {
+    let lines = log
+        .lines()
+        .filter(|line| line.contains("malformed message dropped"));
+    let lines: Vec<_> = lines.collect();
+    assert!(
+        lines[0].contains("WARN") && lines[0].contains("bars:AAPL:1"),
+        "{}",
+        lines[0]
+    );
+    assert!(lines[0].contains("hello"), "{}", lines[0]);
+    assert!(lines.len() < 30, "{} lines", lines.len());
+}
+
 #[test]
 fn malformed_messages_cost_no_good_one_and_are_counted_by_reason() {
     let redis = RedisServer::start();
@@ -305,19 +320,7 @@ fn malformed_messages_cost_no_good_one_and_are_counted_by_reason() {
             "{reason}"
         );
     }
-    // Told in the log, with the channel, at a bounded rate.
-    let log = serve.process.log();
-    let lines = log
-        .lines()
-        .filter(|line| line.contains("malformed message dropped"));
-    let lines: Vec<_> = lines.collect();
-    assert!(
-        lines[0].contains("WARN") && lines[0].contains("bars:AAPL:1"),
-        "{}",
-        lines[0]
-    );
-    assert!(lines[0].contains("hello"), "{}", lines[0]);
-    assert!(lines.len() < 30, "{} lines", lines.len());
+    assert_told(&serve.process.log());
 }
 
 #[test]

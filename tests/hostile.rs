@@ -1,29 +1,23 @@
 //! Clients that mean harm: they cost a bounded amount, others do not feel them, and when they are gone
-//! so is all that was kept for them. A limit's own tests are in `limits.rs`.
+//! so is all that was kept for them. Storms of subscriptions are in `hostile_subscriptions.rs`, a limit's own
+//! tests in `limits.rs`.
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 mod common;
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::sync::atomic::Ordering;
+use std::net::Shutdown;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use barcast::bus::{Outgoing, Publisher};
-use barcast::gateway::Config;
 use barcast::gateway::worker::{MAX_HTTP_CONNECTIONS, REFUSED_HTTP};
 use common::client::{
     BINARY, CLOSE, CONTINUATION, Client, PING, PONG, TEXT, Wire, frame, frame_with, handshake,
     metric,
 };
 use common::eventually_blocking;
-use common::gateway::{Feed, Running, START, candle, config, in_process};
-
-/// Clients that are there before the harm begins, on both workers.
-const ESTABLISHED: usize = 8;
-/// No limit on messages: what is left when the rate does not protect.
-const ANY_RATE: u32 = 1_000_000;
+use common::gateway::{candle, config, in_process};
+use common::harm::{ESTABLISHED, any_rate, drain, given_back, push, unharmed};
 
 /// Both ends of every connection are in this process.
 fn allow_files(connections: usize) {
@@ -33,76 +27,6 @@ fn allow_files(connections: usize) {
         files >= wanted,
         "{files} open files are too few for this test"
     );
-}
-
-fn any_rate() -> Config {
-    let mut config = config();
-    config.limits.max_messages_per_second = ANY_RATE;
-    config
-}
-
-/// Bars flow to established clients all the while: each gets every one, in order.
-fn unharmed<T: Send>(
-    gateway: &Running,
-    feed: &mut Feed<impl Publisher>,
-    harm: impl FnOnce(SocketAddr) -> T + Send,
-) -> T {
-    let mut clients: Vec<_> = (0..ESTABLISHED).map(|_| gateway.client()).collect();
-    for client in &mut clients {
-        client.subscribe("bars:GOOD:1");
-    }
-    let mut price = 0;
-    let mut round = || {
-        price += 1;
-        let bar = candle("GOOD", 0, price).closed();
-        feed.bar(&bar);
-        for client in &mut clients {
-            assert_eq!(client.text(), bar.update());
-        }
-    };
-    let address = gateway.address;
-    thread::scope(|scope| {
-        let harm = scope.spawn(move || harm(address));
-        while !harm.is_finished() {
-            round();
-        }
-        (0..10).for_each(|_| round());
-        harm.join().unwrap()
-    })
-}
-
-/// Nobody is left, nothing is watched, and there are `topics` topics.
-fn given_back(gateway: &Running, topics: usize) {
-    eventually_blocking("all have left", || gateway.node.clients() == 0);
-    assert_eq!(metric(gateway.address, "barcast_clients"), 0);
-    let registry = &gateway.node.registry;
-    eventually_blocking("nothing is watched", || {
-        registry.all().iter().all(|entry| {
-            entry.subscribers.load(Ordering::Relaxed) == 0 && entry.lock().watchers == 0
-        })
-    });
-    assert_eq!(registry.len(), topics);
-}
-
-/// Sends what the other side may no longer take.
-fn push(stream: &mut TcpStream, bytes: &[u8]) {
-    let _ = stream.write_all(bytes);
-}
-
-/// Reads to the end of the connection, whatever comes.
-fn drain(stream: &mut TcpStream) -> Vec<u8> {
-    // Pings would begin each read's patience anew.
-    let end = Instant::now() + common::DEADLINE;
-    let (mut all, mut bytes) = (Vec::new(), [0; 4 << 10]);
-    while Instant::now() < end {
-        match stream.read(&mut bytes) {
-            Ok(0) => return all,
-            Ok(read) => all.extend_from_slice(&bytes[..read]),
-            Err(why) if why.kind() == std::io::ErrorKind::ConnectionReset => return all,
-            Err(why) => panic!("the connection does not end: {why}"),
-        }
-    }
-    panic!("the connection does not end");
 }
 
 #[test]
@@ -233,155 +157,6 @@ fn pings_are_answered_in_order_where_no_rate_forbids_them() {
         });
     });
     given_back(&gateway, 1);
-}
-
-fn selection(kind: &str, topics: &[String]) -> Vec<u8> {
-    let topics: Vec<_> = topics.iter().map(|topic| format!("\"{topic}\"")).collect();
-    let topics = topics.join(",");
-    let text = format!(r#"{{"type":"bars.{kind}","payload":{{"topics":[{topics}]}}}}"#);
-    frame(TEXT, text)
-}
-
-#[test]
-fn storms_of_subscriptions_leave_nothing_behind() {
-    const STORMS: usize = 8;
-    const TURNS: usize = 150;
-    let (gateway, mut feed) = in_process(any_rate());
-    unharmed(&gateway, &mut feed, |address| {
-        thread::scope(|scope| {
-            for storm in 0..STORMS {
-                scope.spawn(move || {
-                    let mut client = Client::connect(address);
-                    let mut random = fastrand::Rng::with_seed(storm as u64);
-                    for turn in 0..TURNS {
-                        // Some of its own, some that others want as well, patterns among them.
-                        let mut topics: Vec<_> = (0..random.usize(1..8))
-                            .map(|_| format!("bars:S{}:1", random.u8(0..30)))
-                            .collect();
-                        topics.push(format!("bars:OWN{storm}.{turn}:1"));
-                        topics.push("bars:GOOD:1".to_owned());
-                        if random.u8(0..4) == 0 {
-                            topics.push(format!("bars:*:{}", ["1", "5"][random.usize(0..2)]));
-                        }
-                        client.wire.send(selection("subscribe", &topics));
-                        if random.u8(0..4) > 0 {
-                            client.wire.send(selection("unsubscribe", &topics));
-                        }
-                    }
-                    let answers = client.until_pong();
-                    assert!(answers.iter().any(|text| text.contains("Unsubscribed")));
-                    // Half leave as they are.
-                    if storm % 2 == 0 {
-                        client.ask(
-                            r#"{"type":"bars.unsubscribe","payload":{"topics":["bars:*:*"]}}"#,
-                        );
-                    }
-                });
-            }
-        });
-    });
-    given_back(&gateway, 1);
-}
-
-#[test]
-fn storms_of_subscriptions_are_closed_as_too_fast() {
-    let (gateway, mut feed) = in_process(config());
-    unharmed(&gateway, &mut feed, |address| {
-        let topics = ["bars:*:*".to_owned(), "bars:X:1".to_owned()];
-        let turn = [
-            selection("subscribe", &topics),
-            selection("unsubscribe", &topics),
-        ]
-        .concat();
-        for _ in 0..4 {
-            let mut client = Client::connect(address);
-            push(&mut client.wire.stream, &turn.repeat(200));
-            drain(&mut client.wire.stream);
-        }
-    });
-    assert_eq!(gateway.node.metrics.closed(4429).get(), 4);
-    given_back(&gateway, 1);
-}
-
-#[test]
-fn patterns_over_ten_thousand_topics() {
-    const TOPICS: usize = 10_000;
-    let mut config = any_rate();
-    config.limits.max_topics = TOPICS + 10;
-    config.limits.max_topics_per_client = TOPICS + 10;
-    config.history_bars = 1;
-    let (gateway, mut feed) = in_process(config);
-    let round = |minute: i64| -> Vec<Outgoing> {
-        (0..TOPICS)
-            .map(|n| Outgoing {
-                channel: format!("bars:T{n}:1"),
-                payload: format!(
-                    r#"{{"symbol":"T{n}","resolution":"1","bar":{}}}"#,
-                    candle("T", minute, 1).json()
-                )
-                .into_bytes(),
-            })
-            .collect()
-    };
-    feed.all(round(0));
-    gateway.received(TOPICS as u64);
-    let mut greedy = unharmed(&gateway, &mut feed, |address| {
-        let mut clients: Vec<_> = (0..3).map(|_| Client::connect(address)).collect();
-        for client in &mut clients {
-            client.send(r#"{"type":"bars.subscribe","payload":{"symbol":"T1","resolution":"1"}}"#);
-            client
-                .wire
-                .send(selection("subscribe", &["bars:*:*".to_owned()]));
-            let came = client.until_pong();
-            let shown = came
-                .iter()
-                .filter(|text| text.contains(r#""topic":"bars:T"#) && text.contains("bars.update"));
-            assert_eq!(shown.count(), TOPICS);
-            client.ask(r#"{"type":"bars.unsubscribe","payload":{"topics":["bars:*:1"]}}"#);
-        }
-        for client in &mut clients {
-            client
-                .wire
-                .send(selection("subscribe", &["bars:*:1".to_owned()]));
-            client.until_pong();
-        }
-        // One leaves with all of it.
-        clients.pop();
-        clients
-    });
-    feed.all(round(1));
-    let time = format!(r#""time":{}"#, START + common::gateway::MINUTE);
-    for client in &mut greedy {
-        let mut left = TOPICS;
-        while left > 0 {
-            left -= usize::from(client.text().contains(&time));
-        }
-    }
-    drop(greedy);
-    given_back(&gateway, TOPICS + 1);
-}
-
-/// A request must not cost a system call for each topic that its pattern covers.
-#[test]
-fn a_pattern_is_shown_in_few_writes() {
-    let (gateway, mut feed) = in_process(config());
-    let bars = (0..900).map(|n| candle(format!("T{n}").leak(), 0, 1));
-    feed.all(bars.map(|bar| bar.outgoing()).collect());
-    gateway.received(900);
-    let mut client = gateway.client();
-    client.until_pong();
-    let writes = &gateway.node.metrics.writes;
-    let before = writes.get();
-    client
-        .wire
-        .send(selection("subscribe", &["bars:*:*".to_owned()]));
-    assert_eq!(client.until_pong().len(), 1 + 900);
-    client.until_pong();
-    assert!(
-        writes.get() - before < 90,
-        "{} writes",
-        writes.get() - before
-    );
 }
 
 #[test]

@@ -4,38 +4,17 @@
 
 mod common;
 
-use barcast::bus::{Bus, MemoryBus};
 use barcast::clock;
 use barcast::gateway::{Config, udf};
 use common::client::{get, metric};
-use common::gateway::{Candle, Feed, Running, candle, config, in_process};
-use serde_json::{Value, json};
+use common::gateway::{Candle, Running, candle, config, in_process};
+use common::udf::{ask, errmsg, having};
+use serde_json::json;
 
 /// Every resolution, as UDF writes them.
 const RESOLUTIONS: [&str; 16] = [
     "1S", "5S", "15S", "30S", "1", "3", "5", "15", "30", "45", "60", "120", "240", "1D", "1W", "1M",
 ];
-
-fn ask(gateway: &Running, path: &str) -> Value {
-    let answer = get(gateway.address, &format!("/udf/{path}"));
-    assert_eq!(answer.status, 200, "{path}: {}", answer.body);
-    assert_eq!(answer.header("content-type"), Some("application/json"));
-    serde_json::from_str(&answer.body).unwrap_or_else(|why| panic!("{why}: {}", answer.body))
-}
-
-fn errmsg(gateway: &Running, path: &str) -> String {
-    let answer = ask(gateway, path);
-    assert_eq!(answer["s"], "error", "{path}: {answer}");
-    answer["errmsg"].as_str().unwrap().to_owned()
-}
-
-/// A gateway that has these bars.
-fn having(config: Config, bars: &[Candle]) -> (Running, Feed<<MemoryBus as Bus>::Publisher>) {
-    let (gateway, mut feed) = in_process(config);
-    feed.all(bars.iter().map(Candle::outgoing).collect());
-    gateway.received(bars.len() as u64);
-    (gateway, feed)
-}
 
 fn listed(file: &str) -> Config {
     let listings: udf::Listings = file.parse().unwrap();

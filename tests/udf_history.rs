@@ -4,36 +4,15 @@
 
 mod common;
 
-use barcast::bus::{Bus, MemoryBus};
 use barcast::gateway::{Config, udf};
 use common::client::get;
-use common::gateway::{Candle, Feed, Running, START, candle, config, in_process};
+use common::gateway::{Candle, Running, START, candle, config, in_process};
+use common::udf::{ask, errmsg, having};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
 /// `START` in the protocol's unit.
 const START_SECONDS: i64 = START / 1_000;
-
-fn ask(gateway: &Running, path: &str) -> Value {
-    let answer = get(gateway.address, &format!("/udf/{path}"));
-    assert_eq!(answer.status, 200, "{path}: {}", answer.body);
-    assert_eq!(answer.header("content-type"), Some("application/json"));
-    serde_json::from_str(&answer.body).unwrap_or_else(|why| panic!("{why}: {}", answer.body))
-}
-
-fn errmsg(gateway: &Running, path: &str) -> String {
-    let answer = ask(gateway, path);
-    assert_eq!(answer["s"], "error", "{path}: {answer}");
-    answer["errmsg"].as_str().unwrap().to_owned()
-}
-
-/// A gateway that has these bars.
-fn having(config: Config, bars: &[Candle]) -> (Running, Feed<<MemoryBus as Bus>::Publisher>) {
-    let (gateway, mut feed) = in_process(config);
-    feed.all(bars.iter().map(Candle::outgoing).collect());
-    gateway.received(bars.len() as u64);
-    (gateway, feed)
-}
 
 /// The answer that holds these minutes' bars of price 1 and so on.
 fn columns(bars: &[Candle]) -> Value {

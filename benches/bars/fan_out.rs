@@ -5,14 +5,13 @@
 use std::hint::black_box;
 use std::io::{self, Read};
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use barcast::gateway::hub::Socket;
 use criterion::{Criterion, Throughput};
-use socket2::SockRef;
 
 use crate::common::{WATCHLISTS, Watchlists};
+use crate::plain::Plain;
 
 /// Clients when the bench is only tried.
 const FEW_CLIENTS: usize = 20;
@@ -21,32 +20,14 @@ const OUTBOX_BYTES: usize = 1 << 20;
 /// After this a byte that was sent does not come any more.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-struct Sender(TcpStream);
-
-impl Socket for Sender {
-    type Handle<'a> = BorrowedFd<'a>;
-
-    fn handle(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-
-    fn send(handle: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
-        SockRef::from(&handle).send(bytes)
-    }
-
-    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
-        SockRef::from(&self.0).send(bytes)
-    }
-}
-
 /// A connection's two ends: the gateway's, which never waits, and the client's, which does.
-fn connect(listener: &TcpListener) -> io::Result<(Sender, TcpStream)> {
+fn connect(listener: &TcpListener) -> io::Result<(Plain, TcpStream)> {
     let client = TcpStream::connect(listener.local_addr()?)?;
     client.set_read_timeout(Some(DEADLINE))?;
     let (stream, _) = listener.accept()?;
     stream.set_nonblocking(true)?;
     stream.set_nodelay(true)?;
-    Ok((Sender(stream), client))
+    Ok((Plain(stream), client))
 }
 
 /// Clients, and the bytes that each gets in a round.

@@ -14,6 +14,8 @@ mod fan_out;
 mod ingest;
 mod outbox;
 mod path;
+#[path = "../common/plain.rs"]
+mod plain;
 mod registry;
 #[path = "../../tests/common/mod.rs"]
 mod support;

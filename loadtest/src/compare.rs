@@ -1,13 +1,28 @@
 //! `loadtest compare`: the same load on several servers [in turn](crate::turns).
 
 use anyhow::{Error, Result, bail};
+use clap::Args;
 
-use crate::cli::CompareArgs;
 use crate::compare_report::{Absent, CompareReport, Compared, Ratios};
 use crate::floor::Mode;
+use crate::load::Load;
 use crate::peers::Peer;
 use crate::servers::Kind;
-use crate::turns::{self, AllTaken, Ground};
+use crate::turns::{self, AllTaken, Ground, TurnArgs};
+
+/// `loadtest compare`.
+#[derive(Debug, Clone, Args)]
+pub struct CompareArgs {
+    #[command(flatten)]
+    pub load: Load,
+    /// barcast, floor:bare, floor:gather, fastapi, node-ws, nchan, or commands with {port} and
+    /// {redis_port}; the others are compared with the first [default: all these, without the peers
+    /// that are not installed]
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub servers: Vec<Kind>,
+    #[command(flatten)]
+    pub turns: TurnArgs,
+}
 
 /// Runs the rounds, and says what came of them.
 ///

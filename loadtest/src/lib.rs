@@ -4,7 +4,7 @@
 //!
 //! | room | what is in it |
 //! |---|---|
-//! | [`cli`] | flags |
+//! | [`cli`] | the commands |
 //! | [`run`], [`report`] | one experiment against one server |
 //! | [`stage`] | the parts that experiments against one server are put together from |
 //! | [`ramp`] | how much one server carries: steps to the knee, and the law that they follow |
@@ -16,15 +16,16 @@
 //! | [`outcome`] | any experiment's report as a file |
 //! | [`html`] | such files as a page with plots |
 //! | [`floor`] | the yardstick server |
-//! | [`market`], [`watchlist`], [`publisher`] | what is published, who watches it, the schedule |
+//! | [`load`], [`market`], [`watchlist`], [`publisher`] | what is published, who watches it, the schedule |
 //! | [`swarm`], [`frame`], [`update`], [`tally`] | the clients: reading, and keeping account of what came |
-//! | [`rig`], [`servers`], [`pins`] | starting and ending what is measured, and where it runs |
+//! | [`rig`], [`site`], [`servers`], [`child`], [`pins`] | starting and ending what is measured, and where it runs |
 //! | [`process`], [`occupancy`], [`strace`], [`machine`], [`figures`], [`clock`], [`progress`] | CPU, who used the cores, memory, system calls, where it was measured, how figures are told |
 //!
 //! An experiment is open loop: bars are published when they are planned, whatever the server does, and
 //! latency counts from the planned time. `seq` counts the ticks, so that both sides know without a table
 //! what must come and which bars are closed.
 
+pub mod child;
 pub mod churn;
 pub mod cli;
 pub mod clock;
@@ -34,6 +35,7 @@ pub mod figures;
 pub mod floor;
 pub mod frame;
 pub mod html;
+pub mod load;
 pub mod machine;
 pub mod market;
 pub mod occupancy;
@@ -51,6 +53,7 @@ pub mod report;
 pub mod rig;
 pub mod run;
 pub mod servers;
+pub mod site;
 pub mod stage;
 pub mod strace;
 pub mod swarm;

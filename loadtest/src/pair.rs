@@ -2,10 +2,27 @@
 //! The median of a dozen ratios is told.
 
 use anyhow::Result;
+use clap::Args;
 
-use crate::cli::PairArgs;
+use crate::load::Load;
 use crate::pair_report::{PairReport, Side};
-use crate::turns::{self, AllTaken, Ground};
+use crate::servers::Kind;
+use crate::turns::{self, Ground, TurnArgs};
+
+/// `loadtest pair`.
+#[derive(Debug, Clone, Args)]
+pub struct PairArgs {
+    #[command(flatten)]
+    pub load: Load,
+    /// barcast, floor:bare, floor:gather, a peer, or a command with {port} and {redis_port}
+    #[arg(long, default_value = "barcast")]
+    pub a: Kind,
+    /// What it is compared with, likewise
+    #[arg(long, default_value = "floor:gather")]
+    pub b: Kind,
+    #[command(flatten)]
+    pub turns: TurnArgs,
+}
 
 /// Runs the pulses, and says what came of them.
 ///
@@ -14,13 +31,8 @@ use crate::turns::{self, AllTaken, Ground};
 pub fn pair(args: &PairArgs) -> Result<PairReport> {
     let ground = Ground::prepare(&args.load, &args.turns, 2)?;
     let rigs = vec![ground.spawn(&args.a)?, ground.spawn(&args.b)?];
-    let AllTaken {
-        scenario,
-        ended_early,
-        servers,
-        around,
-    } = turns::take(ground, rigs)?;
-    let sides = servers.into_iter().map(|(_, taken)| Ok(taken?.side));
+    let all = turns::take(ground, rigs)?;
+    let sides = all.servers.into_iter().map(|(_, taken)| Ok(taken?.side));
     let sides: Vec<Side> = sides.collect::<Result<_>>()?;
-    PairReport::of(scenario, ended_early, around, sides)
+    PairReport::of(all.scenario, all.ended_early, all.around, sides)
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
-use crate::cli::Load;
 use crate::figures::{Latency, grouped, ms, per};
+use crate::load::Load;
 use crate::machine::Machine;
 use crate::occupancy::Occupancy;
 use crate::process::Cpu;

@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use crate::cli::{Load, Site, ws_url};
+use crate::child::kill_all;
+use crate::load::Load;
 use crate::market::Market;
 use crate::pins::Pins;
 use crate::process::{Cpu, cpu, family, resident};
 use crate::publisher::Publisher;
-use crate::servers::{Kind, Launch, Redis, Server, kill_all};
+use crate::servers::{Kind, Launch, Redis, Server};
+use crate::site::{Site, ws_url};
 use crate::swarm::Target;
 
 /// After the clients are there, a server's memory is read when it had this long to settle.

@@ -1,14 +1,30 @@
 //! `loadtest run`: one experiment against one server.
 
 use anyhow::Result;
+use clap::Args;
 
-use crate::cli::RunArgs;
 use crate::figures::{Latency, curve, per};
+use crate::load::Load;
 use crate::machine::Machine;
 use crate::report::{CpuFigures, RunReport, Scenario};
+use crate::site::Site;
+pub use crate::stage::{DRAIN, traced_pass};
 use crate::stage::{Schedule, Stage};
 
-pub use crate::stage::{DRAIN, traced_pass};
+/// `loadtest run`.
+#[derive(Debug, Clone, Args)]
+pub struct RunArgs {
+    #[command(flatten)]
+    pub load: Load,
+    #[command(flatten)]
+    pub site: Site,
+    /// Measured seconds
+    #[arg(long, default_value_t = 10.0)]
+    pub duration: f64,
+    /// Seconds before them that are not measured
+    #[arg(long, default_value_t = 2.0)]
+    pub warmup: f64,
+}
 
 /// Length of the pass under strace, in seconds.
 pub const STRACE_SECONDS: f64 = 2.0;

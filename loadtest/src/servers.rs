@@ -2,36 +2,22 @@
 //! them again.
 
 use std::ffi::OsString;
-use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::str::FromStr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use tempfile::TempDir;
 
+use crate::child::Child;
 use crate::floor::Mode;
 use crate::peers::Peer;
 use crate::pins::Cores;
 
-/// Longest wait for a server to be ready.
-const READY_TIMEOUT: Duration = Duration::from_secs(30);
-/// Longest wait for one to end by itself.
-const END_TIMEOUT: Duration = Duration::from_secs(3);
-/// How often it is looked whether it has.
-const POLL: Duration = Duration::from_millis(10);
 /// Longest wait for an answer to a question about readiness.
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
-/// So much of a failed server's output is shown, in bytes.
-const SHOWN_BYTES: usize = 2_000;
-
 /// What serves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kind {
@@ -96,95 +82,6 @@ pub struct Launch {
     pub cores: Cores,
 }
 
-/// The process groups that run now, with their folders: for an end without destructors.
-static STARTED: Mutex<Vec<(i32, PathBuf)>> = Mutex::new(Vec::new());
-
-fn started() -> MutexGuard<'static, Vec<(i32, PathBuf)>> {
-    STARTED.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Kills everything that was started here: only for when this process ends at once.
-pub fn kill_all() {
-    for (group, folder) in started().iter() {
-        let _ = kill(Pid::from_raw(-group), Signal::SIGKILL);
-        let _ = fs::remove_dir_all(folder);
-    }
-}
-
-/// A process that ends with this value.
-#[derive(Debug)]
-struct Process {
-    child: Child,
-    output: PathBuf,
-    // Dropped after the process has ended: it writes into it.
-    _dir: TempDir,
-}
-
-impl Process {
-    /// `at_home`: in an empty folder of its own; otherwise in ours, which a command may name paths from.
-    fn start(mut command: Command, at_home: bool) -> Result<Self> {
-        let dir = tempfile::tempdir()?;
-        if at_home {
-            command.current_dir(dir.path());
-        }
-        let output = dir.path().join("output");
-        let file = File::create(&output)?;
-        command
-            .stdin(Stdio::null())
-            .stdout(file.try_clone()?)
-            .stderr(file)
-            // A group of its own: Ctrl-C on the terminal must not end it before it was measured.
-            .process_group(0);
-        let child = command
-            .spawn()
-            .with_context(|| format!("starting {}", command.get_program().display()))?;
-        started().push((i32::try_from(child.id())?, dir.path().to_owned()));
-        Ok(Self {
-            child,
-            output,
-            _dir: dir,
-        })
-    }
-
-    fn wait_for(&mut self, what: &str, mut ready: impl FnMut() -> bool) -> Result<()> {
-        let start = Instant::now();
-        loop {
-            let ended = self.child.try_wait()?;
-            // One that has ended is not what answers there.
-            if ended.is_none() && ready() {
-                return Ok(());
-            }
-            if ended.is_some() || start.elapsed() > READY_TIMEOUT {
-                let output = fs::read(&self.output).unwrap_or_default();
-                let output = &output[output.len().saturating_sub(SHOWN_BYTES)..];
-                let how = ended.map_or("is not ready".to_owned(), |code| format!("ended ({code})"));
-                bail!("{what} {how}:\n{}", String::from_utf8_lossy(output).trim());
-            }
-            std::thread::sleep(POLL);
-        }
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        if let Ok(id) = i32::try_from(self.child.id()) {
-            let group = Pid::from_raw(-id);
-            let _ = kill(group, Signal::SIGTERM);
-            let start = Instant::now();
-            while start.elapsed() < END_TIMEOUT {
-                if !matches!(self.child.try_wait(), Ok(None)) {
-                    break;
-                }
-                std::thread::sleep(POLL);
-            }
-            // Whatever is left of it, children included.
-            let _ = kill(group, Signal::SIGKILL);
-            started().retain(|(other, _)| *other != id);
-        }
-        let _ = self.child.wait();
-    }
-}
-
 /// A port that is free now, on 127.0.0.1.
 fn free_port() -> Result<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
@@ -196,7 +93,7 @@ fn free_port() -> Result<u16> {
 #[derive(Debug)]
 pub struct Redis {
     port: u16,
-    process: Process,
+    process: Child,
 }
 
 impl Redis {
@@ -208,10 +105,10 @@ impl Redis {
         command.args(["--bind", "127.0.0.1", "--port", &port.to_string()]);
         command.args(["--save", "", "--appendonly", "no"]);
         let mut process =
-            Process::start(command, true).context("redis-server has to be installed")?;
+            Child::start(command, true).context("redis-server has to be installed")?;
         let url = format!("redis://127.0.0.1:{port}");
         // The port was free a moment ago: another experiment's Redis may have taken it meanwhile.
-        let pid = format!("process_id:{}\r\n", process.child.id());
+        let pid = format!("process_id:{}\r\n", process.id());
         process.wait_for("redis-server", || {
             let info = crate::publisher::connect(&url).and_then(|mut connection| {
                 let info = redis::cmd("INFO").arg("server").query(&mut connection);
@@ -224,7 +121,7 @@ impl Redis {
 
     /// Its process.
     pub fn pid(&self) -> u32 {
-        self.process.child.id()
+        self.process.id()
     }
 
     /// On 127.0.0.1.
@@ -243,7 +140,7 @@ pub struct Server {
     pub addr: SocketAddr,
     /// What was started, for the report.
     pub command: String,
-    process: Process,
+    process: Child,
 }
 
 impl Server {
@@ -261,7 +158,7 @@ impl Server {
         let text = words.join(" ");
         // Peers write files.
         let at_home = matches!(kind, Kind::Peer(_));
-        let mut process = launch.cores.with(|| Process::start(command, at_home))?;
+        let mut process = launch.cores.with(|| Child::start(command, at_home))?;
         let asks = matches!(kind, Kind::Barcast | Kind::Floor(_));
         process.wait_for(&text, || {
             if asks {
@@ -279,7 +176,7 @@ impl Server {
 
     /// Its process.
     pub fn pid(&self) -> u32 {
-        self.process.child.id()
+        self.process.id()
     }
 }
 

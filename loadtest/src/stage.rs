@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 
-use crate::cli::{Load, Site};
 use crate::clock::{Clock, micros};
 use crate::figures::{Latency, grouped};
+use crate::load::Load;
 use crate::market::Market;
 use crate::occupancy::{Occupancy, Reading, Watch};
 use crate::pins::Pins;
@@ -18,6 +18,7 @@ use crate::progress::Progress;
 use crate::publisher::{Lateness, Publisher};
 use crate::report::{Connect, Memory, Second};
 use crate::rig::{Rig, SETTLE, Watched, stop_on_signal};
+use crate::site::Site;
 use crate::strace::{Strace, SystemCalls};
 use crate::swarm::{Interval, Swarm, Target};
 use crate::tally::Counts;

@@ -9,10 +9,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Result, ensure};
+use clap::Args;
 
-use crate::cli::{Load, TurnArgs};
 use crate::clock::Clock;
 use crate::figures::{Latency, Spread, per};
+use crate::load::Load;
 use crate::machine::Machine;
 use crate::market::Market;
 use crate::occupancy::{Occupancy, Reading, Watch};
@@ -25,6 +26,20 @@ use crate::rig::{Rig, SETTLE, stop_on_signal};
 use crate::run::{DRAIN, STRACE_SECONDS, traced_pass};
 use crate::servers::Kind;
 use crate::swarm::{Interval, Swarm};
+
+/// Pulses to several servers in turn.
+#[derive(Debug, Clone, Args)]
+pub struct TurnArgs {
+    /// Measured pulses of each server
+    #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub pulses: u32,
+    /// Pulses of each server before them that are not measured
+    #[arg(long, default_value_t = 2)]
+    pub warmup_pulses: u32,
+    /// Seconds of a pulse
+    #[arg(long, default_value_t = 1.0)]
+    pub pulse: f64,
+}
 
 /// What the servers stand on.
 pub struct Ground {

@@ -1,6 +1,8 @@
 //! What a measuring client wants to know of a server's message, found by searching for fixed bytes: a
 //! full JSON parse of every update would cost the swarm more than reading it from the socket does.
 
+use serde_json::Value;
+
 use crate::market::parse_digits;
 
 /// The kinds of message that are looked at.
@@ -135,6 +137,24 @@ fn number(text: &[u8], key: &[u8]) -> Option<u64> {
     parse_digits(&digits[..end])
 }
 
+/// Whether two JSON texts say the same. A server may have written it anew, in another order, and
+/// JavaScript writes 100.0 as 100.
+pub fn same(a: &[u8], b: &[u8]) -> bool {
+    let json = |text| serde_json::from_slice::<Value>(text).ok();
+    a == b || json(a).zip(json(b)).is_some_and(|(a, b)| equal(&a, &b))
+}
+
+fn equal(a: &Value, b: &Value) -> bool {
+    match (a, b) {
+        (Value::Object(a), Value::Object(b)) => {
+            let is_in_b = |(key, value)| b.get(key).is_some_and(|other| equal(value, other));
+            a.len() == b.len() && a.iter().all(is_in_b)
+        }
+        (Value::Number(a), Value::Number(b)) => a == b || a.as_f64() == b.as_f64(),
+        (a, b) => a == b,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use barcast::bar::{write_bar, write_update};
@@ -212,5 +232,15 @@ mod tests {
         assert_eq!(kind(br#"{"type":"error","payload":{}}"#), Kind::Error);
         assert_eq!(kind(br#"{"type":"bars.snapshot"}"#), Kind::Other);
         assert_eq!(kind(b"nonsense"), Kind::Other);
+    }
+
+    #[test]
+    fn bars_are_compared_by_what_they_say() {
+        assert!(same(br#"{"a":1}"#, br#"{"a":1}"#));
+        assert!(same(br#"{"b":2.50,"a":1}"#, br#"{"a":1,"b":2.5}"#));
+        assert!(same(br#"{"a":100}"#, br#"{"a":100.0}"#));
+        assert!(!same(br#"{"a":1}"#, br#"{"a":2}"#));
+        assert!(!same(br#"{"a":1}"#, br#"{"a":1,"b":1}"#));
+        assert!(!same(b"x", b"y"));
     }
 }

@@ -1,7 +1,5 @@
-//! Plans: computed by hand, their properties, and the whole command.
+//! Plans: computed by hand, and their properties. The whole command is in `plan_command.rs`.
 #![allow(clippy::unwrap_used, reason = "a test ends by it")]
-
-mod support;
 
 use clap::Parser;
 use loadtest::cli::{Cli, Command};
@@ -10,7 +8,6 @@ use loadtest::plan::model::Plan;
 use loadtest::plan::plan;
 use loadtest::plan::report::Source;
 use proptest::prelude::*;
-use support::{loadtest, report, run};
 
 fn args(line: &str) -> PlanArgs {
     let words = ["loadtest", "plan"]
@@ -31,7 +28,7 @@ const COSTS: &str = "--cost write_us=10 --cost bar_us=0.5 --cost cost_bytes=200 
 fn of(line: &str) -> Plan {
     let args = args(&format!("{line} {COSTS}"));
     args.check_values().unwrap();
-    let book = args.book((196, 180)).unwrap();
+    let book = args.book((196, 180));
     Plan::of(&args.state_costs(&book).unwrap()).unwrap()
 }
 
@@ -203,26 +200,6 @@ fn every_number_says_where_it_comes_from() {
     assert_eq!(users, [100_000.0, 150_000.0, 225_000.0]);
 }
 
-#[test]
-fn what_cannot_be_planned_is_said() {
-    for (line, named) in [
-        ("--users 0", "--users 0"),
-        ("--per-client 20 --topics 10", "--per-client 20"),
-        ("--headroom 1", "--headroom 1"),
-        ("--cost tea_us=1", "write_us"),
-        ("--cost write_us=-1", "write_us=-1"),
-        ("--topics 1000000 --memory 8", "--history-bars"),
-        ("--from /nowhere.json", "/nowhere.json"),
-        ("--check --users 1.5", "--users 1.5"),
-    ] {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        let output = loadtest().arg("plan").args(words).output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.code(), Some(2), "{said}");
-        assert!(said.contains(named) && said.lines().count() == 1, "{said}");
-    }
-}
-
 /// A load and a node, as flags.
 #[derive(Debug, Clone)]
 struct Case {
@@ -258,7 +235,7 @@ impl Case {
         line.push_str(" --years 3 ");
         let args = args(&format!("{line} {COSTS}"));
         args.check_values().unwrap();
-        let book = args.state_costs(&args.book((196, 180)).unwrap()).unwrap();
+        let book = args.state_costs(&args.book((196, 180))).unwrap();
         Plan::of(&book.with("year", 3.0, "three years")).unwrap()
     }
 }
@@ -364,101 +341,4 @@ proptest! {
         assert!(plan.get("writes") <= plan.get("deliveries") * (1.0 + 1e-9));
         assert!(plan.get("connections") >= plan.get("users_then") * (1.0 - 1e-9));
     }
-}
-
-#[test]
-fn a_load_is_planned_run_and_compared() {
-    let dir = tempfile::tempdir().unwrap();
-    let json = dir.path().join("plan.json");
-    let output = run(
-        "plan --check --server floor --users 60 --topics 10 --per-client 5 --rate 20 --rounds 1 \
-         --seconds 0.5 --calibrate-clients 80 --publish batch --explain",
-        &json,
-    );
-    let said = String::from_utf8_lossy(&output.stderr);
-    let report = report(&json);
-    assert_eq!(report["kind"], "plan");
-    // Whether it agrees is a matter of the machine: code 1 says that it does not.
-    let agrees = report["check"]["agrees"].as_bool().unwrap();
-    assert_eq!(output.status.code(), Some(i32::from(!agrees)), "{said}");
-    let compared = report["check"]["compared"].as_array().unwrap();
-    let names: Vec<&str> = compared
-        .iter()
-        .map(|row| row["name"].as_str().unwrap())
-        .collect();
-    assert_eq!(names, ["gateway CPU", "sent to clients", "gateway memory"]);
-    for row in compared {
-        assert!(row["measured"].as_f64().unwrap() > 0.0, "{row}");
-    }
-    // Bytes are no matter of the machine: 60 clients × 5 topics × 20 a second.
-    let sent = compared[1]["measured"].as_f64().unwrap() / (60.0 * 5.0 * 20.0 / 1e6);
-    assert!((200.0..230.0).contains(&sent), "{sent} bytes a bar");
-    assert!(
-        compared[1]["difference"].as_f64().unwrap().abs() < 0.05,
-        "{compared:?}"
-    );
-    assert_eq!(report["calibration"].as_array().unwrap().len(), 5);
-    let inputs = report["inputs"].as_array().unwrap();
-    for name in [
-        "write_us",
-        "bar_us",
-        "ingest_single_us",
-        "redis_in_batch_us",
-    ] {
-        let cost = inputs.iter().find(|input| input["name"] == name).unwrap();
-        assert_eq!(cost["source"]["source"], "measured", "{cost}");
-        assert!(
-            cost["source"]["from"]
-                .as_str()
-                .unwrap()
-                .contains("loadtest "),
-            "{cost}"
-        );
-    }
-    let table = String::from_utf8_lossy(&output.stdout);
-    assert!(
-        table.contains("Planned and run") && table.contains("Every number"),
-        "{table}"
-    );
-}
-
-#[test]
-fn costs_are_learned_from_reports() {
-    let dir = tempfile::tempdir().unwrap();
-    let ran = dir.path().join("run.json");
-    let line = "run --spawn --server floor --clients 20 --topics 5 --per-client 2 --rate 20 --duration 0.5 --warmup 0";
-    assert!(run(line, &ran).status.success());
-    let json = dir.path().join("plan.json");
-    let output = run(
-        &format!("plan --users 1000 --from {}", ran.display()),
-        &json,
-    );
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    let report = report(&json);
-    // One run cannot tell the costs apart: all are scaled, so that it is explained exactly.
-    let run = &report["calibration"][0];
-    let (measured, fitted) = (
-        run["measured_cores"].as_f64().unwrap(),
-        run["fitted_cores"].as_f64().unwrap(),
-    );
-    assert!(
-        measured > 0.0 && (fitted / measured - 1.0).abs() < 1e-6,
-        "{run}"
-    );
-    let inputs = report["inputs"].as_array().unwrap();
-    let write = inputs
-        .iter()
-        .find(|input| input["name"] == "write_us")
-        .unwrap();
-    assert!(
-        write["source"]["from"]
-            .as_str()
-            .unwrap()
-            .starts_with("default 8.2 × "),
-        "{write}"
-    );
 }

@@ -60,7 +60,7 @@ pub struct GatewayArgs {
     /// File with the names, exchanges, sessions and scales of symbols, for charts; none without it
     #[arg(long, env = "BARCAST_SYMBOLS_FILE", value_name = "FILE", value_parser = values::symbols_file)]
     symbols_file: Option<Arc<Listings>>,
-    /// Origins whose pages may read /udf/ and /api/v1/topics: * or a comma-separated list; none without it
+    /// Origins whose pages may read /udf/ and /api/v1/: * or a comma-separated list; none without it
     #[arg(long, env = "BARCAST_CORS_ORIGIN", value_parser = values::cors)]
     cors_origin: Option<Cors>,
     /// Seconds that draining may take after SIGTERM

@@ -11,6 +11,7 @@ use hyper::header::{
 };
 use hyper::{Response, StatusCode, Uri};
 
+use super::documents::{ASYNCAPI_PATH, OPENAPI_PATH};
 use super::http::Answer;
 
 /// Seconds for which a browser need not ask again; browsers cut it to two hours or less.
@@ -80,7 +81,8 @@ impl FromStr for Cors {
 impl Cors {
     /// Whether pages of other origins may read what is at `path`.
     pub fn shares(&self, path: &str) -> bool {
-        *self != Self::Off && (path == "/api/v1/topics" || path.starts_with("/udf/"))
+        let public = ["/api/v1/topics", ASYNCAPI_PATH, OPENAPI_PATH];
+        *self != Self::Off && (public.contains(&path) || path.starts_with("/udf/"))
     }
 
     /// Says in an answer who may read it.

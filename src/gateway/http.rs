@@ -23,6 +23,7 @@ use tokio::task::spawn_local;
 use tokio::time::timeout;
 
 use super::cors;
+use super::documents;
 use super::node::{Node, Refused};
 use super::reading::Reading;
 use super::session::{Connection, Session};
@@ -129,6 +130,8 @@ fn get(node: &Node, path: &str, query: &str) -> Response<Full<Bytes>> {
         "/readyz" => ready(node),
         "/metrics" => respond(StatusCode::OK, metrics::CONTENT_TYPE, node.render_metrics()),
         "/api/v1/topics" => respond(StatusCode::OK, JSON, topics(node)),
+        documents::ASYNCAPI_PATH => respond(StatusCode::OK, JSON, documents::ASYNCAPI),
+        documents::OPENAPI_PATH => respond(StatusCode::OK, JSON, documents::OPENAPI),
         _ => match path.strip_prefix("/udf/") {
             Some(name) => {
                 let reply = udf::reply(node, name, query);

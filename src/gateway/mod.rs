@@ -5,10 +5,12 @@
 //! worker's [`hub`] writes every client that is due once. What a full socket does not take waits in
 //! the session's [`lag`] and [`outbox`].
 
+mod allowance;
 pub mod batch;
 pub mod closing;
 pub mod config;
 pub mod cors;
+mod documents;
 pub mod http;
 pub mod hub;
 pub mod ingest;

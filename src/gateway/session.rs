@@ -11,6 +11,7 @@ use std::time::Duration;
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
+use super::allowance::Allowance;
 use super::hub::{SessionId, Socket};
 use super::node::Admission;
 use super::protocol::{self, Command, Request, write_pong, write_refusal};
@@ -24,17 +25,9 @@ pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Bytes of answers and snapshots that may wait for one client; one that asks without reading is
 /// closed as slow. Room for the largest snapshot.
 const MAX_ANSWER_BYTES: usize = 4 << 20;
-/// Seconds' worth of messages that a client may send at once.
-const BURST_SECONDS: u32 = 10;
-
 /// A pattern with a `*` counts as so many messages, since all topics are looked through for it: some
 /// 0.3 ms with 10,000 of them.
 const PATTERN_COST: u32 = 10;
-
-/// Requests of one client that may be refused, of which each second forgives one. Enough for a page
-/// that asks for a long watchlist topic by topic against a limit; who goes on after that many errors
-/// does not listen, and is closed with 1008.
-const MAX_REFUSALS: u32 = 100;
 
 /// A client's socket and what the worker must know of it without asking the session.
 #[derive(Debug)]
@@ -46,8 +39,8 @@ pub struct Connection {
     pub heard: Cell<u32>,
     /// The worker's second by which a closing connection is cut.
     pub closing: Cell<Option<u32>>,
-    /// Patterns with a `*`.
-    pub patterns: RefCell<Vec<Pattern>>,
+    /// Patterns with a `*`. Few clients have any, so it is no `Vec`: 8 bytes for each client.
+    pub patterns: RefCell<Box<[Pattern]>>,
     pub(super) admission: Admission,
 }
 
@@ -94,27 +87,7 @@ pub struct Session {
     worker: Rc<Worker>,
     connection: Rc<Connection>,
     id: SessionId,
-    /// Messages that may still come in this second.
-    allowance: u32,
-    allowed_at: u32,
-    refusals: Refusals,
-}
-
-/// The refused requests of a session that are not forgiven yet.
-#[derive(Debug, Default)]
-struct Refusals {
-    count: u32,
-    /// Second of the last one.
-    at: u32,
-}
-
-impl Refusals {
-    /// One more in second `now`; tells whether that is one too many.
-    fn add(&mut self, now: u32) -> bool {
-        let forgiven = now.saturating_sub(std::mem::replace(&mut self.at, now));
-        self.count = self.count.saturating_sub(forgiven) + 1;
-        self.count > MAX_REFUSALS
-    }
+    allowance: Allowance,
 }
 
 impl Drop for Session {
@@ -173,11 +146,9 @@ impl Session {
     pub fn new(worker: Rc<Worker>, connection: Connection) -> Self {
         let connection = Rc::new(connection);
         let id = worker.join(&connection);
-        let limits = &worker.node.config.limits;
+        let rate = worker.node.config.limits.max_messages_per_second;
         Self {
-            allowance: limits.max_messages_per_second.saturating_mul(BURST_SECONDS),
-            allowed_at: worker.seconds(),
-            refusals: Refusals::default(),
+            allowance: Allowance::new(rate, worker.seconds()),
             worker,
             connection,
             id,
@@ -188,24 +159,15 @@ impl Session {
         self.worker.close(self.id, &self.connection, code, reason);
     }
 
-    /// Takes `cost` messages from a bucket that fills with each second's allowance; closes a session
-    /// that has used it up.
+    /// Takes `cost` messages from what the client may send; closes a session that has used it up.
     fn allow(&mut self, cost: u32) -> bool {
         let rate = self.worker.node.config.limits.max_messages_per_second;
-        let now = self.worker.seconds();
-        let passed = now.saturating_sub(std::mem::replace(&mut self.allowed_at, now));
-        let full = rate.saturating_mul(BURST_SECONDS);
-        self.allowance = passed
-            .saturating_mul(rate)
-            .saturating_add(self.allowance)
-            .min(full);
-        let left = self.allowance.checked_sub(cost);
-        self.allowance = left.unwrap_or(0);
-        if left.is_none() {
+        let allowed = self.allowance.take(cost, rate, self.worker.seconds());
+        if !allowed {
             let reason = format!("more than {rate} messages per second");
             self.close(CloseCode::TooFast, &reason);
         }
-        left.is_some()
+        allowed
     }
 
     fn text(&mut self, text: &str) {
@@ -241,7 +203,7 @@ impl Session {
             tracing::debug!(session = self.id, refusal.message, "request refused");
             self.worker
                 .answer(self.id, |out| write_refusal(out, &refusal));
-            if self.refusals.add(self.worker.seconds()) {
+            if !self.allowance.refuse() {
                 self.worker.log_closed_by_policy(self.id, refusal.code);
                 self.close(CloseCode::Policy, "too many requests were refused");
             }
@@ -261,23 +223,5 @@ pub async fn flush(worker: Rc<Worker>, id: SessionId, connection: Rc<Connection>
             }
             return;
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn refusals_are_forgiven_one_a_second() {
-        let mut refusals = Refusals::default();
-        assert!((0..MAX_REFUSALS).all(|_| !refusals.add(7)));
-        assert!(refusals.add(7));
-        // Two seconds later there is room for one more than came since.
-        assert!(!refusals.add(9));
-        assert!(refusals.add(9));
-        // Ever so slowly is no persistence.
-        let mut patient = Refusals::default();
-        assert!((0..1_000).all(|second| !patient.add(second)));
     }
 }

@@ -106,8 +106,8 @@ impl Worker {
             session: id,
             max_rate,
         };
+        let mut held = connection.patterns.take().into_vec();
         for &pattern in which.patterns.iter().filter(|p| p.topic().is_none()) {
-            let mut held = connection.patterns.borrow_mut();
             if held.contains(&pattern) {
                 continue;
             }
@@ -117,6 +117,7 @@ impl Worker {
             added.push(pattern);
             self.node.registry.add_pattern(pattern);
         }
+        connection.patterns.replace(held.into());
         added
     }
 
@@ -133,11 +134,12 @@ impl Worker {
     }
 
     fn release_pattern(&self, id: SessionId, connection: &Connection, pattern: Pattern) {
-        let mut held = connection.patterns.borrow_mut();
+        let mut held = connection.patterns.take().into_vec();
         if let Some(at) = held.iter().position(|p| *p == pattern) {
             held.swap_remove(at);
             self.forget_pattern(id, pattern);
         }
+        connection.patterns.replace(held.into());
     }
 
     /// The selected topics, each with one watcher more; or the limit that is in the way.

@@ -33,6 +33,9 @@ const READ_BYTES: usize = 16 << 10;
 pub const MAX_HTTP_CONNECTIONS: usize = 4_096;
 /// Label of connections refused at that bound.
 pub const REFUSED_HTTP: &str = "http_connections";
+/// Sessions whose places are kept in advance, 32 MiB of addresses; with more the list grows as it must.
+const MAX_RESERVED_SESSIONS: usize = 1 << 18;
+
 /// A session that is subscribed to a pattern.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Holder {
@@ -60,11 +63,15 @@ pub struct Worker {
 impl Worker {
     /// A worker without clients.
     pub fn new(node: Arc<Node>) -> Self {
-        let outbox_bytes = node.config.limits.outbox_bytes;
+        let limits = &node.config.limits;
+        let mut hub = Hub::new(limits.outbox_bytes);
+        // The kernel spreads clients evenly, not exactly.
+        let share = limits.max_clients.div_ceil(node.config.workers);
+        hub.reserve((share + share / 8).min(MAX_RESERVED_SESSIONS));
         Self {
             node,
             read_buffer: Rc::new(RefCell::new(vec![0; READ_BYTES].into_boxed_slice())),
-            hub: RefCell::new(Hub::new(outbox_bytes)),
+            hub: RefCell::new(hub),
             patterns: RefCell::default(),
             http_connections: Cell::new(0),
             turns: Notify::new(),
@@ -104,7 +111,7 @@ impl Worker {
     }
 
     pub(super) fn forget_patterns(&self, id: SessionId, connection: &Connection) {
-        for pattern in connection.patterns.take() {
+        for pattern in connection.patterns.take().into_vec() {
             self.forget_pattern(id, pattern);
         }
     }

@@ -110,12 +110,12 @@ fn answer<B>(request: &Request<B>, registry: &Registry, health: &Health) -> Resp
         _ => {
             return plain(
                 StatusCode::NOT_FOUND,
-                "not found: /healthz and /metrics are\n",
+                "not found: /healthz and /metrics are there\n",
             );
         }
     };
     if request.method() != Method::GET && request.method() != Method::HEAD {
-        let mut refused = plain(StatusCode::METHOD_NOT_ALLOWED, "GET only\n");
+        let mut refused = plain(StatusCode::METHOD_NOT_ALLOWED, "GET and HEAD are allowed\n");
         let allowed = HeaderValue::from_static("GET, HEAD");
         refused.headers_mut().insert(ALLOW, allowed);
         return refused;
@@ -137,5 +137,7 @@ fn health(metrics: &GeneratorMetrics) -> String {
 fn plain(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::from(text));
     *response.status_mut() = status;
+    let content_type = HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(CONTENT_TYPE, content_type);
     response
 }

@@ -4,9 +4,11 @@
 
 pub mod client;
 pub mod gateway;
+pub mod harm;
 pub mod market;
 pub mod postgres;
 pub mod process;
+pub mod udf;
 pub mod words;
 
 use std::io::{Read, Write};

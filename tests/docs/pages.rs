@@ -33,7 +33,7 @@ pub fn files(ending: &str) -> Vec<PathBuf> {
     found
 }
 
-/// The cells of the table rows below a line, up to the next heading.
+/// The cells of the rows of the first table below a line, which comes before the next heading.
 pub fn rows_below(text: &str, line: &str) -> Vec<Vec<String>> {
     let (_, below) = text
         .split_once(&format!("{line}\n"))
@@ -41,6 +41,8 @@ pub fn rows_below(text: &str, line: &str) -> Vec<Vec<String>> {
     below
         .lines()
         .take_while(|line| !line.starts_with('#'))
+        .skip_while(|line| !line.starts_with('|'))
+        .take_while(|line| line.starts_with('|'))
         .filter_map(|line| line.strip_prefix('|')?.strip_suffix('|'))
         .skip(2)
         .map(|line| {

@@ -7,7 +7,7 @@ import redis
 from websockets.exceptions import ConnectionClosedError
 from websockets.sync.client import connect
 
-from conftest import DEADLINE_SECONDS
+from servers import DEADLINE_SECONDS
 
 BAR = {
     "time": 1697097600000,

@@ -8,7 +8,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from conftest import DEADLINE_SECONDS, binary, eventually
+from servers import DEADLINE_SECONDS, binary, eventually
 
 MIB = 1 << 20
 

@@ -14,12 +14,13 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use clap::Args;
 
-use crate::cli::{Load, Site};
 use crate::figures::{Latency, per};
+use crate::load::Load;
 use crate::machine::Machine;
 use crate::market::Market;
 use crate::occupancy::{Occupancy, Watch};
 use crate::report::{Connect, CpuFigures, Scenario};
+use crate::site::Site;
 use crate::stage::{DRAIN, Schedule, Stage};
 use crate::swarm::{Swarm, Target};
 use crate::watchlist::Watchlists;

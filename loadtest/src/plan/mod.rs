@@ -2,7 +2,7 @@
 //!
 //! | part | what is in it |
 //! |---|---|
-//! | [`args`] | what is stated |
+//! | [`args`], [`inputs`] | what is stated |
 //! | [`costs`], [`fit`] | what is measured: costs learned from runs |
 //! | [`calibrate`], [`redis_cost`] | runs on the spot |
 //! | [`model`], [`formula`] | from both to the answer, by formulas that the report shows |
@@ -15,6 +15,7 @@ pub mod check;
 pub mod costs;
 pub mod fit;
 pub mod formula;
+pub mod inputs;
 pub mod model;
 pub mod redis_cost;
 pub mod report;
@@ -55,7 +56,7 @@ const UNKNOWNS: [&str; 9] = [
 /// When a flag is wrong, a run fails, or the load fits on no such gateway.
 pub fn plan(args: &PlanArgs) -> Result<PlanReport> {
     args.check_values()?;
-    let mut book = args.book(typical_bytes()?)?;
+    let mut book = args.book(typical_bytes()?);
     // Bad values are told before anything runs.
     args.state_costs(&book)?;
     let mut evidence = args

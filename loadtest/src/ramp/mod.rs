@@ -13,12 +13,14 @@ pub mod usl;
 use anyhow::{Result, ensure};
 use clap::Args;
 
-use crate::cli::{FASTEST_RATE, Load, OTHER_FILES, Site, files_of_a_process};
 use crate::figures::{Latency, Spread, per};
+use crate::load::{FASTEST_RATE, Load};
 use crate::machine::Machine;
 use crate::occupancy::Occupancy;
 use crate::report::{CpuFigures, Scenario};
+use crate::site::Site;
 use crate::stage::{Schedule, Stage};
+use crate::swarm::crew::{OTHER_FILES, files_of_a_process};
 use report::{Knee, Limit, Part, RampReport, RampStep, StepBy, bars};
 use search::{Found, Growth, Search, Stopped};
 use slo::{Judged, Slo};

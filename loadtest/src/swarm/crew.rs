@@ -22,6 +22,19 @@ use super::{Command, Interval, Live, Members, Move, POLL, Reasons, Swarm, Target
 use crate::clock::Clock;
 use crate::tally::Counts;
 
+/// Open files that a process needs beside its clients': Redis, epoll, logs, libraries.
+pub const OTHER_FILES: u64 = 100;
+
+/// Raises the limit of open files as far as it goes, and says how far that is.
+///
+/// # Errors
+/// When the kernel does not say.
+pub fn files_of_a_process() -> Result<u64> {
+    /// Enough for any process here; some programs that we start go through all that they may open.
+    const ENOUGH: u64 = 1 << 20;
+    rlimit::increase_nofile_limit(ENOUGH).context("limit of open files")
+}
+
 /// The hidden command that runs clients for another process.
 pub const COMMAND: &str = "crew";
 
@@ -135,7 +148,7 @@ pub fn serve() -> Result<()> {
     let order = lines.next().context("no order came")??;
     let order: Order = serde_json::from_str(&order).context("the order")?;
     // One descriptor a client, and a few of our own.
-    rlimit::increase_nofile_limit(order.members.len() as u64 + crate::cli::OTHER_FILES)?;
+    rlimit::increase_nofile_limit(order.members.len() as u64 + OTHER_FILES)?;
     let targets = order.targets.len();
     let swarm = Swarm::of(order.targets, order.members, order.threads, order.clock)?;
     let ended = AtomicBool::new(false);

@@ -8,14 +8,13 @@ use std::sync::mpsc::{Receiver, TryRecvError};
 use barcast::bar::write_bar;
 use mio::event::Event;
 use mio::{Events, Interest, Poll, Token};
-use serde_json::Value;
 
 use super::client::{Client, State};
 use super::{Command, Interval, Live, Move, Reasons, Target};
 use crate::clock::Clock;
 use crate::frame::{self, CLOSE, PACKED_TEXT, PING, PONG, TEXT, Unpacker};
 use crate::tally::{Booked, Counts};
-use crate::update::{Gap, Kind, Update, kind};
+use crate::update::{Gap, Kind, Update, kind, same};
 
 /// The token of the waker.
 pub(super) const WAKE: Token = Token(usize::MAX);
@@ -23,6 +22,7 @@ pub(super) const WAKE: Token = Token(usize::MAX);
 const EVENTS: usize = 1_024;
 /// Room for one read, in bytes. One that fills it is followed by another.
 const READ_BYTES: usize = 64 << 10;
+
 pub(super) struct Context {
     pub targets: Arc<[Target]>,
     pub clock: Clock,
@@ -410,38 +410,5 @@ impl Room {
             client.ledger.settle(seq, *after, market, &mut book.counts);
         }
         std::mem::take(&mut book.counts)
-    }
-}
-
-/// Whether two JSON texts say the same. A server may have written it anew, in another order, and
-/// JavaScript writes 100.0 as 100.
-fn same(a: &[u8], b: &[u8]) -> bool {
-    let json = |text| serde_json::from_slice::<Value>(text).ok();
-    a == b || json(a).zip(json(b)).is_some_and(|(a, b)| equal(&a, &b))
-}
-
-fn equal(a: &Value, b: &Value) -> bool {
-    match (a, b) {
-        (Value::Object(a), Value::Object(b)) => {
-            let is_in_b = |(key, value)| b.get(key).is_some_and(|other| equal(value, other));
-            a.len() == b.len() && a.iter().all(is_in_b)
-        }
-        (Value::Number(a), Value::Number(b)) => a == b || a.as_f64() == b.as_f64(),
-        (a, b) => a == b,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::same;
-
-    #[test]
-    fn bars_are_compared_by_what_they_say() {
-        assert!(same(br#"{"a":1}"#, br#"{"a":1}"#));
-        assert!(same(br#"{"b":2.50,"a":1}"#, br#"{"a":1,"b":2.5}"#));
-        assert!(same(br#"{"a":100}"#, br#"{"a":100.0}"#));
-        assert!(!same(br#"{"a":1}"#, br#"{"a":2}"#));
-        assert!(!same(br#"{"a":1}"#, br#"{"a":1,"b":1}"#));
-        assert!(!same(b"x", b"y"));
     }
 }

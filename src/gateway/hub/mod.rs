@@ -220,6 +220,13 @@ impl<S: Socket> Hub<S> {
         }
     }
 
+    /// Keeps addresses for so many sessions. Memory is taken as they come; without this the list of
+    /// sessions would be copied to a larger one each time it is full, and the smaller ones are not all
+    /// given back: 0.2 to 0.5 KiB for each client.
+    pub fn reserve(&mut self, sessions: usize) {
+        self.members.reserve(sessions);
+    }
+
     /// What became of deliveries since the last call.
     pub fn take_tally(&mut self) -> Tally {
         std::mem::take(&mut self.tally)
