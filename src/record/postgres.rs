@@ -14,6 +14,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::lane::Output;
 use super::schema::{ASK, Facts, Step, TABLE, UPSERT, steps};
+use super::table::stored;
 use crate::bar::{Bar, Field, Topic};
 
 /// Longest wait for TCP, TLS and the login.
@@ -209,8 +210,8 @@ impl Postgres {
         let symbols: Vec<_> = bars.iter().map(|(t, _)| t.symbol.as_str()).collect();
         let resolutions: Vec<_> = bars.iter().map(|(t, _)| t.resolution.as_str()).collect();
         let times: Vec<_> = bars.iter().map(|(_, bar)| to_time(bar.time())).collect();
-        let numbers = Field::ALL.map(|field| -> Vec<f64> {
-            let values = bars.iter().map(|(_, bar)| bar.value(field));
+        let numbers = Field::ALL.map(|field| -> Vec<_> {
+            let values = bars.iter().map(|(_, bar)| stored(bar, field));
             values.collect()
         });
         let [open, high, low, close, volume] = &numbers;

@@ -4,15 +4,16 @@
 pub const TABLE: &str = "barcast_bars";
 
 /// A time column with a zone, since charts and SQL compare it with `now()`; doubles, since that is what
-/// charts draw. The key is the one by which a bar is replaced.
+/// charts draw. A bar of an interval without trades has no prices. The key is the one by which a bar is
+/// replaced.
 const CREATE_TABLE: &str = "CREATE TABLE IF NOT EXISTS barcast_bars (
     symbol text NOT NULL,
     resolution text NOT NULL,
     time timestamptz NOT NULL,
-    open double precision NOT NULL,
-    high double precision NOT NULL,
-    low double precision NOT NULL,
-    close double precision NOT NULL,
+    open double precision,
+    high double precision,
+    low double precision,
+    close double precision,
     volume double precision NOT NULL,
     PRIMARY KEY (symbol, resolution, time)
 )";

@@ -16,15 +16,16 @@ use parquet::schema::parser::parse_message_type;
 
 use crate::bar::{Bar, Field, Number, Topic};
 
-/// What every file holds. Times are UTC, the start of the bar.
+/// What every file holds. Times are UTC, the start of the bar. A bar of an interval without trades has no
+/// prices.
 const SCHEMA: &str = "message bars {
     REQUIRED BYTE_ARRAY symbol (STRING);
     REQUIRED BYTE_ARRAY resolution (STRING);
     REQUIRED INT64 time (TIMESTAMP(MILLIS, true));
-    REQUIRED DOUBLE open;
-    REQUIRED DOUBLE high;
-    REQUIRED DOUBLE low;
-    REQUIRED DOUBLE close;
+    OPTIONAL DOUBLE open;
+    OPTIONAL DOUBLE high;
+    OPTIONAL DOUBLE low;
+    OPTIONAL DOUBLE close;
     REQUIRED DOUBLE volume;
 }";
 /// Rows that a writer holds before they become a row group, some 5 MB.
@@ -71,13 +72,16 @@ impl TableWriter {
         let times: Vec<_> = rows.iter().map(|(_, bar)| bar.time()).collect();
         let mut group = self.file.next_row_group()?;
         let symbols = texts(|topic| topic.symbol.as_str());
-        write_column::<ByteArrayType>(&mut group, &symbols)?;
+        write_column::<ByteArrayType>(&mut group, &symbols, None)?;
         let resolutions = texts(|topic| topic.resolution.as_str());
-        write_column::<ByteArrayType>(&mut group, &resolutions)?;
-        write_column::<Int64Type>(&mut group, &times)?;
+        write_column::<ByteArrayType>(&mut group, &resolutions, None)?;
+        write_column::<Int64Type>(&mut group, &times, None)?;
         for field in Field::ALL {
-            let values: Vec<_> = rows.iter().map(|(_, bar)| bar.value(field)).collect();
-            write_column::<DoubleType>(&mut group, &values)?;
+            let values = || rows.iter().map(|(_, bar)| stored(bar, field));
+            let present: Vec<_> = values().map(|value| i16::from(value.is_some())).collect();
+            let values: Vec<_> = values().flatten().collect();
+            let present = (field != Field::Volume).then_some(present.as_slice());
+            write_column::<DoubleType>(&mut group, &values, present)?;
         }
         group.close()?;
         Ok(())
@@ -97,10 +101,11 @@ impl TableWriter {
 fn write_column<T: DataType>(
     group: &mut SerializedRowGroupWriter<'_, File>,
     values: &[T::T],
+    present: Option<&[i16]>,
 ) -> Result<(), ParquetError> {
     let column = group.next_column()?;
     let mut column = column.ok_or_else(|| ParquetError::General("no such column".to_owned()))?;
-    column.typed::<T>().write_batch(values, None, None)?;
+    column.typed::<T>().write_batch(values, present, None)?;
     column.close()
 }
 
@@ -210,48 +215,57 @@ impl Columns {
         let symbols = read_column(&mut self.symbol)?;
         let resolutions = read_column(&mut self.resolution)?;
         let times = read_column(&mut self.time)?;
-        let mut numbers: [Vec<f64>; 5] = Default::default();
+        let mut numbers: [Vec<Option<f64>>; 5] = Default::default();
         for (values, column) in numbers.iter_mut().zip(&mut self.numbers) {
             *values = read_column(column)?;
         }
-        let row = |at: usize| {
-            let symbol = symbols[at].as_utf8().map_err(|why| why.to_string())?;
-            let resolution = resolutions[at].as_utf8().map_err(|why| why.to_string())?;
-            bar(
-                symbol,
-                resolution,
-                times[at].div_euclid(per_ms),
-                numbers.each_ref().map(|n| n[at]),
-            )
-        };
-        let lengths = [symbols.len(), resolutions.len(), times.len()];
-        let same = lengths
-            .into_iter()
-            .chain(numbers.iter().map(Vec::len))
-            .all(|length| length == symbols.len());
-        if !same {
-            return Err(ParquetError::General("a column has nulls".to_owned()));
+        let lengths = [resolutions.len(), times.len()].into_iter();
+        let mut lengths = lengths.chain(numbers.iter().map(Vec::len));
+        if lengths.any(|length| length != symbols.len()) {
+            return Err(ParquetError::General("columns differ in length".to_owned()));
         }
+        let row = |at: usize| {
+            let text = |column: &[Option<ByteArray>]| {
+                let text = column[at]
+                    .as_ref()
+                    .ok_or("a symbol or resolution is null")?;
+                let text = text.as_utf8().map_err(|why| why.to_string())?;
+                Ok::<_, String>(text.to_owned())
+            };
+            let time = times[at].ok_or("its time is null")?.div_euclid(per_ms);
+            let numbers = numbers.each_ref().map(|column| column[at]);
+            bar(&text(&symbols)?, &text(&resolutions)?, time, numbers)
+        };
         Ok((0..symbols.len()).map(row).collect())
     }
+}
+
+/// A number as databases hold it: a price that a bar does not have is null there.
+pub(super) fn stored(bar: &Bar, field: Field) -> Option<f64> {
+    Some(bar.value(field)).filter(|value| value.is_finite())
 }
 
 /// A closed bar of what a row of a database says.
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn bar(symbol: &str, resolution: &str, time: i64, numbers: [f64; 5]) -> Row {
+pub fn bar(symbol: &str, resolution: &str, time: i64, numbers: [Option<f64>; 5]) -> Row {
     let topic = Topic {
         symbol: symbol.parse().map_err(|why| format!("{why}"))?,
         resolution: resolution.parse().map_err(|why| format!("{why}"))?,
     };
-    let numbers = numbers.map(Number::Float);
+    let [Some(open), Some(high), Some(low), Some(close), Some(volume)] = numbers else {
+        return Err("it has no prices".to_owned());
+    };
+    let numbers = [open, high, low, close, volume].map(Number::Float);
     let bar = Bar::new(topic.resolution, time, numbers, true).map_err(|why| why.to_string())?;
     Ok((topic, bar))
 }
 
-/// Some values; fewer than other columns have when there are nulls.
-fn read_column<T: DataType>(column: &mut ColumnReaderImpl<T>) -> Result<Vec<T::T>, ParquetError> {
+/// Some values; none stands for a null.
+fn read_column<T: DataType>(
+    column: &mut ColumnReaderImpl<T>,
+) -> Result<Vec<Option<T::T>>, ParquetError> {
     let (mut values, mut levels) = (Vec::new(), Vec::new());
     let mut left = READ_ROWS;
     // One call may end at a page's end.
@@ -262,7 +276,16 @@ fn read_column<T: DataType>(column: &mut ColumnReaderImpl<T>) -> Result<Vec<T::T
         }
         left -= records;
     }
-    Ok(values)
+    let mut values = values.into_iter();
+    Ok(if levels.is_empty() {
+        // A column that has no nulls has no levels.
+        values.map(Some).collect()
+    } else {
+        let present = levels.into_iter().map(|level| level > 0);
+        present
+            .map(|is_there| if is_there { values.next() } else { None })
+            .collect()
+    })
 }
 
 /// Where the columns of bars are, and the unit of the times.

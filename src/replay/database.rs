@@ -163,6 +163,6 @@ async fn coarsest(
 }
 
 fn row(row: &tokio_postgres::Row) -> Row {
-    let numbers = [3, 4, 5, 6, 7].map(|at| row.get(at));
+    let numbers = [3, 4, 5, 6, 7].map(|at| row.get::<_, Option<f64>>(at));
     bar(row.get(0), row.get(1), from_time(row.get(2)), numbers)
 }
