@@ -66,6 +66,8 @@ pub(super) struct Lane {
     probe_due: Instant,
     /// What is being written.
     in_flight: Option<Flight>,
+    /// Whether nothing more will come.
+    ending: bool,
     outage: Option<Instant>,
     backoff: Backoff,
     warnings: Limited,
@@ -95,6 +97,7 @@ impl Lane {
             write_due: Instant::now(),
             probe_due: Instant::now(),
             in_flight: None,
+            ending: false,
             outage: None,
             backoff: Backoff::default(),
             warnings: Limited::default(),
@@ -105,7 +108,6 @@ impl Lane {
     /// how many bars are lost by the end.
     pub async fn run<O: Output>(mut self, output: O, mut batches: Receiver<Batch>) -> usize {
         let (jobs, mut results) = writer(output);
-        let mut open = true;
         let mut end = None;
         loop {
             self.show();
@@ -120,10 +122,10 @@ impl Lane {
                 _ => self.write_due,
             };
             tokio::select! {
-                batch = batches.recv(), if open && !self.waits() => match batch {
+                batch = batches.recv(), if !self.ending && !self.waits() => match batch {
                     Some(batch) => self.take(batch),
                     None => {
-                        open = false;
+                        self.ending = true;
                         self.append();
                         self.write_due = Instant::now();
                         end = Some(Instant::now() + LAST_WRITES);
@@ -199,7 +201,7 @@ impl Lane {
                 );
             });
         }
-        let is_much = self.log.bars() >= self.pace.bars / 2;
+        let is_much = self.log.bars() >= self.pace.bars / 2 || self.log.is_full();
         if is_much && self.outage.is_none() {
             self.write_due = Instant::now();
         }
@@ -256,7 +258,8 @@ impl Lane {
         tracing::debug!(output = self.name, bars, ?took, "written");
         // A full write was not all that waited.
         let rest = bars >= self.pace.bars;
-        self.write_due = if rest || self.pace.interval.is_zero() {
+        let at_once = rest || self.ending || self.pace.interval.is_zero();
+        self.write_due = if at_once {
             Instant::now()
         } else {
             Instant::now() + self.pace.interval.max(took * WORK_SHARE)
@@ -351,4 +354,76 @@ fn newest(batches: &[Batch]) -> Bars {
         .collect();
     let newest = newest.into_iter();
     newest.map(|((_, topic), bar)| (topic, bar)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use tokio::sync::Semaphore;
+
+    use super::*;
+    use crate::bar::Number;
+    use crate::metrics::RecordMetrics;
+
+    /// Writes when it may, and tells that it was asked.
+    #[derive(Clone)]
+    struct Slow {
+        asked: Arc<Semaphore>,
+        may: Arc<Semaphore>,
+        written: Arc<Mutex<Bars>>,
+    }
+
+    impl Output for Slow {
+        const NAME: &'static str = "slow";
+
+        async fn write(&mut self, bars: Bars) -> Result<(), String> {
+            if !bars.is_empty() {
+                self.asked.add_permits(1);
+                self.may.acquire().await.unwrap().forget();
+                self.written.lock().unwrap().extend(bars);
+            }
+            Ok(())
+        }
+    }
+
+    fn batch(minute: i64) -> Batch {
+        let topic: Topic = "bars:A:1".parse().unwrap();
+        let numbers = [Number::Unsigned(1); 5];
+        let bar = Bar::new(topic.resolution, minute * 60_000, numbers, true);
+        Batch {
+            arrived_ms: None,
+            bars: vec![(topic, bar.unwrap())],
+        }
+    }
+
+    /// What came while something else was written is written at the end, too, and not an hour later.
+    #[tokio::test]
+    async fn the_end_waits_for_no_interval() {
+        let output = Slow {
+            asked: Arc::new(Semaphore::new(0)),
+            may: Arc::new(Semaphore::new(0)),
+            written: Arc::default(),
+        };
+        let pace = Pace {
+            interval: Duration::from_secs(3_600),
+            bars: 100,
+        };
+        let metrics = RecordMetrics::default().output(Slow::NAME);
+        let lane = Lane::new::<Slow>(Log::new(None), pace, metrics.clone());
+        let (sender, batches) = mpsc::channel(8);
+        let run = tokio::spawn(lane.run(output.clone(), batches));
+        sender.send(batch(0)).await.unwrap();
+        output.asked.acquire().await.unwrap().forget();
+        sender.send(batch(1)).await.unwrap();
+        drop(sender);
+        // Both are known to the lane, and one of them is being written.
+        while metrics.waiting.get() < 2 {
+            tokio::task::yield_now().await;
+        }
+        output.may.add_permits(2);
+        assert_eq!(run.await.unwrap(), 0);
+        let all = [batch(0).bars, batch(1).bars].concat();
+        assert_eq!(*output.written.lock().unwrap(), all);
+    }
 }

@@ -257,7 +257,7 @@ async fn create(client: &Client) -> Result<(), String> {
     };
     for Step { sql, may_fail } in steps(facts) {
         match client.batch_execute(sql).await {
-            Ok(()) => {}
+            Ok(()) => tracing::info!(sql, "done in the database"),
             Err(why) if may_fail && !client.is_closed() => {
                 tracing::warn!(
                     why = said(&why),
