@@ -388,9 +388,8 @@ fn parquet_files_hold_each_bar_of_a_day_once() {
         let price = if part.start == 0 { 1 } else { bars[7].price };
         feed.bar(&Candle { price, ..bars[7] });
         if part.start > 0 {
-            eventually_blocking("the file has them", || {
-                day.exists() && in_file(&day).len() == 960
-            });
+            // Also before the end. How soon depends on how long a write takes.
+            eventually_blocking("the file grows", || in_file(&day).len() > 500);
         }
         assert_eq!(recorder.end(), Some(0));
     }
