@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::pages::{files, prose};
 
 /// What GitHub makes of a heading.
-fn anchor(heading: &str) -> String {
+pub fn anchor(heading: &str) -> String {
     let title = heading.trim_start_matches('#').trim().to_lowercase();
     let kept = title.chars().filter_map(|c| match c {
         ' ' => Some('-'),

@@ -8,6 +8,7 @@ mod bounds;
 mod instructions;
 mod links;
 mod pages;
+mod quotes;
 mod running;
 mod settings;
 mod style;

@@ -107,6 +107,12 @@ fn variables_that_are_named_anywhere_exist() {
         .collect();
     let mut pages = files(".md");
     pages.extend(["Dockerfile", "docker-compose.yml"].map(|name| root().join(name)));
+    let deploy = root().join("deploy");
+    pages.extend(
+        files("")
+            .into_iter()
+            .filter(|file| file.starts_with(&deploy)),
+    );
     for page in pages {
         let text = fs::read_to_string(&page).unwrap();
         for word in words(&text, |c| c.is_ascii_uppercase() || c == '_') {
