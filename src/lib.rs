@@ -3,9 +3,10 @@
 //!
 //! The story of a bar: a [`generator`] (or [`replay`], or anybody with a Redis client) publishes it
 //! on the [`bus`]; a [`gateway`] takes it in, keeps it in its [`history`], encodes one WebSocket frame
-//! and writes that frame to every client that subscribed. All speak the words of [`bar`].
+//! and writes that frame to every client that subscribed; [`record`] keeps it for the long run. All speak
+//! the words of [`bar`].
 //!
-//! Modules import one way: `main` and [`cli`] → edges (`bus`, `generator`, `replay`, the gateway's
+//! Modules import one way: `main` and [`cli`] → edges (`bus`, `generator`, `record`, `replay`, the gateway's
 //! `http` and `session`, and [`client`] with [`tail`] and [`check`] on the other side) → core (the gateway's `hub`, `lag` and `outbox`, and `history`) → words
 //! (`bar`). The core and the words know no hyper, no redis and no socket.
 //!
@@ -24,6 +25,7 @@ pub mod generator;
 pub mod history;
 pub mod limited;
 pub mod metrics;
+pub mod record;
 pub mod replay;
 pub mod run;
 pub mod tail;

@@ -6,7 +6,7 @@ use barcast::cli::{self, Command};
 use barcast::feed::{self, FeedError};
 use barcast::replay::ReplayError;
 use barcast::tail::tail;
-use barcast::{generator, replay, run};
+use barcast::{generator, record, replay, run};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -65,6 +65,11 @@ async fn command(command: Command, stop: CancellationToken) -> anyhow::Result<Ex
         Command::Check(args) => {
             let (config, told) = args.validate().unwrap_or_else(|why| cli::fail(&why));
             return Ok(run::check(&config, told, stop).await);
+        }
+        Command::Record(args) => {
+            let settings = args.validate().unwrap_or_else(|why| cli::fail(&why));
+            let lost = record::record(settings, stop).await?;
+            return Ok(ExitCode::from(u8::from(lost > 0)));
         }
         Command::Replay(args) => {
             let settings = args.validate().unwrap_or_else(|why| cli::fail(&why));

@@ -1,7 +1,8 @@
-//! Every counter, its name and its help, in one place; what is read at a scrape instead of counted is in
-//! the modules below.
+//! Every counter, its name and its help, in one place; a recorder's, and what is read at a scrape instead
+//! of counted, are in the modules below.
 
 pub mod process;
+mod record;
 mod topics;
 pub mod workers;
 
@@ -14,6 +15,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+pub use record::{OutputMetrics, RecordMetrics};
 pub use topics::TopicSubscribers;
 
 /// What `/metrics` answers with: OpenMetrics text, which Prometheus reads.

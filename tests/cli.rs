@@ -257,6 +257,34 @@ fn a_bad_value_is_one_line_that_names_it_and_what_is_allowed() {
             "9100",
             "port",
         ),
+        (
+            "record",
+            "--spool-bytes",
+            "BARCAST_RECORD_SPOOL_BYTES",
+            "1000",
+            "from 4194304",
+        ),
+        (
+            "record",
+            "--parquet-interval",
+            "BARCAST_RECORD_PARQUET_INTERVAL",
+            "0",
+            "0.001 to 86400",
+        ),
+        (
+            "replay",
+            "--topics",
+            "BARCAST_REPLAY_TOPICS",
+            "AAPL",
+            "bars:SYMBOL:RESOLUTION",
+        ),
+        (
+            "replay",
+            "--from",
+            "BARCAST_REPLAY_FROM",
+            "yesterday",
+            "ISO 8601",
+        ),
     ] {
         let by_flag = output(&[command, &format!("{flag}={value}")], &[]);
         let by_variable = output(&[command], &[(variable, value)]);

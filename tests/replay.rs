@@ -12,7 +12,7 @@ use barcast::bar::{Field, Message, Number, Resolution};
 use barcast::bus::{Bus, MemoryBus};
 use barcast::clock::now_ms;
 use barcast::generator::pack::Form;
-use barcast::replay::{Config, Market, ReplayError, Speed, Totals, run};
+use barcast::replay::{Config, Market, ReplayError, Speed, Totals, Wanted, run};
 use common::{RedisServer, Subscription, eventually};
 use tokio_util::sync::CancellationToken;
 
@@ -27,6 +27,8 @@ fn data(name: &str) -> PathBuf {
 fn config(files: Vec<PathBuf>, form: Form) -> Config {
     Config {
         files,
+        postgres: Vec::new(),
+        wanted: Wanted::default(),
         symbol: None,
         resolution: None,
         speed: Speed::Max,

@@ -9,6 +9,7 @@ mod generate;
 mod ingest;
 mod logs;
 mod market;
+mod record;
 mod redis;
 mod replay;
 mod serve;
@@ -27,6 +28,7 @@ pub use generate::GenerateArgs;
 pub use ingest::IngestArgs;
 pub use logs::LogArgs;
 pub use market::MarketArgs;
+pub use record::RecordArgs;
 pub use redis::RedisArgs;
 pub use replay::ReplayArgs;
 pub use serve::{GatewayArgs, ServeArgs};
@@ -61,6 +63,8 @@ pub enum Command {
     Ingest(IngestArgs),
     /// Historical bars from files out to Redis, at any speed
     Replay(ReplayArgs),
+    /// Closed bars from Redis into PostgreSQL, or Parquet files, for the long run
+    Record(RecordArgs),
     /// Topics of a running gateway: a live table on a terminal, JSON lines in a pipe
     Tail(TailArgs),
     /// Is everything well, from Redis to a delivered bar? With measured times

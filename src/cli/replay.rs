@@ -6,9 +6,10 @@ use clap::Args;
 use super::ingest::Rows;
 use super::{RedisArgs, StoreArgs, values};
 use crate::aggregate::Rules;
-use crate::bar::{Resolution, Symbol};
+use crate::bar::{Pattern, Resolution, Symbol};
 use crate::generator::pack::{Compress, Form, Publish};
-use crate::replay::{Config, Market, Replay, Speed};
+use crate::record::postgres::Address;
+use crate::replay::{Config, Market, Replay, Speed, Wanted};
 
 /// What trades become when nothing else is wanted: what `barcast ingest` makes of them.
 const DEFAULT_RESOLUTIONS: [Resolution; 8] = [
@@ -26,9 +27,23 @@ const DEFAULT_RESOLUTIONS: [Resolution; 8] = [
 #[derive(Debug, Clone, Args)]
 pub struct ReplayArgs {
     /// CSV files of bars, as GOOG_D.csv: a header row with time (or date), open, high, low, close, volume;
-    /// or files of trades as ingest reads them
-    #[arg(required = true, value_name = "FILE")]
+    /// or files of trades as ingest reads them,
+    /// or what record wrote: Parquet files, their folder, or a postgres:// URL
+    #[arg(required_unless_present = "postgres_url", value_name = "FILE")]
     files: Vec<PathBuf>,
+    /// Read recorded bars from this PostgreSQL database too, as FILE but not to be seen by others in a
+    /// list of processes when it comes by the variable; none without it
+    #[arg(long, env = "BARCAST_REPLAY_POSTGRES_URL", hide_env_values = true)]
+    postgres_url: Option<String>,
+    /// Only these topics, as bars:AAPL:1,bars:MSFT:* [default: all]
+    #[arg(long, env = "BARCAST_REPLAY_TOPICS", value_delimiter = ',', value_parser = values::pattern)]
+    topics: Vec<Pattern>,
+    /// Only bars that start at this time or later, as 2026-11-23T09:30 [default: all]
+    #[arg(long, env = "BARCAST_REPLAY_FROM", value_parser = values::time)]
+    from: Option<i64>,
+    /// Only bars that start before this time [default: all]
+    #[arg(long, env = "BARCAST_REPLAY_TO", value_parser = values::time)]
+    to: Option<i64>,
     /// What the rows are: trades become bars on the way
     #[arg(long, env = "BARCAST_REPLAY_INPUT", value_enum, default_value = "bars")]
     input: Rows,
@@ -112,9 +127,25 @@ impl ReplayArgs {
                 },
             }),
         };
+        // A URL may stand among the files, or come by the variable where nobody else sees it.
+        let is_url = |path: &PathBuf| path.to_str().is_some_and(Address::is_one);
+        let (urls, files): (Vec<_>, Vec<_>) = self.files.into_iter().partition(is_url);
+        let urls = urls.iter().filter_map(|url| url.to_str());
+        let postgres: Result<Vec<_>, _> = urls
+            .chain(self.postgres_url.as_deref())
+            .map(Address::parse)
+            .collect();
+        let postgres = postgres
+            .map_err(|why| format!("--postgres-url (BARCAST_REPLAY_POSTGRES_URL): {why}"))?;
         Ok(Replay {
             config: Config {
-                files: self.files,
+                files,
+                postgres,
+                wanted: Wanted {
+                    topics: self.topics,
+                    from: self.from,
+                    to: self.to,
+                },
                 symbol: self.symbol,
                 resolution: self.resolution,
                 speed: self.speed,

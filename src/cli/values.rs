@@ -9,9 +9,11 @@ use console::Term;
 
 use crate::bar::{Pattern, Resolution, Symbol};
 use crate::bus::RedisBus;
+use crate::feed::time;
 use crate::gateway::cors::Cors;
 use crate::gateway::protocol::{MAX_RATE, MIN_RATE};
 use crate::gateway::udf::Listings;
+use crate::record::spool::LEAST_BYTES;
 
 /// Shortest interval between ticks, in seconds.
 const SHORTEST_INTERVAL: f64 = 0.001;
@@ -49,6 +51,7 @@ pub fn symbol(text: &str) -> Result<Symbol, String> {
 pub fn pattern(text: &str) -> Result<Pattern, String> {
     /// What a subscription without a resolution means, as in the protocol.
     const RESOLUTION: &str = "1";
+    let text = text.trim();
     let short = text.strip_prefix("bars:").unwrap_or(text);
     let (symbol, resolution) = short.split_once(':').unwrap_or((short, RESOLUTION));
     Pattern::from_parts(symbol, resolution)
@@ -133,6 +136,25 @@ pub fn rate(text: &str) -> Result<f64, String> {
 pub fn colours(terminal: &Term) -> bool {
     let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     terminal.is_term() && terminal.features().colors_supported() && !unwanted
+}
+
+/// A time, ms since the epoch.
+///
+/// # Errors
+/// What is allowed.
+pub fn time(text: &str) -> Result<i64, String> {
+    time::parse(text)
+}
+
+/// Bytes of a spool.
+///
+/// # Errors
+/// What is allowed.
+pub fn spool_bytes(text: &str) -> Result<u64, String> {
+    text.parse()
+        .ok()
+        .filter(|n| *n >= LEAST_BYTES)
+        .ok_or_else(|| format!("allowed: a whole number from {LEAST_BYTES}"))
 }
 
 /// Threads, each with a listener of its own.

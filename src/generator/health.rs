@@ -1,4 +1,4 @@
-//! A generator's own `/healthz` and `/metrics`.
+//! `/healthz` and `/metrics` of a process that is no gateway: a generator, an ingest, a recorder.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -26,28 +26,41 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Pause after accept failed, mostly for want of open files: trying at once would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Answers on `listener` in the background until `stop`, with what is in `registry`.
+/// What `/healthz` answers, as JSON.
+pub type Health = Arc<dyn Fn() -> String + Send + Sync>;
+
+/// Answers on `listener` in the background until `stop`, with what is in `registry`, as a publisher does.
 pub fn start(
     listener: TcpListener,
     registry: Registry,
     metrics: GeneratorMetrics,
     stop: CancellationToken,
 ) {
+    start_with(listener, registry, Arc::new(move || health(&metrics)), stop);
+}
+
+/// Answers on `listener` in the background until `stop`, with what is in `registry` and what `health` says.
+pub fn start_with(
+    listener: TcpListener,
+    registry: Registry,
+    health: Health,
+    stop: CancellationToken,
+) {
     match listener.local_addr() {
         Ok(address) => tracing::info!(%address, "health and metrics"),
         Err(why) => tracing::warn!(%why, "health and metrics at an unknown address"),
     }
-    tokio::spawn(serve(listener, Arc::new(registry), metrics, stop));
+    tokio::spawn(serve(listener, Arc::new(registry), health, stop));
 }
 
 /// Answers on `listener` until `stop`.
 ///
 /// `/healthz` is 200 as long as the process answers, and says whether the bus is connected: a
 /// generator without its bus goes on, and restarting it would not help.
-pub async fn serve(
+async fn serve(
     listener: TcpListener,
     registry: Arc<Registry>,
-    metrics: GeneratorMetrics,
+    health: Health,
     stop: CancellationToken,
 ) {
     let free = Arc::new(Semaphore::new(MAX_CONNECTIONS));
@@ -64,10 +77,10 @@ pub async fn serve(
                     continue;
                 }
             };
-            let (registry, metrics) = (Arc::clone(&registry), metrics.clone());
+            let (registry, health) = (Arc::clone(&registry), Arc::clone(&health));
             let stop = stop.clone();
             tokio::spawn(async move {
-                let served = connection(stream, &registry, &metrics);
+                let served = connection(stream, &registry, &health);
                 stop.run_until_cancelled(served).await;
                 drop(permit);
             });
@@ -76,9 +89,9 @@ pub async fn serve(
     stop.run_until_cancelled(accept).await;
 }
 
-async fn connection(stream: TcpStream, registry: &Registry, metrics: &GeneratorMetrics) {
+async fn connection(stream: TcpStream, registry: &Registry, health: &Health) {
     let service = service_fn(|request: Request<Incoming>| async move {
-        Ok::<_, Infallible>(answer(&request, registry, metrics))
+        Ok::<_, Infallible>(answer(&request, registry, health))
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -90,13 +103,9 @@ async fn connection(stream: TcpStream, registry: &Registry, metrics: &GeneratorM
     }
 }
 
-fn answer<B>(
-    request: &Request<B>,
-    registry: &Registry,
-    metrics: &GeneratorMetrics,
-) -> Response<Full<Bytes>> {
+fn answer<B>(request: &Request<B>, registry: &Registry, health: &Health) -> Response<Full<Bytes>> {
     let (content_type, text) = match request.uri().path() {
-        "/healthz" => ("application/json", health(metrics)),
+        "/healthz" => ("application/json", health()),
         "/metrics" => (metrics::CONTENT_TYPE, metrics::render(registry)),
         _ => {
             return plain(

@@ -1,30 +1,31 @@
-//! Several files as one stream, by bar time.
+//! Several sources as one stream, by bar time.
 
-use super::file::{BadRow, BarFile, Next};
-use crate::bar::{Bar, Topic};
+use super::file::BadRow;
+use super::input::{Head, Input};
+use super::recorded::Row;
 
 /// Bad rows that are logged one by one; beyond, they are only counted: a file that is wrong
 /// throughout should not write a log as large as itself.
 pub(super) const MAX_REPORTED: u64 = 1_000;
 
-/// Reads the files row by row, so that memory does not grow with them.
+/// Reads the sources row by row, so that memory does not grow with them.
 pub(super) struct Merge {
-    inputs: Vec<Input>,
+    inputs: Vec<Source>,
     pub bad_rows: u64,
     /// Bytes of the files read so far.
     pub position: u64,
 }
 
-struct Input {
-    file: BarFile,
-    head: Option<Bar>,
+struct Source {
+    input: Input,
+    head: Option<Head>,
     position: u64,
 }
 
 impl Merge {
-    pub fn new(files: Vec<BarFile>) -> Self {
-        let inputs = files.into_iter().map(|file| Input {
-            file,
+    pub fn new(inputs: Vec<Input>) -> Self {
+        let inputs = inputs.into_iter().map(|input| Source {
+            input,
             head: None,
             position: 0,
         });
@@ -39,47 +40,43 @@ impl Merge {
     /// `report`, as long as they are few.
     ///
     /// # Errors
-    /// One line, when a file cannot be read on.
+    /// One line, when a source cannot be read on.
     pub fn peek(&mut self, report: &mut impl FnMut(BadRow)) -> Result<Option<i64>, String> {
         Ok(self.first(report)?.and_then(|at| {
-            let bar = self.inputs[at].head?;
+            let (_, bar) = self.inputs[at].head?;
             Some(bar.time())
         }))
     }
 
-    /// The earliest bar; of bars with the same time, that of the file named first.
+    /// The earliest bar; of bars with the same time, that of the source named first.
     ///
     /// # Errors
-    /// One line, when a file cannot be read on.
-    pub fn next(
-        &mut self,
-        report: &mut impl FnMut(BadRow),
-    ) -> Result<Option<(Topic, Bar)>, String> {
-        Ok(self.first(report)?.and_then(|at| {
-            let input = &mut self.inputs[at];
-            Some((input.file.topic, input.head.take()?))
-        }))
+    /// One line, when a source cannot be read on.
+    pub fn next(&mut self, report: &mut impl FnMut(BadRow)) -> Result<Option<Head>, String> {
+        let first = self.first(report)?;
+        Ok(first.and_then(|at| self.inputs[at].head.take()))
     }
 
     /// Fills the heads; the index of the earliest one.
     fn first(&mut self, report: &mut impl FnMut(BadRow)) -> Result<Option<usize>, String> {
         let mut at = 0;
         while at < self.inputs.len() {
-            let input = &mut self.inputs[at];
-            if input.head.is_none() {
-                let next = input.file.next();
-                self.position += input.file.position().saturating_sub(input.position);
-                input.position = input.file.position();
-                match next.map_err(|why| format!("{}: {why}", input.file.path.display()))? {
-                    Next::Bar(bar) => input.head = Some(bar),
-                    Next::Bad(row) => {
+            let source = &mut self.inputs[at];
+            if source.head.is_none() {
+                let next = source.input.next();
+                let position = source.input.position();
+                self.position += position.saturating_sub(source.position);
+                source.position = position;
+                match next? {
+                    Row::Bar(topic, bar) => source.head = Some((topic, bar)),
+                    Row::Bad(row) => {
                         self.bad_rows += 1;
                         if self.bad_rows <= MAX_REPORTED {
                             report(row);
                         }
                         continue;
                     }
-                    Next::End => {
+                    Row::End => {
                         self.inputs.remove(at);
                         continue;
                     }
@@ -87,10 +84,10 @@ impl Merge {
             }
             at += 1;
         }
-        // A replay names few files: looking at every head costs less than keeping a heap right.
+        // A replay names few sources: looking at every head costs less than keeping a heap right.
         let heads = self.inputs.iter().enumerate();
         Ok(heads
-            .filter_map(|(at, input)| Some((input.head?.time(), at)))
+            .filter_map(|(at, source)| Some((source.head?.1.time(), at)))
             .min()
             .map(|(_, at)| at))
     }

@@ -1,13 +1,18 @@
-//! Replay: bars of the past from CSV files, or trades made into bars, out to the bus at any speed.
+//! Replay: bars of the past from CSV files, or as [`record`](crate::record) wrote them to Parquet files or
+//! PostgreSQL, or trades made into bars, out to the bus at any speed.
 //!
-//! The files are merged by bar time and read row by row. What the bus does not confirm is published
+//! The sources are merged by bar time and read row by row. What the bus does not confirm is published
 //! again (at least once), so a lost bus costs time, not bars.
 
+mod database;
 mod file;
+mod input;
 mod market;
 mod merge;
 mod name;
 mod progress;
+mod recorded;
+mod wanted;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -15,14 +20,16 @@ use std::process::ExitCode;
 use std::str::FromStr;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 pub use file::BadRow;
-use file::BarFile;
+use input::Input;
 pub use market::Market;
 use merge::Merge;
 use progress::Progress;
+pub use wanted::Wanted;
 
 use crate::bar::{Bar, Message, Resolution, Symbol, Topic};
 use crate::bus::{Bus, Publisher, RedisBus};
@@ -31,6 +38,7 @@ use crate::generator::numbering::Numbering;
 use crate::generator::outlet::Outlet;
 use crate::generator::pack::Form;
 use crate::metrics::GeneratorMetrics;
+use crate::record::postgres::Address;
 
 /// Bars of one write, at most: bounds the memory for payloads and what is published again after the
 /// bus was lost.
@@ -74,7 +82,11 @@ impl FromStr for Speed {
 /// What to replay.
 #[derive(Debug, Clone)]
 pub struct Config {
+    /// CSV files, Parquet files and folders of these.
     pub files: Vec<PathBuf>,
+    /// Databases that hold recorded bars.
+    pub postgres: Vec<Address>,
+    pub wanted: Wanted,
     /// Instead of what the files' names say.
     pub symbol: Option<Symbol>,
     /// Instead of what the files' names say.
@@ -116,10 +128,10 @@ impl Totals {
 /// Why a replay could not start or go on. One line.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReplayError {
-    /// A file is missing, has no usable header or no known topic: nothing was published. Exit code 2.
+    /// A file is missing, has no usable columns or no known topic: nothing was published. Exit code 2.
     #[error("{0}")]
     Files(String),
-    /// A file could not be read to its end. Exit code 1.
+    /// A file or database could not be read to its end. Exit code 1.
     #[error("{0}")]
     Read(String),
 }
@@ -129,7 +141,12 @@ pub enum ReplayError {
 /// # Errors
 /// [`ReplayError`].
 pub async fn replay(settings: Replay, stop: CancellationToken) -> Result<Totals, ReplayError> {
-    run(settings.config, settings.bus.publisher(), stop).await
+    let publisher = settings.bus.publisher();
+    let handle = Handle::current();
+    // On a thread that may block: a database may be slow, and signals must be heard meanwhile.
+    let work = move || handle.block_on(run(settings.config, publisher, stop));
+    let ended = tokio::task::spawn_blocking(work).await;
+    ended.unwrap_or_else(|why| Err(ReplayError::Read(format!("the replay panicked: {why}"))))
 }
 
 /// Publishes the bars of the files in order of their times, each with `closed`.
@@ -146,18 +163,21 @@ pub async fn run<P: Publisher>(
     if let Some(market) = config.trades.clone() {
         return market::run(config, market, publisher, stop).await;
     }
-    let files = open(&config)?;
-    for file in &files {
-        tracing::info!(topic = %file.topic, file = %file.path.display(), speed = %config.speed, "replaying");
+    let inputs = input::open(&config)?;
+    for input in &inputs {
+        tracing::info!(source = input.name(), speed = %config.speed, "replaying");
     }
-    let mut progress = Progress::start(&files);
-    let coarsest = files.iter().map(|file| file.topic.resolution).max();
-    let mut merge = Merge::new(files);
+    let mut progress = Progress::start(&inputs);
+    let coarsest = match config.rebase {
+        true => coarsest(&inputs)?,
+        false => None,
+    };
+    let mut merge = Merge::new(inputs);
     let mut outlet = Outlet::new(publisher, config.form, GeneratorMetrics::default());
     let mut numbering = Numbering::new(now_us());
     let started = Instant::now();
     let mut pace = Pace::new(config.speed);
-    let mut rebase = Rebase::new(coarsest.filter(|_| config.rebase))?;
+    let mut rebase = Rebase::new(coarsest)?;
     let mut published = 0;
     let mut stopped = !outlet.ready(&stop).await;
     let mut unread = None;
@@ -196,13 +216,13 @@ pub async fn run<P: Publisher>(
     unread.map_or(Ok(totals), Err)
 }
 
-fn open(config: &Config) -> Result<Vec<BarFile>, ReplayError> {
-    let one = |path: &PathBuf| {
-        let topic = name::topic(path, config.symbol, config.resolution)?;
-        BarFile::open(path, topic)
-    };
-    let files: Result<_, String> = config.files.iter().map(one).collect();
-    files.map_err(ReplayError::Files)
+/// The coarsest resolution of all bars.
+fn coarsest(inputs: &[Input]) -> Result<Option<Resolution>, ReplayError> {
+    let mut coarsest = None;
+    for input in inputs {
+        coarsest = coarsest.max(input.coarsest().map_err(ReplayError::Read)?);
+    }
+    Ok(coarsest)
 }
 
 enum Chunk {

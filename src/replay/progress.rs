@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::file::{BadRow, BarFile};
+use super::file::BadRow;
+use super::input::Input;
 
 /// How often a line tells the progress where there is no terminal.
 const LINE_INTERVAL: Duration = Duration::from_secs(5);
@@ -19,9 +20,8 @@ pub(super) struct Progress {
 
 impl Progress {
     /// The whole is the size of the files: rows are not known before they are read.
-    pub fn start(files: &[BarFile]) -> Self {
-        let size = |file: &BarFile| std::fs::metadata(&file.path).map_or(0, |data| data.len());
-        let total_bytes = files.iter().map(size).sum();
+    pub fn start(inputs: &[Input]) -> Self {
+        let total_bytes = inputs.iter().map(Input::size).sum();
         let target = if std::io::stderr().is_terminal() {
             ProgressDrawTarget::stderr()
         } else {

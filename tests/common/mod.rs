@@ -6,6 +6,7 @@ pub mod client;
 pub mod gateway;
 pub mod harm;
 pub mod market;
+pub mod postgres;
 pub mod process;
 pub mod udf;
 pub mod words;

@@ -4,6 +4,8 @@
 use std::collections::BTreeSet;
 use std::fs;
 
+use barcast::record::schema::TABLE;
+
 use crate::links::anchor;
 use crate::pages::{files, prose, read, root, words};
 
@@ -41,7 +43,8 @@ fn metrics_of_the_documents_are_in_the_list() {
         let text = fs::read_to_string(&page).unwrap();
         for word in words(&text, |c| c.is_ascii_alphanumeric() || c == '_') {
             let name = word.strip_suffix("_bucket").unwrap_or(word);
-            if name.starts_with("barcast_") {
+            // A table in a database is named alike.
+            if name.starts_with("barcast_") && name != TABLE {
                 assert!(listed.contains(name), "{}: {word}", page.display());
             }
         }

@@ -92,6 +92,17 @@ pub fn ingest() -> Process {
     ])
 }
 
+/// Neither its Redis nor its database is there.
+pub fn recorder() -> Process {
+    Process::start(&[
+        "record",
+        "--postgres-url",
+        "postgres://nobody@127.0.0.1:1/none",
+        "--health-listen",
+        "127.0.0.1:0",
+    ])
+}
+
 pub fn generator() -> Process {
     Process::start(&["generate", "--health-listen", "127.0.0.1:0"])
 }
@@ -109,10 +120,15 @@ fn metrics(text: &str) -> (BTreeSet<[String; 3]>, BTreeSet<String>) {
             "counter" => format!("{name}_total"),
             _ => name.to_owned(),
         };
+        // A histogram's buckets have a label more, its count has those that tell histograms apart.
+        let counted = match kind {
+            "histogram" => format!("{name}_count"),
+            _ => name.clone(),
+        };
         let mut label = String::new();
         for sample in text.lines() {
             let labels = sample
-                .strip_prefix(name.as_str())
+                .strip_prefix(counted.as_str())
                 .and_then(|rest| rest.strip_prefix('{')?.split_once("\"}"));
             if let Some((pair, _)) = labels {
                 let pairs = pair
@@ -177,6 +193,13 @@ fn the_documents_list_every_metric_of_an_ingest() {
     assert!(exposed.is_superset(&shared), "a generator's are among them");
     exposed.retain(|metric| !shared.contains(metric));
     let listed = metrics_in_docs("## Metrics of an ingest");
+    assert_eq!(listed, exposed, "left: docs/metrics.md, right: /metrics");
+}
+
+#[test]
+fn the_documents_list_every_metric_of_a_recorder() {
+    let (exposed, _) = metrics(&recorder().get("/metrics").1);
+    let listed = metrics_in_docs("## Metrics of a recorder");
     assert_eq!(listed, exposed, "left: docs/metrics.md, right: /metrics");
 }
 

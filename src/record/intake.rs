@@ -1,0 +1,323 @@
+//! From the bus to batches of closed bars.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use tokio::sync::mpsc::Sender;
+use tokio::sync::mpsc::error::TrySendError;
+
+use super::Batch;
+use crate::bar::{Bar, Decoder, Malformed, Message, Topic};
+use crate::bus::Sink;
+use crate::clock::now_ms;
+use crate::limited::Limited;
+use crate::metrics::RecordMetrics;
+
+/// Topics whose forming bars are remembered, some 20 MB: beyond them only bars that say that they are
+/// closed are taken.
+pub(super) const MAX_TOPICS: usize = 100_000;
+/// Bars noted as live while the store is read, some 30 MB: beyond them nothing more of it is taken.
+const MAX_FRESH_BARS: usize = 500_000;
+/// Bars handed over at once.
+const BATCH_BARS: usize = 500;
+/// Between two looks whether a lane takes more; meanwhile the bus feels it.
+const BUSY_PAUSE: Duration = Duration::from_millis(5);
+/// Bytes of a malformed payload that are logged.
+const LOGGED_BYTES: usize = 120;
+
+/// The sink of the bus on a recorder.
+pub(super) struct Intake {
+    outputs: Vec<Sender<Batch>>,
+    metrics: RecordMetrics,
+    address: String,
+    decoder: Decoder,
+    closing: Closing,
+    live: Vec<(Topic, Bar)>,
+    stored: Vec<(Topic, Bar)>,
+    /// Bars that came live while the store is read.
+    fresh: Option<HashSet<(Topic, i64)>>,
+    warnings: Arc<std::sync::Mutex<Limited>>,
+}
+
+/// Which bars are closed, as DESIGN's words have it: those that say so, those behind which a newer one
+/// opened, and revisions of the past.
+#[derive(Default)]
+struct Closing {
+    topics: HashMap<Topic, Open>,
+}
+
+struct Open {
+    /// Time of the newest bar.
+    newest: i64,
+    /// The newest bar while it is not closed.
+    forming: Option<Bar>,
+}
+
+impl Closing {
+    /// Takes in one bar; what is closed by it goes to `out`. `false` when there is no room for its topic.
+    fn apply(&mut self, topic: Topic, bar: Bar, out: &mut Vec<(Topic, Bar)>) -> bool {
+        let closed = |mut bar: Bar| {
+            bar.closed = true;
+            (topic, bar)
+        };
+        if self.topics.len() >= MAX_TOPICS && !self.topics.contains_key(&topic) {
+            out.extend(bar.closed.then(|| closed(bar)));
+            return bar.closed;
+        }
+        let open = self.topics.entry(topic).or_insert(Open {
+            newest: bar.time(),
+            forming: None,
+        });
+        if bar.time() < open.newest {
+            out.push(closed(bar));
+            return true;
+        }
+        if bar.time() > open.newest {
+            open.newest = bar.time();
+            out.extend(open.forming.take().map(closed));
+        }
+        open.forming = (!bar.closed).then_some(bar);
+        out.extend(bar.closed.then(|| closed(bar)));
+        true
+    }
+
+    /// Takes in one bar of the store. A forming one of the past says nothing.
+    fn restore(&mut self, topic: Topic, bar: Bar, out: &mut Vec<(Topic, Bar)>) -> bool {
+        let newest = self.topics.get(&topic).map(|open| open.newest);
+        if !bar.closed && newest.is_some_and(|newest| bar.time() < newest) {
+            return true;
+        }
+        self.apply(topic, bar, out)
+    }
+}
+
+impl Intake {
+    pub fn new(outputs: Vec<Sender<Batch>>, metrics: RecordMetrics, address: String) -> Self {
+        Self {
+            outputs,
+            metrics,
+            address,
+            decoder: Decoder::default(),
+            closing: Closing::default(),
+            live: Vec::new(),
+            stored: Vec::new(),
+            fresh: None,
+            warnings: Arc::default(),
+        }
+    }
+
+    fn take(&mut self, channel: &str, payload: &[u8]) {
+        let Self {
+            decoder,
+            closing,
+            live,
+            fresh,
+            metrics,
+            warnings,
+            ..
+        } = self;
+        decoder.decode(channel, payload, |message| match message {
+            Ok(Message { topic, bar, .. }) => {
+                if let Some(fresh) = fresh.as_mut().filter(|f| f.len() < MAX_FRESH_BARS) {
+                    fresh.insert((topic, bar.time()));
+                }
+                if !closing.apply(topic, bar, live) {
+                    metrics.over_limit().inc();
+                }
+            }
+            Err(why) => report(metrics, warnings, channel, payload, &why),
+        });
+    }
+
+    fn restore(&mut self, topic: &str, payload: &[u8]) {
+        let Self {
+            decoder,
+            closing,
+            stored,
+            fresh,
+            metrics,
+            warnings,
+            ..
+        } = self;
+        let fresh = fresh.as_ref();
+        decoder.decode(topic, payload, |message| match message {
+            Ok(Message { topic, bar, .. }) => {
+                let is_stale = fresh.is_none_or(|fresh| {
+                    fresh.len() >= MAX_FRESH_BARS || fresh.contains(&(topic, bar.time()))
+                });
+                if !is_stale && !closing.restore(topic, bar, stored) {
+                    metrics.over_limit().inc();
+                }
+            }
+            Err(why) => report(metrics, warnings, topic, payload, &why),
+        });
+    }
+
+    fn hand_over(&mut self) {
+        let stored = std::mem::take(&mut self.stored);
+        self.metrics.stored.inc_by(stored.len() as u64);
+        self.send(stored, None);
+        let live = std::mem::take(&mut self.live);
+        self.metrics.closed.inc_by(live.len() as u64);
+        self.send(live, Some(now_ms()));
+    }
+
+    /// Blocks while a lane is busy, so that the bus feels it.
+    fn send(&self, bars: Vec<(Topic, Bar)>, arrived_ms: Option<i64>) {
+        for bars in bars.chunks(BATCH_BARS) {
+            for output in &self.outputs {
+                let mut batch = Batch {
+                    arrived_ms,
+                    bars: bars.to_vec(),
+                };
+                while let Err(TrySendError::Full(again)) = output.try_send(batch) {
+                    batch = again;
+                    thread::sleep(BUSY_PAUSE);
+                }
+            }
+        }
+    }
+}
+
+impl Sink for Intake {
+    fn connected(&mut self) {
+        self.fresh = None;
+        self.hand_over();
+        self.metrics.bus_connected.set(1);
+        tracing::info!(bus = self.address, "bus connected");
+    }
+
+    fn lost(&mut self, why: &str) {
+        self.fresh = None;
+        self.hand_over();
+        if self.metrics.bus_connected.set(0) != 0 {
+            tracing::warn!(bus = self.address, why, "bus lost");
+        } else {
+            tracing::debug!(bus = self.address, why, "bus not connected");
+        }
+    }
+
+    fn message(&mut self, channel: &str, payload: &[u8]) {
+        self.take(channel, payload);
+        if self.live.len() >= BATCH_BARS {
+            self.hand_over();
+        }
+    }
+
+    fn loading(&mut self) {
+        self.fresh = Some(HashSet::new());
+    }
+
+    fn stored(&mut self, topic: &str, payload: &[u8]) {
+        self.restore(topic, payload);
+        if self.stored.len() >= BATCH_BARS {
+            self.hand_over();
+        }
+    }
+
+    fn unloaded(&mut self, why: &str) {
+        self.metrics.store_failures.inc();
+        tracing::warn!(
+            store = self.address,
+            why,
+            "the store cannot be read; going on without what is missing"
+        );
+    }
+
+    fn flush(&mut self) {
+        self.hand_over();
+    }
+}
+
+impl Drop for Intake {
+    fn drop(&mut self) {
+        self.hand_over();
+    }
+}
+
+fn report(
+    metrics: &RecordMetrics,
+    warnings: &std::sync::Mutex<Limited>,
+    channel: &str,
+    payload: &[u8],
+    why: &Malformed,
+) {
+    metrics.dropped(why.reason()).inc();
+    let Ok(mut warnings) = warnings.lock() else {
+        return;
+    };
+    warnings.say(|left_out| {
+        let start = &payload[..payload.len().min(LOGGED_BYTES)];
+        tracing::warn!(
+            channel = channel.chars().take(LOGGED_BYTES).collect::<String>(),
+            payload = %start.escape_ascii(),
+            bytes = payload.len(),
+            %why,
+            left_out,
+            "malformed message dropped"
+        );
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bar::Number;
+
+    fn bar(minute: i64, price: u64, closed: bool) -> (Topic, Bar) {
+        let topic: Topic = "bars:A:1".parse().unwrap();
+        let numbers = [Number::Unsigned(price); 5];
+        let bar = Bar::new(topic.resolution, minute * 60_000, numbers, closed);
+        (topic, bar.unwrap())
+    }
+
+    /// Minute and price of what is closed by each bar in turn.
+    fn closed(bars: &[(Topic, Bar)], restored: bool) -> Vec<(i64, f64)> {
+        let mut closing = Closing::default();
+        let mut out = Vec::new();
+        for (topic, bar) in bars {
+            if restored {
+                closing.restore(*topic, *bar, &mut out);
+            } else {
+                closing.apply(*topic, *bar, &mut out);
+            }
+        }
+        assert!(out.iter().all(|(_, bar)| bar.closed));
+        let out = out.iter();
+        out.map(|(_, bar)| (bar.time() / 60_000, bar.numbers()[0].value()))
+            .collect()
+    }
+
+    #[test]
+    fn a_bar_closes_by_its_word_or_by_a_newer_one() {
+        let bars = [
+            bar(0, 1, false),
+            bar(0, 2, false),
+            bar(1, 3, false),
+            bar(1, 4, true),
+            bar(2, 5, true),
+            bar(0, 6, false),
+            bar(3, 7, false),
+            bar(2, 8, true),
+        ];
+        let expected = [(0, 2.0), (1, 4.0), (2, 5.0), (0, 6.0), (2, 8.0)];
+        assert_eq!(closed(&bars, false), expected);
+    }
+
+    #[test]
+    fn the_store_gives_its_newest_message_first() {
+        // The last state of minute 1 was missed; the store has it.
+        let bars = [
+            bar(0, 1, true),
+            bar(1, 2, false),
+            bar(3, 9, false),
+            bar(1, 3, true),
+            bar(2, 4, true),
+            bar(1, 7, false),
+        ];
+        let expected = [(0, 1.0), (1, 2.0), (1, 3.0), (2, 4.0)];
+        assert_eq!(closed(&bars, true), expected);
+    }
+}

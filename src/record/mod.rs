@@ -1,0 +1,182 @@
+//! The long run: closed bars from the bus into PostgreSQL, into Parquet files by day, or both.
+//!
+//! [`intake`] subscribes as a gateway does and tells which bars are closed. Every output has a [`lane`],
+//! which keeps what waits in a [`log`] — on disk in a [`spool`] if there is one — and writes it in batches to
+//! [`postgres`] (its table is in [`schema`]) or to the files of [`days`] (their form is in [`table`]). What is written may be written again: a bar
+//! replaces the one of its symbol, resolution and time.
+
+pub mod days;
+mod frame;
+mod intake;
+pub mod lane;
+mod log;
+pub mod postgres;
+pub mod schema;
+pub mod spool;
+pub mod table;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::Context;
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+use tokio::runtime::Builder;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::bar::{Bar, Topic};
+use crate::bus::{Bus, RedisBus};
+use crate::generator::health;
+use crate::metrics::{OutputMetrics, RecordMetrics};
+use days::Days;
+use intake::{Intake, MAX_TOPICS};
+use lane::{Lane, Output, Pace};
+use log::Log;
+use postgres::Postgres;
+use spool::Spool;
+
+/// Batches that wait between the bus and a lane.
+const QUEUED_BATCHES: usize = 64;
+/// Closed bars of each topic that are read from the store: more than publishers keep there.
+const LOAD_BARS: usize = 10_000;
+/// Bars of one write to PostgreSQL: some 100 ms.
+const POSTGRES_BARS: usize = 5_000;
+
+/// Bars of one write to Parquet files, some 20 MB: the fewer writes, the less is rewritten.
+const PARQUET_BARS: usize = 200_000;
+
+/// Closed bars that came together.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Batch {
+    /// When they came, ms since the epoch; none for those that were read from the store.
+    pub arrived_ms: Option<i64>,
+    pub bars: Vec<(Topic, Bar)>,
+}
+
+/// `barcast record`, validated.
+#[derive(Debug, Clone)]
+pub struct Record {
+    pub bus: RedisBus,
+    /// Whether what the bus keeps is read at the start and after each break.
+    pub load: bool,
+    pub postgres: Option<postgres::Address>,
+    pub parquet: Option<PathBuf>,
+    /// Between two writes of the files.
+    pub parquet_interval: Duration,
+    pub spool: Option<PathBuf>,
+    /// Bytes of each output's spool.
+    pub spool_bytes: u64,
+    pub health_listen: Option<SocketAddr>,
+}
+
+/// Runs `barcast record` until `stop`; tells how many bars were lost by the end.
+///
+/// # Errors
+/// When the address cannot be bound, a folder cannot be used or a thread cannot be made.
+pub async fn record(settings: Record, stop: CancellationToken) -> anyhow::Result<usize> {
+    let metrics = RecordMetrics::default();
+    let mut registry = Registry::default();
+    metrics.register(&mut registry);
+    let mut lanes = Lanes {
+        settings: &settings,
+        metrics: &metrics,
+        inputs: Vec::new(),
+        ends: Vec::new(),
+        health: Vec::new(),
+    };
+    if let Some(address) = &settings.postgres {
+        tracing::info!(postgres = %address, "recording");
+        let pace = Pace {
+            interval: Duration::ZERO,
+            bars: POSTGRES_BARS,
+        };
+        lanes.start(Postgres::new(address.clone()), pace)?;
+    }
+    if let Some(folder) = &settings.parquet {
+        tracing::info!(parquet = %folder.display(), interval = ?settings.parquet_interval, "recording");
+        let pace = Pace {
+            interval: settings.parquet_interval,
+            bars: PARQUET_BARS,
+        };
+        lanes.start(Days::new(folder.clone()), pace)?;
+    }
+    let Lanes {
+        inputs,
+        ends,
+        health: outputs,
+        ..
+    } = lanes;
+    if let Some(address) = settings.health_listen {
+        let listener = TcpListener::bind(address).await.with_context(|| {
+            format!("--health-listen (BARCAST_RECORD_HEALTH_LISTEN) = {address}")
+        })?;
+        let metrics = metrics.clone();
+        let told = move || metrics.health(&outputs);
+        health::start_with(listener, registry, Arc::new(told), stop.clone());
+    }
+    let bus = match settings.load {
+        true => settings.bus.clone().loading(MAX_TOPICS, LOAD_BARS),
+        false => settings.bus.clone(),
+    };
+    let sink = Intake::new(inputs, metrics, bus.address());
+    subscribe(bus, sink, stop).await?;
+    let mut lost = 0;
+    for end in ends {
+        lost += end.await.context("a lane panicked")?;
+    }
+    Ok(lost)
+}
+
+/// What is started for each output.
+struct Lanes<'a> {
+    settings: &'a Record,
+    metrics: &'a RecordMetrics,
+    inputs: Vec<mpsc::Sender<Batch>>,
+    ends: Vec<JoinHandle<usize>>,
+    health: Vec<(&'static str, OutputMetrics)>,
+}
+
+impl Lanes<'_> {
+    fn start<O: Output>(&mut self, output: O, pace: Pace) -> anyhow::Result<()> {
+        let spool = match &self.settings.spool {
+            Some(folder) => {
+                let folder = folder.join(O::NAME);
+                let opened = Spool::open(&folder, self.settings.spool_bytes);
+                Some(opened.with_context(|| {
+                    format!("--spool (BARCAST_RECORD_SPOOL): {}", folder.display())
+                })?)
+            }
+            None => None,
+        };
+        let metrics = self.metrics.output(O::NAME);
+        self.health.push((O::NAME, metrics.clone()));
+        let lane = Lane::new::<O>(Log::new(spool), pace, metrics);
+        let (input, batches) = mpsc::channel(QUEUED_BATCHES);
+        self.inputs.push(input);
+        self.ends.push(tokio::spawn(lane.run(output, batches)));
+        Ok(())
+    }
+}
+
+/// Feeds the sink on a thread of its own, which may block, until `stop`.
+async fn subscribe<B: Bus>(bus: B, sink: Intake, stop: CancellationToken) -> anyhow::Result<()> {
+    let (ended, end) = oneshot::channel();
+    let work = move || {
+        let runtime = Builder::new_current_thread().enable_all().build();
+        let subscribed = runtime.map(|runtime| runtime.block_on(bus.subscribe(sink, stop)));
+        // Who waits for it is there until it came.
+        let _ = ended.send(subscribed);
+    };
+    thread::Builder::new()
+        .name("intake".to_owned())
+        .spawn(work)
+        .context("a thread for the bus")?;
+    end.await
+        .context("the intake panicked")?
+        .context("a runtime for the bus")
+}

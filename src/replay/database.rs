@@ -1,0 +1,168 @@
+//! Bars out of PostgreSQL, as `barcast record` writes them.
+//!
+//! A thread of its own reads by parts through a portal, which is PostgreSQL's cursor, and hands them over
+//! through a short queue: memory does not grow with what is read.
+
+use std::pin::pin;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::{thread, vec};
+
+use tokio_postgres::Client;
+use tokio_postgres::types::ToSql;
+
+use super::wanted::Wanted;
+use crate::bar::Resolution;
+use crate::record::postgres::{Address, from_time, said, to_time};
+use crate::record::table::{Row, bar};
+
+/// Rows of one part.
+const PART_ROWS: i32 = 2_000;
+/// Parts that wait.
+const QUEUED_PARTS: usize = 2;
+
+/// What is wanted: patterns as two arrays, where null stands for `*`, and times.
+const WANTED: &str = "FROM barcast_bars AS b
+    WHERE (cardinality($1::text[]) = 0 OR EXISTS (
+        SELECT FROM unnest($1::text[], $2::text[]) AS w (symbol, resolution)
+        WHERE (w.symbol IS NULL OR w.symbol = b.symbol)
+            AND (w.resolution IS NULL OR w.resolution = b.resolution)))
+        AND time >= COALESCE($3::timestamptz, '-infinity')
+        AND time < COALESCE($4::timestamptz, 'infinity')";
+
+type Part = Vec<Row>;
+
+enum Told {
+    /// It begins; with the coarsest resolution, if it was asked for.
+    Begins(Option<Resolution>),
+    Part(Part),
+    Failed(String),
+}
+
+/// A table that is being read.
+pub(super) struct Database {
+    pub address: Address,
+    pub coarsest: Option<Resolution>,
+    parts: Receiver<Told>,
+    part: vec::IntoIter<Row>,
+    /// Rows read so far.
+    pub rows: u64,
+}
+
+impl Database {
+    /// Connects and asks for the bars that are wanted.
+    ///
+    /// # Errors
+    /// One line, without a secret.
+    pub fn open(address: &Address, wanted: &Wanted, asks_coarsest: bool) -> Result<Self, String> {
+        let (sender, parts) = sync_channel(QUEUED_PARTS);
+        let work = {
+            let (address, wanted) = (address.clone(), wanted.clone());
+            move || {
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build();
+                let read = match runtime {
+                    Ok(runtime) => {
+                        runtime.block_on(read(&address, &wanted, asks_coarsest, &sender))
+                    }
+                    Err(why) => Err(why.to_string()),
+                };
+                if let Err(why) = read {
+                    // Nobody waits for it any more, or it is told.
+                    let _ = sender.send(Told::Failed(why));
+                }
+            }
+        };
+        let named = thread::Builder::new().name("database".to_owned());
+        named.spawn(work).map_err(|why| why.to_string())?;
+        let coarsest = match parts.recv() {
+            Ok(Told::Begins(coarsest)) => coarsest,
+            Ok(Told::Failed(why)) => return Err(format!("{address}: {why}")),
+            Ok(Told::Part(_)) | Err(_) => return Err(format!("{address}: the reader has ended")),
+        };
+        Ok(Self {
+            address: address.clone(),
+            coarsest,
+            parts,
+            part: Vec::new().into_iter(),
+            rows: 0,
+        })
+    }
+
+    /// The next row, or why it gives no bar; `None` at the end. Bars come in rising time.
+    ///
+    /// # Errors
+    /// When the database cannot be read on.
+    pub fn next(&mut self) -> Result<Option<Row>, String> {
+        loop {
+            if let Some(row) = self.part.next() {
+                self.rows += 1;
+                return Ok(Some(row));
+            }
+            match self.parts.recv() {
+                Ok(Told::Part(part)) => self.part = part.into_iter(),
+                Ok(Told::Begins(_)) => {}
+                Ok(Told::Failed(why)) => return Err(format!("{}: {why}", self.address)),
+                Err(_) => return Ok(None),
+            }
+        }
+    }
+}
+
+async fn read(
+    address: &Address,
+    wanted: &Wanted,
+    asks_coarsest: bool,
+    out: &SyncSender<Told>,
+) -> Result<(), String> {
+    let mut client = address.connect().await?;
+    let symbols: Vec<_> = wanted.topics.iter().map(|t| t.symbol).collect();
+    let symbols: Vec<_> = symbols
+        .iter()
+        .map(|symbol| symbol.as_ref().map(|symbol| symbol.as_str()))
+        .collect();
+    let resolutions = wanted.topics.iter().map(|t| t.resolution);
+    let resolutions: Vec<_> = resolutions.map(|r| r.map(Resolution::as_str)).collect();
+    let (from, to) = (wanted.from.map(to_time), wanted.to.map(to_time));
+    let chosen: [&(dyn ToSql + Sync); 4] = [&symbols, &resolutions, &from, &to];
+    let coarsest = match (asks_coarsest, wanted.coarsest()) {
+        (true, None) => coarsest(&client, &chosen).await?,
+        (_, told) => told,
+    };
+    let transaction = client.transaction().await.map_err(|why| said(&why))?;
+    let sql = format!(
+        "SELECT symbol, resolution, time, open, high, low, close, volume {WANTED}
+         ORDER BY time, symbol, resolution"
+    );
+    let portal = transaction.bind(&sql, &chosen).await;
+    let portal = portal.map_err(|why| said(&why))?;
+    let mut told = Told::Begins(coarsest);
+    loop {
+        if out.send(told).is_err() {
+            return Ok(());
+        }
+        let part = pin!(transaction.query_portal(&portal, PART_ROWS)).await;
+        let part = part.map_err(|why| said(&why))?;
+        if part.is_empty() {
+            return Ok(());
+        }
+        told = Told::Part(part.iter().map(row).collect());
+    }
+}
+
+async fn coarsest(
+    client: &Client,
+    chosen: &[&(dyn ToSql + Sync)],
+) -> Result<Option<Resolution>, String> {
+    let sql = format!("SELECT DISTINCT resolution {WANTED}");
+    let rows = client.query(&sql, chosen).await.map_err(|why| said(&why))?;
+    let resolutions = rows
+        .iter()
+        .filter_map(|row| row.get::<_, &str>(0).parse().ok());
+    Ok(resolutions.max())
+}
+
+fn row(row: &tokio_postgres::Row) -> Row {
+    let numbers = [3, 4, 5, 6, 7].map(|at| row.get::<_, Option<f64>>(at));
+    bar(row.get(0), row.get(1), from_time(row.get(2)), numbers)
+}

@@ -1,0 +1,112 @@
+//! Where bars come from: one of the sources that a replay merges.
+
+use std::path::{Path, PathBuf};
+
+use super::database::Database;
+use super::file::{BadRow, BarFile, Next};
+use super::recorded::{Recorded, Row};
+use super::wanted::Wanted;
+use super::{Config, ReplayError, name};
+use crate::bar::{Bar, Resolution, Topic};
+
+/// A source that is open; its bars come in rising time.
+pub(super) enum Input {
+    Csv(BarFile, Wanted),
+    Recorded(Box<Recorded>),
+    Database(Database),
+}
+
+/// All that is to be replayed, in the order in which it was named.
+pub(super) fn open(config: &Config) -> Result<Vec<Input>, ReplayError> {
+    let mut inputs = Vec::new();
+    for path in &config.files {
+        inputs.push(file(path, config).map_err(ReplayError::Files)?);
+    }
+    for address in &config.postgres {
+        let opened = Database::open(address, &config.wanted, config.rebase);
+        inputs.push(Input::Database(opened.map_err(ReplayError::Read)?));
+    }
+    Ok(inputs)
+}
+
+fn file(path: &Path, config: &Config) -> Result<Input, String> {
+    if Recorded::is_one(path) {
+        let opened = Recorded::open(path, &config.wanted)?;
+        return Ok(Input::Recorded(Box::new(opened)));
+    }
+    let topic = name::topic(path, config.symbol, config.resolution)?;
+    let file = BarFile::open(path, topic)?;
+    Ok(Input::Csv(file, config.wanted.clone()))
+}
+
+impl Input {
+    /// For logs: never holds a secret.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Csv(file, _) => format!("{} ({})", file.path.display(), file.topic),
+            Self::Recorded(files) => files.path.display().to_string(),
+            Self::Database(database) => database.address.to_string(),
+        }
+    }
+
+    /// The next row that is wanted.
+    ///
+    /// # Errors
+    /// One line, when it cannot be read on.
+    pub fn next(&mut self) -> Result<Row, String> {
+        match self {
+            Self::Csv(file, wanted) => loop {
+                let next = file.next();
+                match next.map_err(|why| format!("{}: {why}", file.path.display()))? {
+                    Next::Bar(bar) if !wanted.includes(&file.topic, &bar) => {}
+                    Next::Bar(bar) => return Ok(Row::Bar(file.topic, bar)),
+                    Next::Bad(row) => return Ok(Row::Bad(row)),
+                    Next::End => return Ok(Row::End),
+                }
+            },
+            Self::Recorded(files) => files.next(),
+            Self::Database(database) => Ok(match database.next()? {
+                Some(Ok((topic, bar))) => Row::Bar(topic, bar),
+                Some(Err(reason)) => Row::Bad(BadRow {
+                    file: PathBuf::from(database.address.to_string()),
+                    line: database.rows,
+                    reason,
+                }),
+                None => Row::End,
+            }),
+        }
+    }
+
+    /// Bytes that are to be read; none where nobody knows.
+    pub fn size(&self) -> u64 {
+        match self {
+            Self::Csv(file, _) => std::fs::metadata(&file.path).map_or(0, |data| data.len()),
+            Self::Recorded(files) => files.size(),
+            Self::Database(_) => 0,
+        }
+    }
+
+    /// Bytes that are read.
+    pub fn position(&self) -> u64 {
+        match self {
+            Self::Csv(file, _) => file.position(),
+            Self::Recorded(files) => files.position(),
+            Self::Database(_) => 0,
+        }
+    }
+
+    /// The coarsest resolution of its bars.
+    ///
+    /// # Errors
+    /// As [`next`](Self::next).
+    pub fn coarsest(&self) -> Result<Option<Resolution>, String> {
+        match self {
+            Self::Csv(file, _) => Ok(Some(file.topic.resolution)),
+            Self::Recorded(files) => files.coarsest(),
+            Self::Database(database) => Ok(database.coarsest),
+        }
+    }
+}
+
+/// A bar with its topic.
+pub(super) type Head = (Topic, Bar);
