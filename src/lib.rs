@@ -6,7 +6,7 @@
 //! and writes that frame to every client that subscribed. All speak the words of [`bar`].
 //!
 //! Modules import one way: `main` and [`cli`] → edges (`bus`, `generator`, `replay`, the gateway's
-//! `http` and `session`) → core (the gateway's `hub`, `lag` and `outbox`, and `history`) → words
+//! `http` and `session`, and [`client`] with [`tail`] and [`check`] on the other side) → core (the gateway's `hub`, `lag` and `outbox`, and `history`) → words
 //! (`bar`). The core and the words know no hyper, no redis and no socket.
 //!
 //! [`run`] holds the entry points that `main` and the tests call.
@@ -14,7 +14,9 @@
 pub mod aggregate;
 pub mod bar;
 pub mod bus;
+pub mod check;
 pub mod cli;
+pub mod client;
 pub mod clock;
 pub mod feed;
 pub mod gateway;
@@ -24,4 +26,5 @@ pub mod limited;
 pub mod metrics;
 pub mod replay;
 pub mod run;
+pub mod tail;
 pub mod ui;

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use barcast::cli::{self, Command};
 use barcast::feed::{self, FeedError};
 use barcast::replay::ReplayError;
+use barcast::tail::tail;
 use barcast::{generator, replay, run};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -21,9 +22,10 @@ async fn main() -> ExitCode {
     let cli = cli::parse();
     cli.logs.start();
     let stop = CancellationToken::new();
+    let is_told = !cli.is_by_hand();
     let ended = match signals() {
         Ok(signals) => {
-            tokio::spawn(cancel_on_signal(signals, stop.clone()));
+            tokio::spawn(cancel_on_signal(signals, stop.clone(), is_told));
             command(cli.command(), stop).await
         }
         Err(why) => Err(why.into()),
@@ -56,6 +58,14 @@ async fn command(command: Command, stop: CancellationToken) -> anyhow::Result<Ex
                 Err(why) => Err(why.into()),
             };
         }
+        Command::Tail(args) => {
+            let config = args.validate().unwrap_or_else(|why| cli::fail(&why));
+            tail(config, stop).await?;
+        }
+        Command::Check(args) => {
+            let (config, told) = args.validate().unwrap_or_else(|why| cli::fail(&why));
+            return Ok(run::check(&config, told, stop).await);
+        }
         Command::Replay(args) => {
             let settings = args.validate().unwrap_or_else(|why| cli::fail(&why));
             return match replay::replay(settings, stop).await {
@@ -75,15 +85,21 @@ fn signals() -> std::io::Result<[Signal; 2]> {
     ])
 }
 
-/// The first signal stops in good order, the second at once.
-async fn cancel_on_signal([mut interrupt, mut terminate]: [Signal; 2], stop: CancellationToken) {
+/// The first signal stops in good order, the second at once. Not told where a person sees it end.
+async fn cancel_on_signal(
+    [mut interrupt, mut terminate]: [Signal; 2],
+    stop: CancellationToken,
+    is_told: bool,
+) {
     for first in [true, false] {
         let name = tokio::select! {
             _ = interrupt.recv() => "SIGINT",
             _ = terminate.recv() => "SIGTERM",
         };
         if first {
-            tracing::info!(signal = name, "stopping; a second signal ends at once");
+            if is_told {
+                tracing::info!(signal = name, "stopping; a second signal ends at once");
+            }
             stop.cancel();
         } else {
             tracing::warn!(signal = name, "ending at once");

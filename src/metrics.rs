@@ -1,16 +1,20 @@
-//! Every counter, its name and its help, in one place.
+//! Every counter, its name and its help, in one place; what is read at a scrape instead of counted is in
+//! the modules below.
+
+pub mod process;
+mod topics;
+pub mod workers;
 
 use std::sync::atomic::AtomicU64;
 
-use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
-use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
+
+pub use topics::TopicSubscribers;
 
 /// What `/metrics` answers with: OpenMetrics text, which Prometheus reads.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -157,6 +161,9 @@ pub struct GatewayMetrics {
     pub gaps_upstream: Counter,
     dropped: Labelled,
     pub clients: Gauge,
+    pub max_clients: Gauge,
+    pub ready: Gauge,
+    pub draining: Gauge,
     pub accepted: Counter,
     refused: Labelled,
     limited: Labelled,
@@ -186,6 +193,9 @@ impl Default for GatewayMetrics {
             gaps_upstream: Counter::default(),
             dropped: Labelled::default(),
             clients: Gauge::default(),
+            max_clients: Gauge::default(),
+            ready: Gauge::default(),
+            draining: Gauge::default(),
             accepted: Counter::default(),
             refused: Labelled::default(),
             limited: Labelled::default(),
@@ -366,15 +376,27 @@ impl GatewayMetrics {
             "Requests of charts by UDF, by route and how they ended",
             self.udf_requests.clone(),
         );
-        registry.register(
-            "barcast_clients",
-            "WebSocket clients now",
-            self.clients.clone(),
+        let mut gauge = |name, help, metric: &Gauge| registry.register(name, help, metric.clone());
+        gauge("barcast_clients", "WebSocket clients now", &self.clients);
+        gauge(
+            "barcast_max_clients",
+            "WebSocket clients that are let in at once",
+            &self.max_clients,
         );
-        registry.register(
+        gauge(
+            "barcast_ready",
+            "1 while /readyz says that the gateway is ready",
+            &self.ready,
+        );
+        gauge(
+            "barcast_draining",
+            "1 while the gateway drains",
+            &self.draining,
+        );
+        gauge(
             "barcast_bus_connected",
             "1 while the subscription to the bus stands",
-            self.bus_connected.clone(),
+            &self.bus_connected,
         );
         registry.register(
             "barcast_lag_seconds",
@@ -386,40 +408,3 @@ impl GatewayMetrics {
 
 /// Topics named by `barcast_topic_subscribers`; the others are added up under `others`.
 pub const MAX_LABELLED_TOPICS: usize = 100;
-
-/// Subscribers by topic at the moment of a scrape.
-#[derive(Debug)]
-pub struct TopicSubscribers {
-    /// The topics with the most subscribers.
-    pub named: Vec<(String, u64)>,
-    /// Subscribers of all other topics together.
-    pub others: u64,
-    /// Topics known to the node.
-    pub topics: usize,
-}
-
-impl Collector for TopicSubscribers {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let topics = ConstGauge::new(i64::try_from(self.topics).unwrap_or(i64::MAX));
-        let metric = encoder.encode_descriptor(
-            "barcast_topics",
-            "Topics known to this node.",
-            None,
-            topics.metric_type(),
-        )?;
-        topics.encode(metric)?;
-        let mut family = encoder.encode_descriptor(
-            "barcast_topic_subscribers",
-            "Subscribers of the topics that have the most; the rest are under others.",
-            None,
-            MetricType::Gauge,
-        )?;
-        let others = ("others".to_owned(), self.others);
-        for (topic, count) in self.named.iter().chain([&others]) {
-            let label = [("topic", topic.as_str())];
-            let gauge = ConstGauge::new(i64::try_from(*count).unwrap_or(i64::MAX));
-            gauge.encode(family.encode_family(&label)?)?;
-        }
-        Ok(())
-    }
-}

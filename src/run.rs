@@ -1,5 +1,7 @@
 //! What each command does once its settings are known.
 
+use std::io::Write;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -7,6 +9,8 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::bus::{Bus, MemoryBus, RedisBus};
+use crate::check;
+use crate::cli::Told;
 use crate::gateway::{self, Gateway};
 use crate::generator;
 use crate::metrics::GeneratorMetrics;
@@ -48,7 +52,10 @@ pub async fn dev(
         "barcast {} streams synthetic bars",
         env!("CARGO_PKG_VERSION")
     );
-    println!("  charts     http://{address}/");
+    if gateway.node().config.ui {
+        println!("  charts     http://{address}/");
+        println!("  operation  http://{address}/ops");
+    }
     println!("  WebSocket  ws://{address}/api/v1/ws");
     println!("  try        python3 -m websockets ws://{address}/ws");
     println!("             {subscribe}");
@@ -71,6 +78,32 @@ pub async fn dev(
     stop.cancel();
     generator.await.context("the generator panicked")?;
     ended
+}
+
+/// `barcast check`: what is well and what is not on stdout. The exit code is 0 when nothing failed, 1
+/// otherwise, also when `stop` came first.
+pub async fn check(config: &check::Config, told: Told, stop: CancellationToken) -> ExitCode {
+    // What cannot be written, to a pipe that is closed, is nobody's concern.
+    let say = |line: &str| {
+        let _ = writeln!(std::io::stdout(), "{line}");
+    };
+    let checked = check::check(config, |step| {
+        if let Told::Lines { colours } = told {
+            say(&step.line(colours));
+        }
+    });
+    let Some(report) = stop.run_until_cancelled(checked).await else {
+        return ExitCode::FAILURE;
+    };
+    match told {
+        Told::Json => say(&report.json()),
+        Told::Lines { .. } => say(&report.summary()),
+    }
+    if report.is_well() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 fn bind(config: gateway::Config) -> anyhow::Result<Gateway> {

@@ -1,4 +1,4 @@
-//! The chart page, embedded in the binary.
+//! The chart page and the operator's page, embedded in the binary.
 
 use bytes::Bytes;
 use rust_embed::RustEmbed;
@@ -13,17 +13,18 @@ use rust_embed::RustEmbed;
 #[exclude = "test/*"]
 struct Web;
 
-/// One file of the page.
+/// One file of the pages.
 #[derive(Debug)]
 pub struct File {
     pub content_type: &'static str,
     pub bytes: Bytes,
 }
 
-/// The file at a path: `/` is the page, its parts are under `/ui/`.
+/// The file at a path: `/` and `/ops` are the pages, their parts are under `/ui/`.
 pub fn file(path: &str) -> Option<File> {
     let name = match path {
         "/" => "index.html",
+        "/ops" => "ops.html",
         path => path.strip_prefix("/ui/")?,
     };
     let content_type = match name.rsplit_once('.')?.1 {

@@ -40,7 +40,8 @@ fn check(text: &str) -> Vec<String> {
                 !families.iter().any(|family| family == name),
                 "{name} comes twice"
             );
-            assert!(is_name(name) && name.starts_with("barcast_"), "{name}");
+            let ours = name.starts_with("barcast_") || name.starts_with("process_");
+            assert!(is_name(name) && ours, "{name}");
             // The encoder ends it with a point.
             assert!(
                 help.len() > 5 && help.ends_with('.') && !help.ends_with(".."),
@@ -110,6 +111,9 @@ fn metrics_are_openmetrics_text() {
         (r#"barcast_dropped_messages_total{reason="json"}"#, 1),
         (r#"barcast_closed_clients_total{code="4503"}"#, 0),
         ("barcast_clients", 1),
+        ("barcast_max_clients", 100_000),
+        ("barcast_ready", 1),
+        ("barcast_draining", 0),
         ("barcast_accepted_clients_total", 1),
         ("barcast_bus_connected", 1),
         ("barcast_bus_reconnects_total", 0),
@@ -196,7 +200,8 @@ fn topics_are_listed_with_subscribers_and_last_bar() {
     assert_eq!(empty.body, r#"{"total":0,"topics":[]}"#);
     let bar = candle("MSFT", 0, 1).closed();
     feed.bar(&bar);
-    gateway.received(1);
+    feed.bar(&bar);
+    gateway.received(2);
     let mut client = gateway.client();
     client.subscribe("bars:AAPL:D");
     client.subscribe("bars:MSFT:1");
@@ -204,8 +209,8 @@ fn topics_are_listed_with_subscribers_and_last_bar() {
     let listed: serde_json::Value = serde_json::from_str(&body).unwrap();
     let last: serde_json::Value = serde_json::from_str(&bar.json()).unwrap();
     let expected = json!({"total": 2, "topics": [
-        {"topic": "bars:AAPL:D", "symbol": "AAPL", "resolution": "D", "subscribers": 1, "last": null},
-        {"topic": "bars:MSFT:1", "symbol": "MSFT", "resolution": "1", "subscribers": 1, "last": last},
+        {"topic": "bars:AAPL:D", "symbol": "AAPL", "resolution": "D", "subscribers": 1, "last": null, "messages": 0},
+        {"topic": "bars:MSFT:1", "symbol": "MSFT", "resolution": "1", "subscribers": 1, "last": last, "messages": 2},
     ]});
     assert_eq!(listed, expected);
 }
@@ -241,4 +246,78 @@ fn probes_answer() {
         assert_eq!(answer.header("cache-control"), Some("no-store"));
         assert_eq!(answer.header("x-content-type-options"), Some("nosniff"));
     }
+}
+
+/// The values of a family's samples.
+fn family(text: &str, name: &str) -> Vec<f64> {
+    let samples = text.lines().filter(|line| !line.starts_with('#'));
+    let parts = samples.map(parts).filter(|sample| sample.0 == name);
+    parts.map(|sample| sample.2).collect()
+}
+
+#[test]
+fn every_worker_tells_its_load() {
+    let (gateway, mut feed) = in_process(config());
+    let load = |name: &str| family(&get(gateway.address, "/metrics").body, name);
+    let in_all = || load("barcast_worker_clients").iter().sum::<f64>();
+    let mut clients: Vec<_> = (0..6).map(|_| gateway.client()).collect();
+    for client in &mut clients {
+        client.subscribe("bars:AAPL:1");
+    }
+    assert_eq!(load("barcast_worker_clients").len(), 2);
+    assert!((in_all() - 6.0).abs() < f64::EPSILON, "{}", in_all());
+    let before = load("barcast_worker_busy_seconds_total");
+    assert_eq!(before.len(), 2);
+    feed.bar(&candle("AAPL", 0, 1));
+    for client in &mut clients {
+        client.text();
+    }
+    // A batch goes to every worker, so none of them can have slept all the time.
+    common::eventually_blocking("both were busy", || {
+        let now = load("barcast_worker_busy_seconds_total");
+        now.iter().zip(&before).all(|(now, before)| now > before)
+    });
+    common::eventually_blocking("all is taken up", || {
+        load("barcast_worker_waiting_bytes") == [0.0, 0.0]
+    });
+    drop(clients);
+    common::eventually_blocking("all have left", || in_all() == 0.0);
+}
+
+#[test]
+fn the_process_tells_what_it_uses() {
+    let (gateway, _feed) = in_process(config());
+    let text = get(gateway.address, "/metrics").body;
+    let one = |text: &str, name: &str| match family(text, name).as_slice() {
+        [value] => *value,
+        values => panic!("{name}: {values:?}"),
+    };
+    // The pages of the smallest process take more than a megabyte.
+    assert!(one(&text, "process_resident_memory_bytes") > 1e6);
+    let now = barcast::clock::now_us() / 1_000_000;
+    let started = one(&text, "process_start_time_seconds");
+    assert!((1.0..=f64::from(u32::try_from(now).unwrap()) + 60.0).contains(&started));
+    let open = one(&text, "process_open_fds");
+    assert!(open >= 3.0 && open < one(&text, "process_max_fds"));
+    let clients: Vec<_> = (0..10).map(|_| gateway.client()).collect();
+    let more = get(gateway.address, "/metrics").body;
+    assert!(one(&more, "process_open_fds") >= open + 10.0);
+    drop(clients);
+    common::eventually_blocking("the processor's time is counted", || {
+        one(
+            &get(gateway.address, "/metrics").body,
+            "process_cpu_seconds_total",
+        ) > 0.0
+    });
+    assert_eq!(
+        sample(
+            &text,
+            concat!(
+                "barcast_build_info{version=\"",
+                env!("CARGO_PKG_VERSION"),
+                "\"}"
+            )
+        ),
+        Some(1)
+    );
 }

@@ -19,15 +19,6 @@ const STALE_MIN_MS = 10 * SECOND;
 const STALE_INTERVALS = 5;
 
 /**
- * @param {string} topic `bars:AAPL:1`
- * @returns {{symbol: string, resolution: string}|null}
- */
-export function parseTopic(topic) {
-  const parts = topic.split(":");
-  return parts.length === 3 && parts[0] === "bars" && parts[1] && parts[2] ? { symbol: parts[1], resolution: parts[2] } : null;
-}
-
-/**
  * The length of a resolution in ms; a month counts as 30 days.
  *
  * @param {string} resolution `5S`, `15`, `D`
@@ -68,6 +59,7 @@ export function decimalsOf(bars) {
   for (const { open, high, low, close } of bars.slice(-PRECISION_SAMPLE)) {
     if (open === null) continue;
     for (const price of [open, high, low, close]) {
+      if (price === null) continue;
       const clean = Number(price.toPrecision(SIGNIFICANT_MAX)).toFixed(DECIMALS_MAX);
       decimals = Math.max(decimals, DECIMALS_MAX - /0*$/.exec(clean)[0].length);
     }
@@ -150,6 +142,29 @@ export function milliseconds(ms) {
  */
 export function staleAfter(interval) {
   return interval === null ? STALE_UNKNOWN_MS : Math.max(STALE_MIN_MS, STALE_INTERVALS * interval);
+}
+
+/**
+ * Why what is shown is old, in words; empty while it is not.
+ *
+ * @param {object} flow             times in ms
+ * @param {number} flow.now
+ * @param {number|null} flow.arrived   when the last update came, null when none has
+ * @param {number} flow.from        since when updates are waited for
+ * @param {number|null} flow.interval  usual time between updates, null when not known
+ * @param {number|null} flow.end    when the newest bar's interval ends, null without a bar
+ */
+export function staleness({ now, arrived, from, interval, end }) {
+  const silence = now - (arrived ?? from);
+  // A newest bar that has long ended is old however recently somebody sent it.
+  if (end !== null && now - end > Math.max(STALE_UNKNOWN_MS, staleAfter(interval))) return `Last bar ended ${age(now - end)} ago`;
+  return silence > staleAfter(interval) ? `No update for ${age(silence)}` : "";
+}
+
+/** @param {number} bars that a resume brought */
+export function filled(bars) {
+  if (bars === 0) return "Resumed: nothing was missed";
+  return `Resumed: ${bars.toLocaleString("en-US")} ${bars === 1 ? "bar" : "bars"} filled`;
 }
 
 /** @param {number[]} values @returns {number} */

@@ -1,6 +1,7 @@
 /** The watchlist: one row a symbol, with its last price and its change; rows in sight are live. */
 
-import { change, decimalsOf, lengthOf, parseTopic, price } from "./format.js";
+import { parseTopic } from "./barcast.js";
+import { change, decimalsOf, lengthOf, price } from "./format.js";
 
 /** More rows than anyone scrolls through; beyond it the filter is the way. */
 const ROWS_MAX = 500;
@@ -36,7 +37,7 @@ export function symbolsOf(topics) {
     const resolutions = [...bars.keys()].sort((a, b) => lengthOf(a) - lengthOf(b));
     // The day is what a change is usually counted over; without it, the longest there is below.
     const reference = resolutions.findLast((r) => lengthOf(r) <= DAY_MS) ?? resolutions[0];
-    const finest = resolutions.map((r) => bars.get(r)).find((bar) => typeof bar?.close === "number");
+    const finest = resolutions.map((r) => bars.get(r)).find((bar) => bar && bar.close !== null);
     return {
       symbol,
       resolutions,
@@ -81,7 +82,7 @@ export class Watchlist {
     filter.addEventListener("input", () => this.#render());
     filter.addEventListener("keydown", (event) => {
       if (event.key === "ArrowDown") list.focus();
-      else if (event.key === "Enter") this.#step(0);
+      else if (event.key === "Enter") this.step(0);
       else if (event.key === "Escape") this.#clear();
       else return;
       event.preventDefault();
@@ -209,9 +210,10 @@ export class Watchlist {
 
   #live(symbol, bar, isReference) {
     const entry = this.entries.get(symbol);
-    if (!entry || bar.close === null) return;
-    entry.price = bar.close;
-    if (isReference) entry.base = bar.open;
+    if (!entry) return;
+    // An interval without trades changes no price.
+    entry.price = bar.close ?? entry.price;
+    if (isReference) entry.base = bar.open ?? entry.base;
     this.#touch(symbol);
   }
 
@@ -252,10 +254,11 @@ export class Watchlist {
     const steps = { ArrowDown: 1, ArrowUp: -1, PageDown: page, PageUp: -page, Home: -Infinity, End: Infinity };
     if (!(event.key in steps) || event.ctrlKey || event.metaKey || event.altKey) return;
     event.preventDefault();
-    this.#step(steps[event.key]);
+    this.step(steps[event.key]);
   }
 
-  #step(by) {
+  /** Selects the symbol so many rows further down; 0 is the selected one, or the first. */
+  step(by) {
     const symbols = [...this.#rows.keys()];
     if (symbols.length === 0) return;
     const at = symbols.indexOf(this.#selected);

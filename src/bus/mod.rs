@@ -7,6 +7,7 @@
 
 pub mod backoff;
 pub mod memory;
+pub mod probe;
 pub mod redis;
 pub mod store;
 pub mod stream;

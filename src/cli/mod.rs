@@ -2,6 +2,8 @@
 //!
 //! Everything is validated here, before anything binds or connects; the flag wins over the variable.
 
+mod address;
+mod check;
 mod dev;
 mod generate;
 mod ingest;
@@ -11,12 +13,15 @@ mod redis;
 mod replay;
 mod serve;
 mod store;
+mod tail;
 pub mod values;
 
 use clap::builder::Resettable;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
+pub use address::AddressArgs;
+pub use check::{CheckArgs, Told};
 pub use dev::DevArgs;
 pub use generate::GenerateArgs;
 pub use ingest::IngestArgs;
@@ -26,6 +31,7 @@ pub use redis::RedisArgs;
 pub use replay::ReplayArgs;
 pub use serve::{GatewayArgs, ServeArgs};
 pub use store::{Store, StoreArgs};
+pub use tail::TailArgs;
 
 /// Streams OHLCV bars from any number of producers, through Redis Pub/Sub, to very many WebSocket
 /// clients.
@@ -55,9 +61,18 @@ pub enum Command {
     Ingest(IngestArgs),
     /// Historical bars from files out to Redis, at any speed
     Replay(ReplayArgs),
+    /// Topics of a running gateway: a live table on a terminal, JSON lines in a pipe
+    Tail(TailArgs),
+    /// Is everything well, from Redis to a delivered bar? With measured times
+    Check(CheckArgs),
 }
 
 impl Cli {
+    /// Whether a person runs it by hand: logs are not what they look at.
+    pub fn is_by_hand(&self) -> bool {
+        matches!(self.command, Some(Command::Tail(_) | Command::Check(_)))
+    }
+
     /// The command, `dev` when none was given.
     pub fn command(self) -> Command {
         self.command.unwrap_or(Command::Dev(self.dev))

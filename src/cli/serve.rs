@@ -63,6 +63,9 @@ pub struct GatewayArgs {
     /// Origins whose pages may read /udf/ and /api/v1/: * or a comma-separated list; none without it
     #[arg(long, env = "BARCAST_CORS_ORIGIN", value_parser = values::cors)]
     cors_origin: Option<Cors>,
+    /// Serve neither the chart page nor the operator's page: /, /ops and /ui/ are not found [default: off]
+    #[arg(long, env = "BARCAST_NO_UI", value_parser = BoolishValueParser::new())]
+    no_ui: bool,
     /// Seconds that draining may take after SIGTERM
     #[arg(long, env = "BARCAST_DRAIN_GRACE", default_value = "10", value_parser = values::seconds)]
     drain_grace: Duration,
@@ -89,6 +92,7 @@ impl GatewayArgs {
             compression: self.compression,
             history_bars: self.history_bars,
             listings: self.symbols_file.clone().unwrap_or_default(),
+            ui: !self.no_ui,
             cors: self.cors_origin.clone().unwrap_or_default(),
             drain_grace: self.drain_grace,
             proof_wait: PROOF_WAIT,

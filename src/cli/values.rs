@@ -5,9 +5,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::bar::{Resolution, Symbol};
+use console::Term;
+
+use crate::bar::{Pattern, Resolution, Symbol};
 use crate::bus::RedisBus;
 use crate::gateway::cors::Cors;
+use crate::gateway::protocol::{MAX_RATE, MIN_RATE};
 use crate::gateway::udf::Listings;
 
 /// Shortest interval between ticks, in seconds.
@@ -37,6 +40,19 @@ pub fn interval(text: &str) -> Result<Duration, String> {
 /// What is wrong with it.
 pub fn symbol(text: &str) -> Result<Symbol, String> {
     text.trim().parse().map_err(|why| format!("{why}"))
+}
+
+/// A topic or a pattern, also in the short forms `AAPL:1` and `AAPL`.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn pattern(text: &str) -> Result<Pattern, String> {
+    /// What a subscription without a resolution means, as in the protocol.
+    const RESOLUTION: &str = "1";
+    let short = text.strip_prefix("bars:").unwrap_or(text);
+    let (symbol, resolution) = short.split_once(':').unwrap_or((short, RESOLUTION));
+    Pattern::from_parts(symbol, resolution)
+        .map_err(|why| format!("{why}; allowed: bars:AAPL:1, AAPL:1, AAPL, with * for either part"))
 }
 
 /// One resolution of a comma-separated list.
@@ -89,6 +105,34 @@ pub fn positive_u32(text: &str) -> Result<u32, String> {
         .ok()
         .filter(|n| *n >= 1)
         .ok_or_else(|| format!("allowed: a whole number from 1 to {}", u32::MAX))
+}
+
+/// How often something may happen.
+///
+/// # Errors
+/// What is allowed.
+pub fn count(text: &str) -> Result<u64, String> {
+    text.parse()
+        .ok()
+        .filter(|n| *n >= 1)
+        .ok_or_else(|| "allowed: a whole number from 1".to_owned())
+}
+
+/// Updates per second, as the protocol's `max_rate`.
+///
+/// # Errors
+/// What is allowed.
+pub fn rate(text: &str) -> Result<f64, String> {
+    text.parse()
+        .ok()
+        .filter(|rate| (MIN_RATE..=MAX_RATE).contains(rate))
+        .ok_or_else(|| format!("allowed: updates per second from {MIN_RATE} to {MAX_RATE}"))
+}
+
+/// Whether a terminal gets colours: not where `NO_COLOR` is set (no-color.org) or it has none.
+pub fn colours(terminal: &Term) -> bool {
+    let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    terminal.is_term() && terminal.features().colors_supported() && !unwanted
 }
 
 /// Threads, each with a listener of its own.

@@ -29,6 +29,7 @@ use crate::generator::outlet::Outlet;
 use crate::generator::pack::Form;
 use crate::limited::Limited;
 use crate::metrics::FeedMetrics;
+use crate::metrics::process::ProcessCollector;
 pub use row::Format;
 use row::{Entry, Row};
 use source::Chunk;
@@ -130,6 +131,7 @@ pub async fn ingest(settings: Feed, stop: CancellationToken) -> Result<Totals, F
             .map_err(|why| FeedError::HealthListen { address, why })?;
         let mut registry = prometheus_client::registry::Registry::default();
         metrics.register(&mut registry);
+        registry.register_collector(Box::new(ProcessCollector));
         crate::generator::health::start(
             listener,
             registry,

@@ -22,6 +22,8 @@ pub struct Config {
     pub history_bars: usize,
     /// What charts are told of symbols beside their bars.
     pub listings: Arc<Listings>,
+    /// Whether the chart page and the operator's page are served.
+    pub ui: bool,
     /// Whose pages may read public JSON.
     pub cors: Cors,
     /// [`PROOF_WAIT`]; another in tests alone, so no flag sets it.
@@ -65,6 +67,7 @@ impl Default for Config {
             compression: false,
             history_bars: 1_000,
             listings: Arc::default(),
+            ui: true,
             cors: Cors::default(),
             proof_wait: PROOF_WAIT,
             drain_grace: Duration::from_secs(10),

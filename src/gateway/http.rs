@@ -141,17 +141,19 @@ fn get(node: &Node, path: &str, query: &str) -> Response<Full<Bytes>> {
                     reply.body,
                 )
             }
-            None => page(path),
+            None => page(node, path),
         },
     }
 }
 
-fn page(path: &str) -> Response<Full<Bytes>> {
-    let Some(file) = ui::file(path) else {
-        return refuse(
-            StatusCode::NOT_FOUND,
-            "not found: /, /ws, /api/v1/ws, /api/v1/topics, /udf/, /healthz, /readyz and /metrics are there",
+fn page(node: &Node, path: &str) -> Response<Full<Bytes>> {
+    let file = ui::file(path).filter(|_| node.config.ui);
+    let Some(file) = file else {
+        let pages = if node.config.ui { "/, /ops, " } else { "" };
+        let why = format!(
+            "not found: {pages}/ws, /api/v1/ws, /api/v1/topics, /udf/, /healthz, /readyz and /metrics are there"
         );
+        return refuse(StatusCode::NOT_FOUND, &why);
     };
     let mut response = respond(StatusCode::OK, file.content_type, file.bytes);
     response.headers_mut().insert(
@@ -164,11 +166,9 @@ fn page(path: &str) -> Response<Full<Bytes>> {
 fn ready(node: &Node) -> Response<Full<Bytes>> {
     let connected = node.bus.is_connected();
     let draining = node.is_draining();
-    let body = format!(
-        r#"{{"ready":{},"bus_connected":{connected},"draining":{draining}}}"#,
-        connected && !draining
-    );
-    if connected && !draining {
+    let ready = node.is_ready();
+    let body = format!(r#"{{"ready":{ready},"bus_connected":{connected},"draining":{draining}}}"#);
+    if ready {
         respond(StatusCode::OK, JSON, body)
     } else {
         respond(StatusCode::SERVICE_UNAVAILABLE, JSON, body)
@@ -191,11 +191,15 @@ fn topics(node: &Node) -> Vec<u8> {
             )
             .as_bytes(),
         );
-        match entry.lock().history.last() {
-            Some(bar) => write_bar(&mut out, bar),
-            None => out.extend_from_slice(b"null"),
-        }
-        out.push(b'}');
+        let messages = {
+            let state = entry.lock();
+            match state.history.last() {
+                Some(bar) => write_bar(&mut out, bar),
+                None => out.extend_from_slice(b"null"),
+            }
+            state.version
+        };
+        out.extend_from_slice(format!(r#","messages":{messages}}}"#).as_bytes());
     }
     out.extend_from_slice(b"]}");
     out

@@ -66,6 +66,11 @@ impl Mailbox {
         }
     }
 
+    /// Bytes of frames that wait.
+    pub fn waiting_bytes(&self) -> usize {
+        self.lock().bytes
+    }
+
     /// Lets a blocked ingest go; nothing is taken in any more.
     pub fn close(&self) {
         self.lock().closed = true;

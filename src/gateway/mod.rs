@@ -15,6 +15,7 @@ pub mod http;
 pub mod hub;
 pub mod ingest;
 pub mod lag;
+mod load;
 pub mod mailbox;
 pub mod node;
 pub mod outbox;
@@ -130,7 +131,7 @@ impl Gateway {
             let (stop, fail) = (stop.clone(), stop.clone().drop_guard());
             ends.push(spawn_thread(format!("worker-{at}"), move || {
                 let (node, listener, mailbox) = worker;
-                let ended = run_worker(node, listener, mailbox, stop);
+                let ended = run_worker(at, node, listener, mailbox, stop);
                 drop(fail);
                 ended
             })?);
@@ -193,6 +194,7 @@ fn spawn_thread(
 
 /// A worker thread's life; tells how many clients it had to cut at the end.
 fn run_worker(
+    at: usize,
     node: Arc<Node>,
     listener: TcpListener,
     mailbox: Arc<Mailbox>,
@@ -201,9 +203,12 @@ fn run_worker(
     let runtime = Builder::new_current_thread()
         .enable_all()
         .build_local(LocalOptions::default())?;
+    if let Some(load) = node.loads.get(at) {
+        load.watch(runtime.metrics(), Arc::clone(&mailbox));
+    }
     runtime.block_on(async move {
         let listener = tokio::net::TcpListener::from_std(listener)?;
-        let worker = Rc::new(Worker::new(Arc::clone(&node)));
+        let worker = Rc::new(Worker::new(at, Arc::clone(&node)));
         let mut duties = JoinSet::new();
         duties.spawn_local(accept(Rc::clone(&worker), listener));
         duties.spawn_local(worker::deliver(Rc::clone(&worker), Arc::clone(&mailbox)));

@@ -9,11 +9,14 @@ use prometheus_client::registry::Registry as MetricsRegistry;
 
 use super::config::Config;
 use super::ingest::{BusState, DROPPED_AT_LIMIT};
+use super::load::Load;
 use super::registry::Registry;
 use super::udf;
 use super::worker::REFUSED_HTTP;
 use super::ws::CloseCode;
 use crate::bar::Malformed;
+use crate::metrics::process::ProcessCollector;
+use crate::metrics::workers::WorkerLoads;
 use crate::metrics::{self, GAPPED_LEFT, GAPPED_SLOW, GatewayMetrics, GeneratorMetrics};
 
 /// One gateway.
@@ -30,6 +33,8 @@ pub struct Node {
     pub packing: Arc<AtomicUsize>,
     per_address: DashMap<IpAddr, usize>,
     draining: AtomicBool,
+    /// What is known of each worker's load.
+    pub loads: Box<[Load]>,
 }
 
 /// Why a client was not let in.
@@ -136,6 +141,9 @@ impl Node {
     /// A gateway with nothing in it.
     pub fn new(config: Config, metrics: GatewayMetrics) -> Self {
         foresee(&metrics);
+        let max_clients = i64::try_from(config.limits.max_clients);
+        metrics.max_clients.set(max_clients.unwrap_or(i64::MAX));
+        let loads = (0..config.workers).map(|_| Load::default()).collect();
         let registry = Registry::new(config.limits.max_topics, config.history_bars);
         Self {
             registry: Arc::new(registry),
@@ -147,6 +155,7 @@ impl Node {
             packing: Arc::default(),
             per_address: DashMap::new(),
             draining: AtomicBool::new(false),
+            loads,
         }
     }
 
@@ -158,11 +167,16 @@ impl Node {
     /// The text of `/metrics`.
     pub fn render_metrics(&self) -> String {
         let mut registry = MetricsRegistry::default();
+        self.metrics.ready.set(i64::from(self.is_ready()));
+        self.metrics.draining.set(i64::from(self.is_draining()));
         self.metrics.register(&mut registry);
         if let Some(generator) = self.generator.get() {
             generator.register(&mut registry);
         }
         registry.register_collector(Box::new(self.registry.topics_by_subscribers()));
+        let loads = self.loads.iter().map(Load::read).collect();
+        registry.register_collector(Box::new(WorkerLoads(loads)));
+        registry.register_collector(Box::new(ProcessCollector));
         metrics::render(&registry)
     }
 
@@ -174,6 +188,11 @@ impl Node {
     /// Whether this gateway is on its way out.
     pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
+    }
+
+    /// What `/readyz` says: the bus is connected, and the gateway does not drain.
+    pub fn is_ready(&self) -> bool {
+        self.bus.is_connected() && !self.is_draining()
     }
 
     /// How many clients there are.

@@ -14,9 +14,9 @@ const DEFAULT_RESOLUTION: &str = "1";
 /// Longest `id` echoed, in bytes of its JSON.
 const MAX_ID_BYTES: usize = 64;
 /// Slowest rate that can be asked for, in updates per second: one in a quarter of an hour.
-const MIN_RATE: f64 = 0.001;
+pub const MIN_RATE: f64 = 0.001;
 /// Fastest rate that can be asked for, in updates per second: beyond it there is nothing to thin.
-const MAX_RATE: f64 = 1_000.0;
+pub const MAX_RATE: f64 = 1_000.0;
 
 /// A command and the `id` that its answer repeats, as JSON.
 #[derive(Debug, PartialEq)]

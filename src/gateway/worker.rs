@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::net::Shutdown;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -46,6 +47,8 @@ pub(super) struct Holder {
 /// A worker's state. Everything is touched by its own thread only, and no borrow is held across an
 /// await.
 pub struct Worker {
+    /// Which of the node's workers it is.
+    at: usize,
     pub node: Arc<Node>,
     pub read_buffer: ReadBuffer,
     pub(super) hub: RefCell<Hub<Rc<Connection>>>,
@@ -61,14 +64,15 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// A worker without clients.
-    pub fn new(node: Arc<Node>) -> Self {
+    /// The node's worker number `at`, without clients.
+    pub fn new(at: usize, node: Arc<Node>) -> Self {
         let limits = &node.config.limits;
         let mut hub = Hub::new(limits.outbox_bytes);
         // The kernel spreads clients evenly, not exactly.
         let share = limits.max_clients.div_ceil(node.config.workers);
         hub.reserve((share + share / 8).min(MAX_RESERVED_SESSIONS));
         Self {
+            at,
             node,
             read_buffer: Rc::new(RefCell::new(vec![0; READ_BYTES].into_boxed_slice())),
             hub: RefCell::new(hub),
@@ -96,6 +100,7 @@ impl Worker {
         if connection.admission.is_packed() {
             self.hub.borrow_mut().pack(id);
         }
+        self.tell_clients();
         if self.node.is_draining() {
             self.close(id, connection, CloseCode::GoingAway, GOING_AWAY);
         }
@@ -107,7 +112,14 @@ impl Worker {
         connection.gone.set(true);
         self.forget_patterns(id, connection);
         self.hub.borrow_mut().remove(id);
+        self.tell_clients();
         self.see_to_todo();
+    }
+
+    fn tell_clients(&self) {
+        if let Some(load) = self.node.loads.get(self.at) {
+            load.clients.store(self.clients(), Ordering::Relaxed);
+        }
     }
 
     pub(super) fn forget_patterns(&self, id: SessionId, connection: &Connection) {

@@ -24,6 +24,7 @@ use crate::bar::{Message, Resolution, Symbol};
 use crate::bus::{Bus, Publisher, RedisBus};
 use crate::clock::{now_ms, now_us};
 use crate::metrics::GeneratorMetrics;
+use crate::metrics::process::ProcessCollector;
 use market::Market;
 use outlet::Outlet;
 use pack::Form;
@@ -82,6 +83,7 @@ pub async fn generate(settings: Generate, stop: CancellationToken) -> Result<(),
             .map_err(|why| GenerateError::HealthListen { address, why })?;
         let mut registry = Registry::default();
         metrics.register(&mut registry);
+        registry.register_collector(Box::new(ProcessCollector));
         health::start(listener, registry, metrics.clone(), stop.clone());
     }
     tracing::info!(redis = settings.bus.address(), "publishing");

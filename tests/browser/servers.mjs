@@ -212,6 +212,29 @@ class Redis extends Process {
     }
   }
 
+  /** Sends one command, and returns the first line of the answer, such as `:1`. */
+  command(...words) {
+    return new Promise((resolve, reject) => {
+      const socket = net.connect(this.port, '127.0.0.1', () => {
+        const parts = words.map((word) => `$${Buffer.byteLength(word)}\r\n${word}\r\n`);
+        socket.write(`*${words.length}\r\n${parts.join('')}`);
+      });
+      socket.setTimeout(PATIENCE_MS, () => socket.destroy(new Error('Redis does not answer'))).once('error', reject);
+      socket.once('data', (data) => {
+        socket.destroy();
+        const line = data.toString().split('\r\n')[0];
+        line.startsWith('-') ? reject(new Error(line)) : resolve(line);
+      });
+    });
+  }
+
+  /** Publishes a bar, once somebody listens: a gateway that is ready does. */
+  async publish(symbol, resolution, bar) {
+    const payload = JSON.stringify({ symbol, resolution, bar });
+    const heard = await this.command('PUBLISH', `bars:${symbol}:${resolution}`, payload);
+    if (heard === ':0') throw new Error(`nobody listens to bars:${symbol}:${resolution}`);
+  }
+
   kill() {
     return this.end('SIGKILL');
   }

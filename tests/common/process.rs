@@ -39,7 +39,12 @@ pub struct Process {
 
 impl Process {
     pub fn start(arguments: &[&str]) -> Self {
-        let mut child = barcast(arguments)
+        Self::spawn(barcast(arguments))
+    }
+
+    /// A command that was made by [`barcast`].
+    pub fn spawn(mut command: Command) -> Self {
+        let mut child = command
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()

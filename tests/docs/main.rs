@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 mod bounds;
+mod dashboards;
 mod instructions;
 mod links;
 mod pages;

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use crate::pages::{blocks, files, read, root, rows_below, words};
 
 /// Variables of the documents and tests that are not the binary's.
-const NOT_SETTINGS: [&str; 2] = ["BARCAST_URL", "BARCAST_BIN"];
+const NOT_SETTINGS: [&str; 1] = ["BARCAST_BIN"];
 
 pub fn barcast() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_barcast"));

@@ -1,9 +1,25 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { Track, backoff, combine, covers, mergeBars, payloads, putBar, request } from "../barcast.js";
+import { Track, backoff, connect, covers, mergeBars, parseTopic, payloads } from "../barcast.js";
 
 const bar = (time, close = 1) => ({ time, open: 1, high: 2, low: 0.5, close, volume: 10 });
 const times = (bars) => bars.map((b) => b.time);
+
+test("a topic is parsed, anything else is not", () => {
+  assert.deepEqual(parseTopic("bars:BTC-USD:1"), { symbol: "BTC-USD", resolution: "1" });
+  assert.deepEqual(parseTopic("bars:EUR/USD:5S"), { symbol: "EUR/USD", resolution: "5S" });
+  assert.deepEqual(parseTopic("bars:*:D"), { symbol: "*", resolution: "D" });
+  const wrong = ["bars:AAPL", "bars::1", "trades:AAPL:1", "bars:A:1:2", "bars:A B:1", "bars:<b>:1", `bars:${"A".repeat(33)}:1`, "bars:A:"];
+  for (const text of wrong) assert.equal(parseTopic(text), null, text);
+});
+
+test("a pattern covers whole parts only", () => {
+  assert.ok(covers("bars:AAPL:1", "bars:AAPL:1"));
+  assert.ok(covers("bars:*:1", "bars:AAPL:1"));
+  assert.ok(covers("bars:AAPL:*", "bars:AAPL:D"));
+  assert.ok(!covers("bars:*:1", "bars:AAPL:15"));
+  assert.ok(!covers("bars:AAPL:1", "bars:AAPL:5"));
+});
 
 test("backoff doubles up to the maximum, and at least half of it is certain", () => {
   const lowest = (attempt) => backoff(attempt, { base: 100, max: 1000, random: () => 0 });
@@ -22,47 +38,29 @@ test("merging sorts by time, keeps each time once and prefers the newer list", (
   assert.deepEqual(times(older), [1, 2, 4]);
 });
 
-test("a bar is appended, replaces the last, revises or is inserted", () => {
-  const bars = [];
-  assert.equal(putBar(bars, bar(10)), "appended");
-  assert.equal(putBar(bars, bar(30)), "appended");
-  assert.equal(putBar(bars, bar(30, 5)), "replaced");
-  assert.equal(putBar(bars, bar(10, 6)), "revised");
-  assert.equal(putBar(bars, bar(20, 7)), "inserted");
-  assert.equal(putBar(bars, bar(5, 8)), "inserted");
-  assert.deepEqual(bars.map((b) => [b.time, b.close]), [[5, 8], [10, 6], [20, 7], [30, 5]]);
-});
-
-test("a pattern covers whole parts only", () => {
-  assert.ok(covers("bars:AAPL:1", "bars:AAPL:1"));
-  assert.ok(covers("bars:*:1", "bars:AAPL:1"));
-  assert.ok(covers("bars:AAPL:*", "bars:AAPL:D"));
-  assert.ok(!covers("bars:*:1", "bars:AAPL:15"));
-  assert.ok(!covers("bars:AAP*:1", "bars:AAPL:1"));
-  assert.ok(!covers("bars:AAPL:1", "bars:AAPL:5"));
-});
-
 test("an older time is a revision and does not move the track back", () => {
   const track = new Track();
   assert.equal(track.update(bar(20)).kind, "bar");
   assert.equal(track.update(bar(20, 3)).kind, "bar");
   assert.equal(track.update(bar(10)).kind, "revision");
-  assert.equal(track.last, 20);
-  track.snapshot([bar(5), bar(15)]);
-  assert.equal(track.last, 20);
   assert.equal(track.bar.close, 3);
+  track.snapshot([bar(5), bar(15)]);
+  assert.equal(track.bar.time, 20);
   track.snapshot([bar(20, 4)]);
   assert.equal(track.bar.close, 4);
-  assert.equal(track.update(bar(15)).kind, "revision");
 });
 
-test("a resume that starts at the last bar leaves no gap", () => {
-  const track = new Track();
-  track.snapshot([bar(10), bar(20)]);
-  track.lost();
-  assert.deepEqual(track.snapshot([bar(20), bar(30), bar(40)]), { gap: null });
-  assert.equal(track.last, 40);
-  assert.deepEqual(track.update(bar(60)), { kind: "bar", gap: null });
+test("a resume that starts at the last bar leaves no gap, whatever older bars come with it", () => {
+  for (const older of [[], [bar(5, 9)], [bar(5, 9), bar(10, 8)]]) {
+    const track = new Track();
+    track.snapshot([bar(10), bar(20)]);
+    track.lost();
+    assert.equal(track.missing, 20);
+    track.asked = true;
+    assert.deepEqual(track.snapshot([...older, bar(20), bar(30), bar(40)]), { why: "resume", gap: null });
+    assert.equal(track.missing, null);
+    assert.deepEqual(track.update(bar(60)), { kind: "bar", gap: null });
+  }
 });
 
 test("revised bars before the last one hide no gap", () => {
@@ -78,47 +76,34 @@ test("revised bars before the last one hide no gap", () => {
 });
 
 test("a resume that starts later tells of the gap, once", () => {
-  for (const resumed of [(t) => t.snapshot([bar(50), bar(60)]), (t) => t.update(bar(50))]) {
+  for (const resumed of [(t) => t.snapshot([bar(50), bar(60)]), (t) => t.snapshot([bar(5), bar(50)]), (t) => t.update(bar(50))]) {
     const track = new Track();
     track.update(bar(20));
     track.lost();
-    assert.deepEqual(track.snapshot([]), { gap: null });
+    assert.deepEqual(track.snapshot([]).gap, null);
     assert.deepEqual(resumed(track).gap, { from: 20, to: 50 });
     assert.equal(track.update(bar(90)).gap, null);
   }
 });
 
-test("a gap that the server told of is not told again", () => {
+test("a gap that the server told of is asked for, but not while its answer is under way", () => {
   const track = new Track();
   track.update(bar(20));
+  assert.equal(track.gap(10), true);
+  assert.equal(track.missing, 10);
+  track.asked = true;
+  assert.equal(track.gap(0), false);
+  assert.equal(track.snapshot([bar(15), bar(20)]).why, "repair");
   track.lost();
-  track.gap();
+  track.gap(20);
   assert.equal(track.update(bar(50)).gap, null);
 });
 
 test("a topic that had no bar yet has nothing to resume", () => {
   const track = new Track();
   track.lost();
+  assert.equal(track.missing, null);
   assert.equal(track.update(bar(50)).gap, null);
-});
-
-test("a request asks for history first and for what followed the last bar later", () => {
-  const track = new Track();
-  const options = { snapshot: 500, maxRate: 2 };
-  assert.deepEqual(request(options, track), { snapshot: 500, max_rate: 2 });
-  track.update(bar(20));
-  assert.deepEqual(request(options, track), { since: 20, max_rate: 2 });
-  assert.deepEqual(request({ since: 7 }, undefined), { since: 7 });
-  assert.deepEqual(request({}, undefined), {});
-  track.last = 0;
-  assert.deepEqual(request({}, track), { since: 0 });
-});
-
-test("subscriptions of one topic ask for the most that any of them needs", () => {
-  assert.deepEqual(combine([{ snapshot: 10, maxRate: 1 }, { snapshot: 500, maxRate: 4 }]), { snapshot: 500, maxRate: 4 });
-  assert.deepEqual(combine([{ maxRate: 1 }, {}]), {});
-  assert.deepEqual(combine([{ since: 9 }, { since: 4 }]), { since: 4 });
-  assert.deepEqual(combine([]), {});
 });
 
 test("requests with the same parameters share messages below the server's limit", () => {
@@ -130,4 +115,130 @@ test("requests with the same parameters share messages below the server's limit"
   }
   assert.deepEqual(out.at(-1), { topics: ["bars:A:D", "bars:B:D"], since: 5 });
   assert.ok(out.length < 6);
+});
+
+/** A socket in the client's hands and a server's voice in the test's. */
+function wire() {
+  const sockets = [];
+  class Socket {
+    sent = [];
+    constructor() {
+      sockets.push(this);
+    }
+    send(text) {
+      const message = JSON.parse(text);
+      if (message.type === "ping") this.onmessage({ data: '{"type":"pong"}' });
+      else this.sent.push(message);
+    }
+    close() {
+      this.isClosed = true;
+    }
+    say(message) {
+      this.onmessage({ data: JSON.stringify(message) });
+    }
+    snapshot(topic, bars) {
+      this.say({ type: "bars.snapshot", topic, payload: { bars } });
+    }
+  }
+  return { sockets, Socket };
+}
+
+const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+
+async function until(look) {
+  for (const deadline = Date.now() + 10_000; Date.now() < deadline; await pause(2)) if (look()) return;
+  assert.fail(`never: ${look}`);
+}
+
+/** A client that is connected to nothing but this test, and what it heard. */
+async function connected(t, subscribe) {
+  const { sockets, Socket } = wire();
+  const client = connect("ws://test", { WebSocket: Socket, backoffBase: 1, backoffMax: 1 });
+  t.after(() => client.close());
+  const heard = [];
+  const handlers = Object.fromEntries(
+    ["bar", "revision", "snapshot", "gap", "error"].map((event) => [event, (value, meta) => heard.push([event, value, meta])]),
+  );
+  const subscriptions = subscribe(client, handlers);
+  await until(() => sockets.length === 1);
+  sockets[0].onopen();
+  return { client, sockets, heard, handlers, subscriptions };
+}
+
+test("a lost connection is resumed from the last bar of each topic", async (t) => {
+  const { sockets, heard } = await connected(t, (client, handlers) => {
+    client.subscribe("bars:A:1", { snapshot: 5 }, handlers);
+    client.subscribe("bars:B:*", {}, handlers);
+  });
+  assert.deepEqual(sockets[0].sent.map((m) => m.payload), [{ topics: ["bars:A:1"], snapshot: 5 }, { topics: ["bars:B:*"] }]);
+  sockets[0].snapshot("bars:A:1", [bar(10), bar(20)]);
+  sockets[0].say({ type: "bars.update", topic: "bars:B:D", ts: 7, payload: bar(100) });
+  assert.deepEqual(heard.at(-1), ["bar", bar(100), { topic: "bars:B:D", ts: 7 }]);
+
+  sockets[0].onclose({ code: 1006, reason: "" });
+  await until(() => sockets.length === 2);
+  sockets[1].onopen();
+  assert.deepEqual(sockets[1].sent.map((m) => m.payload), [
+    { topics: ["bars:A:1"], since: 20 }, { topics: ["bars:B:D"], since: 100 }, { topics: ["bars:B:*"] },
+  ]);
+  sockets[1].snapshot("bars:A:1", [bar(10, 3), bar(20), bar(30)]);
+  assert.deepEqual(heard.at(-1), ["snapshot", [bar(10, 3), bar(20), bar(30)], { topic: "bars:A:1", why: "resume" }]);
+  assert.ok(!heard.some(([event]) => event === "gap"));
+});
+
+test("a gap is told, asked for once, and its answer said to be a repair", async (t) => {
+  const { sockets, heard } = await connected(t, (client, handlers) => client.subscribe("bars:A:1", {}, handlers));
+  const [socket] = sockets;
+  socket.say({ type: "bars.update", topic: "bars:A:1", payload: bar(50) });
+  socket.say({ type: "bars.gap", topic: "bars:A:1", payload: { from: 20, to: 40, reason: "upstream" } });
+  await until(() => socket.sent.length === 2);
+  assert.deepEqual(socket.sent[1].payload, { topics: ["bars:A:1"], since: 20 });
+  socket.say({ type: "bars.gap", topic: "bars:A:1", payload: { from: 20, to: 30, reason: "upstream" } });
+  socket.snapshot("bars:A:1", [bar(40), bar(50)]);
+  assert.deepEqual(heard.slice(1).map(([event, value, meta]) => [event, value.reason ?? meta.why]), [["gap", "upstream"], ["gap", "upstream"], ["snapshot", "repair"]]);
+  await pause(150);
+  assert.equal(socket.sent.length, 2);
+});
+
+test("subscriptions of one topic share it; the last one to go ends it", async (t) => {
+  const { client, sockets, heard, handlers, subscriptions } = await connected(t, (client, handlers) => [client.subscribe("bars:A:1", { maxRate: 2 }, handlers)]);
+  const [socket] = sockets;
+  socket.say({ type: "bars.update", topic: "bars:A:1", payload: bar(50) });
+  subscriptions.push(client.subscribe("bars:A:1", {}, handlers));
+  await until(() => socket.sent.length === 2);
+  assert.deepEqual(socket.sent.map((m) => m.payload), [{ topics: ["bars:A:1"], max_rate: 2 }, { topics: ["bars:A:1"] }]);
+  assert.equal(heard.length, 2, "the second one gets the current bar, too");
+  subscriptions[1].unsubscribe();
+  await until(() => socket.sent.length === 3);
+  assert.equal(socket.sent[2].payload.max_rate, 2);
+  subscriptions[0].unsubscribe();
+  await until(() => socket.sent.length === 4);
+  assert.equal(socket.sent[3].type, "bars.unsubscribe");
+  socket.say({ type: "bars.update", topic: "bars:A:1", payload: bar(60) });
+  assert.equal(heard.length, 2);
+});
+
+test("an error comes to those who asked; what is no topic is refused at once", async (t) => {
+  const { client, sockets, heard } = await connected(t, (client, handlers) => {
+    client.subscribe("bars:A:1", {}, handlers);
+    client.subscribe("bars:A:5", {}, {});
+  });
+  const [{ id }] = sockets[0].sent;
+  sockets[0].say({ type: "error", id, payload: { code: "limit", message: "too many" } });
+  assert.deepEqual(heard, [["error", { code: "limit", message: "too many", topics: ["bars:A:1", "bars:A:5"] }, undefined]]);
+  assert.throws(() => client.subscribe("AAPL"), TypeError);
+});
+
+test("a connection that answers no ping is given up", async (t) => {
+  const { sockets, Socket } = wire();
+  Socket.prototype.send = () => {};
+  const states = [];
+  const client = connect("ws://test", { WebSocket: Socket, pongWithin: 20, backoffBase: 1, backoffMax: 1, state: (s) => states.push(s) });
+  t.after(() => client.close());
+  await until(() => sockets.length === 1);
+  sockets[0].onopen();
+  await until(() => sockets.length === 2);
+  assert.ok(sockets[0].isClosed);
+  assert.deepEqual(states.map((s) => s.name), ["connecting", "open", "waiting", "connecting"]);
+  assert.equal(states[2].reason, "no pong");
 });

@@ -1,14 +1,10 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { lastClose } from "../bars.js";
 import * as format from "../format.js";
 import { symbolsOf } from "../watchlist.js";
 
 const bar = (open, close = open) => ({ time: 0, open, high: Math.max(open, close), low: Math.min(open, close), close, volume: 0 });
-
-test("a topic is parsed, anything else is not", () => {
-  assert.deepEqual(format.parseTopic("bars:BTC-USD:1"), { symbol: "BTC-USD", resolution: "1" });
-  for (const text of ["bars:AAPL", "bars::1", "trades:AAPL:1", "bars:A:1:2"]) assert.equal(format.parseTopic(text), null);
-});
 
 test("every resolution has a length and a label", () => {
   const all = "1S 5S 15S 30S 1 3 5 15 30 45 60 120 240 D W M".split(" ");
@@ -44,6 +40,13 @@ test("figures are written for people", () => {
   assert.deepEqual([0.4, 12.4, 61_000].map(format.milliseconds), ["< 1 ms", "12 ms", "1 min"]);
 });
 
+test("an interval without trades counts for nothing", () => {
+  const empty = { time: 0, open: null, high: null, low: null, close: null, volume: 0 };
+  assert.equal(format.decimalsOf([empty, bar(1.083), empty]), 3);
+  assert.equal(lastClose([bar(1, 7), empty]), 7);
+  assert.equal(lastClose([empty]), null);
+});
+
 test("a bar's time is as fine as its resolution", () => {
   const time = Date.UTC(2023, 9, 12, 8, 5, 30);
   assert.equal(format.barTime(time, "D"), "2023-10-12");
@@ -55,6 +58,18 @@ test("stale follows the topic's own rhythm", () => {
   assert.equal(format.staleAfter(null), 30_000);
   assert.equal(format.staleAfter(100), 10_000);
   assert.equal(format.staleAfter(60_000), 300_000);
+});
+
+test("what is old is said in words, and what is not is not", () => {
+  const fresh = { now: 1_000_000, arrived: 999_000, from: 0, interval: 500, end: 1_000_500 };
+  assert.equal(format.staleness(fresh), "");
+  assert.equal(format.staleness({ ...fresh, arrived: 980_000 }), "No update for 20 s");
+  assert.equal(format.staleness({ ...fresh, arrived: null, interval: null, from: 965_000 }), "No update for 35 s");
+  assert.equal(format.staleness({ ...fresh, end: 400_000 }), "Last bar ended 10 min ago");
+});
+
+test("a resume is told in words", () => {
+  assert.deepEqual([0, 1, 1400].map(format.filled), ["Resumed: nothing was missed", "Resumed: 1 bar filled", "Resumed: 1,400 bars filled"]);
 });
 
 test("topics become symbols with their resolutions, price and the open of their day", () => {
