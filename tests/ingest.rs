@@ -174,6 +174,45 @@ async fn lower_bars_become_higher_ones_and_a_pause_can_be_filled() {
     );
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_of_bars_say_what_they_are_and_whether_they_are_closed() {
+    let folder = tempfile::tempdir().unwrap();
+    let row = |time: &str, rest: &str| {
+        format!(
+            "{{\"symbol\":\"A\",\"time\":\"2024-01-01 {time}\",\"open\":1,\"high\":1,\"low\":1,\"close\":1,\"volume\":1{rest}}}\n"
+        )
+    };
+    let rows = [
+        row("00:00", ",\"resolution\":\"1\",\"closed\":false"),
+        row("00:04", ",\"closed\":true"),
+        row("00:05", ",\"resolution\":\"5\""),
+        row("00:05", ",\"closed\":\"perhaps\""),
+    ];
+    let source = Source::Files(vec![file(&folder, "bars.ndjson", &rows.concat())]);
+    let (totals, messages) = ingested(config(source, Input::Bars(Resolution::M1))).await;
+    assert_eq!((totals.taken, totals.bad), (2, 2));
+    let one = |volume| [1.0, 1.0, 1.0, 1.0, volume];
+    let minutes = [(START, one(1.0), true), (START + 240_000, one(1.0), true)];
+    assert_eq!(bars(&messages, "bars:A:1"), minutes);
+    let five = [(START, one(2.0), true)];
+    assert_eq!(bars(&messages, "bars:A:5"), five, "its last minute is over");
+    assert_eq!(bars(&messages, "bars:A:D"), [(START, one(2.0), false)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn live_bars_close_by_the_clock() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = Source::Files(vec![file(&folder, "trades.ndjson", TRADES)]);
+    let mut config = config(source, Input::Trades);
+    config.live = true;
+    let (_, messages) = ingested(config).await;
+    // All of them are of years ago.
+    for topic in ["bars:A:1", "bars:A:D", "bars:B:5"] {
+        let bars = bars(&messages, topic);
+        assert!(!bars.is_empty() && bars.iter().all(|bar| bar.2), "{topic}");
+    }
+}
+
 /// What one ingest publishes with `--empty null` is read by another, as Redis carries it.
 #[tokio::test(flavor = "multi_thread")]
 async fn intervals_without_trades_are_bars_without_prices() {
@@ -334,6 +373,8 @@ async fn standard_input_and_the_exit_code() {
     .await;
     check_trades(&collector.decoded());
 
+    let output = ingest(&server, &[], &format!("{TRADES}nothing\n"));
+    assert_eq!(output.status.code(), Some(0), "some were of use");
     let output = ingest(&server, &[], "nothing\nof use\n");
     assert_eq!(output.status.code(), Some(1));
     let said = String::from_utf8_lossy(&output.stderr).into_owned();

@@ -359,6 +359,11 @@ mod tests {
             rebase.apply(minutes, bar(minutes, 60_000)).time(),
             first + 60_000
         );
+        // Also when a minute comes first.
+        let mut rebase = Rebase::new(Some(Resolution::Day)).unwrap();
+        let first = rebase.apply(minutes, bar(minutes, 60_000)).time();
+        assert_eq!(first.rem_euclid(86_400_000), 60_000);
+        assert!((0..2 * 86_400_000).contains(&(now_ms() - first)));
         let mut none = Rebase::new(None).unwrap();
         assert_eq!(none.apply(days, bar(days, 0)).time(), 0);
         assert!(Rebase::new(Some(Resolution::Month)).is_err());
