@@ -275,8 +275,8 @@ fn a_bad_value_is_one_line_that_names_it_and_what_is_allowed() {
             "replay",
             "--topics",
             "BARCAST_REPLAY_TOPICS",
-            "AAPL",
-            "bars:SYMBOL:RESOLUTION",
+            "AAPL:7",
+            "allowed: bars:AAPL:1",
         ),
         (
             "replay",

@@ -99,7 +99,18 @@ impl ReplayArgs {
     /// # Errors
     /// One line that names the flag and what is allowed.
     pub fn validate(self) -> Result<Replay, String> {
+        let recorded = self.postgres_url.is_some()
+            || !self.topics.is_empty()
+            || self.from.is_some()
+            || self.to.is_some();
         let trades = match self.input {
+            Rows::Trades if recorded => {
+                return Err(
+                    "--input trades (BARCAST_REPLAY_INPUT): allowed: without --postgres-url, --topics, \
+                     --from and --to, which choose recorded bars"
+                        .to_owned(),
+                );
+            }
             Rows::Trades if self.resolution.is_some() => {
                 return Err(
                     "--resolution (BARCAST_REPLAY_RESOLUTION): allowed: with --input bars; \
@@ -137,6 +148,9 @@ impl ReplayArgs {
             .collect();
         let postgres = postgres
             .map_err(|why| format!("--postgres-url (BARCAST_REPLAY_POSTGRES_URL): {why}"))?;
+        if trades.is_some() && !postgres.is_empty() {
+            return Err("FILE: allowed: with --input trades, files of trades".to_owned());
+        }
         Ok(Replay {
             config: Config {
                 files,
