@@ -43,6 +43,9 @@ impl LogArgs {
         let builder = tracing_subscriber::fmt()
             .with_env_filter(EnvFilter::new(&self.log_level))
             .with_writer(std::io::stderr)
+            // It would tell of a log that cannot be written on stderr, which is that log: a panic in
+            // whatever task had something to say.
+            .log_internal_errors(false)
             .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none());
         match self.log_format {
             LogFormat::Text => builder.init(),

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::links::anchor;
 use crate::pages::{read, words};
-use crate::running::{gateway, generator, ingest};
+use crate::running::{gateway, generator, ingest, recorder};
 
 const DASHBOARD: &str = "deploy/grafana/barcast.json";
 const ALERTS: &str = "deploy/prometheus/alerts.yml";
@@ -20,7 +20,7 @@ type Shown = BTreeMap<String, BTreeMap<String, BTreeSet<String>>>;
 
 fn shown() -> Shown {
     let mut found = Shown::new();
-    for process in [gateway(), generator(), ingest()] {
+    for process in [gateway(), generator(), ingest(), recorder()] {
         for line in process.get("/metrics").1.lines() {
             if line.starts_with('#') || line.is_empty() {
                 continue;

@@ -46,8 +46,8 @@ def starts(arguments, env, tmp_path):
             arguments[at + 1] = "127.0.0.1:0"
     log = tmp_path / "barcast.log"
     with log.open("w") as lines:
-        child = subprocess.Popen([binary(), *arguments], env=env, stderr=lines, stdin=subprocess.DEVNULL)
-    sign = {"serve": "gateway listens", "generate": "cannot connect", "ingest": "cannot connect"}
+        child = subprocess.Popen([binary().resolve(), *arguments], cwd=tmp_path, env=env, stderr=lines, stdin=subprocess.DEVNULL)
+    sign = {"serve": "gateway listens", "generate": "cannot connect", "ingest": "cannot connect", "record": "recording"}
 
     def runs():
         assert child.poll() is None, log.read_text()
