@@ -58,8 +58,9 @@ def test_every_example_of_the_page_is_in_the_document():
 
 
 def strings_in_source(pattern):
+    """In what speaks the protocol: the rooms beside it have files and lines of their own."""
     found = set()
-    for path in sorted((ROOT / "src").rglob("*.rs")):
+    for path in sorted([*ROOT.glob("src/gateway/**/*.rs"), *ROOT.glob("src/bar/*.rs")]):
         source = path.read_text().split("#[cfg(test)]")[0].replace('\\"', '"')
         code = "\n".join(line for line in source.splitlines() if not line.lstrip().startswith("//"))
         found |= set(re.findall(pattern, code))
