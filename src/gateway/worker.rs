@@ -70,7 +70,7 @@ impl Worker {
         let mut hub = Hub::new(limits.outbox_bytes);
         // The kernel spreads clients evenly, not exactly.
         let share = limits.max_clients.div_ceil(node.config.workers);
-        hub.reserve((share + share / 8).min(MAX_RESERVED_SESSIONS));
+        hub.reserve(share.saturating_add(share / 8).min(MAX_RESERVED_SESSIONS));
         Self {
             at,
             node,

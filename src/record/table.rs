@@ -323,3 +323,21 @@ fn columns(file: &SerializedFileReader<File>) -> Result<([usize; 8], i64), Strin
     }
     Ok((places, per_ms))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_without_prices_is_an_interval_without_trades() {
+        let row = |prices: [Option<f64>; 4], volume| {
+            let [open, high, low, close] = prices;
+            bar("AAPL", "1", 60_000, [open, high, low, close, Some(volume)])
+        };
+        let (topic, empty) = row([None; 4], 0.0).unwrap();
+        assert_eq!(empty, Bar::empty(topic.resolution, 60_000).unwrap());
+        assert!(!row([Some(1.0); 4], 2.0).unwrap().1.is_empty());
+        assert!(row([None; 4], 2.0).is_err(), "traded without prices");
+        assert!(row([Some(1.0), None, Some(1.0), Some(1.0)], 2.0).is_err());
+    }
+}
