@@ -2,9 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use crate::bar::Malformed;
+
 /// Warnings of one kind that are let through in one period.
 const BURST: u32 = 5;
 const PERIOD: Duration = Duration::from_secs(10);
+/// Bytes of a malformed payload that are logged.
+const LOGGED_BYTES: usize = 120;
 
 /// Lets the first few warnings of each period through and counts the others.
 #[derive(Debug, Default)]
@@ -27,6 +31,21 @@ impl Limited {
         } else {
             self.left_out += 1;
         }
+    }
+
+    /// Tells of a message that was dropped, with its channel and first bytes.
+    pub fn malformed(&mut self, channel: &str, payload: &[u8], why: &Malformed) {
+        self.say(|left_out| {
+            let start = &payload[..payload.len().min(LOGGED_BYTES)];
+            tracing::warn!(
+                channel = channel.chars().take(LOGGED_BYTES).collect::<String>(),
+                payload = %start.escape_ascii(),
+                bytes = payload.len(),
+                %why,
+                left_out,
+                "malformed message dropped"
+            );
+        });
     }
 }
 

@@ -19,6 +19,9 @@ pub(super) enum Rows {
     Bars,
 }
 
+/// What trades become when nothing else is wanted.
+pub(super) const DEFAULT_RESOLUTIONS: &str = "1,5,15,60,240,D,W,M";
+
 /// `barcast ingest`.
 #[derive(Debug, Clone, Args)]
 pub struct IngestArgs {
@@ -55,7 +58,7 @@ pub struct IngestArgs {
     #[arg(
         long,
         env = "BARCAST_INGEST_RESOLUTIONS",
-        default_value = "1,5,15,60,240,D,W,M",
+        default_value = DEFAULT_RESOLUTIONS,
         value_delimiter = ',',
         value_parser = values::resolution
     )]

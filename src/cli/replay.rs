@@ -3,25 +3,13 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::ingest::Rows;
+use super::ingest::{DEFAULT_RESOLUTIONS, Rows};
 use super::{RedisArgs, StoreArgs, values};
 use crate::aggregate::Rules;
 use crate::bar::{Pattern, Resolution, Symbol};
 use crate::generator::pack::{Compress, Form, Publish};
 use crate::record::postgres::Address;
 use crate::replay::{Config, Market, Replay, Speed, Wanted};
-
-/// What trades become when nothing else is wanted: what `barcast ingest` makes of them.
-const DEFAULT_RESOLUTIONS: [Resolution; 8] = [
-    Resolution::M1,
-    Resolution::M5,
-    Resolution::M15,
-    Resolution::M60,
-    Resolution::M240,
-    Resolution::Day,
-    Resolution::Week,
-    Resolution::Month,
-];
 
 /// `barcast replay`.
 #[derive(Debug, Clone, Args)]
@@ -128,7 +116,8 @@ impl ReplayArgs {
             Rows::Bars => None,
             Rows::Trades => Some(Market {
                 resolutions: if self.resolutions.is_empty() {
-                    DEFAULT_RESOLUTIONS.to_vec()
+                    let all = DEFAULT_RESOLUTIONS.split(',').map(values::resolution);
+                    all.collect::<Result<_, _>>()?
                 } else {
                     self.resolutions
                 },

@@ -12,9 +12,10 @@ use super::batch::{Batch, Head, Kind, TopicId};
 use super::config::PROOF_WAIT;
 use super::mailbox::Mailbox;
 use super::protocol::write_gap;
-use super::registry::{Entry, Hole, Registry, TopicLimit};
+use super::registry::{Entry, Registry, TopicLimit};
+use super::state::Hole;
 use super::ws::Packer;
-use crate::bar::{Decoder, Malformed, Message, Topic, write_update};
+use crate::bar::{Decoder, Message, Topic, write_update};
 use crate::bus::Sink;
 use crate::clock::now_ms;
 use crate::limited::Limited;
@@ -26,8 +27,6 @@ const MAX_BATCH_FRAMES: usize = 1_024;
 pub const DROPPED_AT_LIMIT: &str = "topic_limit";
 /// Bars noted as fresh while the store is read, some 16 MB: beyond them nothing more of it is taken.
 const MAX_FRESH_BARS: usize = 500_000;
-/// Bytes of a malformed payload that are logged.
-const LOGGED_BYTES: usize = 120;
 
 /// Whether the bus stands, for `/readyz` and `/metrics`.
 #[derive(Debug, Default)]
@@ -343,7 +342,10 @@ impl Sink for Ingest {
                     Err(why) => over_limit(metrics, malformed_log, &message, why),
                 }
             }
-            Err(why) => report(metrics, malformed_log, channel, payload, &why),
+            Err(why) => {
+                metrics.dropped(why.reason()).inc();
+                malformed_log.malformed(channel, payload, &why);
+            }
         });
         if self.frames.batch.frames.len() >= MAX_BATCH_FRAMES {
             self.hand_over();
@@ -370,7 +372,10 @@ impl Sink for Ingest {
                 }
                 Err(why) => over_limit(metrics, malformed_log, &message, why),
             },
-            Err(why) => report(metrics, malformed_log, topic, payload, &why),
+            Err(why) => {
+                metrics.dropped(why.reason()).inc();
+                malformed_log.malformed(topic, payload, &why);
+            }
         });
     }
 
@@ -396,26 +401,5 @@ fn over_limit(metrics: &GatewayMetrics, log: &mut Limited, message: &Message, wh
     metrics.dropped(DROPPED_AT_LIMIT).inc();
     log.say(|left_out| {
         tracing::warn!(topic = %message.topic, %why, left_out, "bar dropped");
-    });
-}
-
-fn report(
-    metrics: &GatewayMetrics,
-    log: &mut Limited,
-    channel: &str,
-    payload: &[u8],
-    why: &Malformed,
-) {
-    metrics.dropped(why.reason()).inc();
-    log.say(|left_out| {
-        let start = &payload[..payload.len().min(LOGGED_BYTES)];
-        tracing::warn!(
-            channel = channel.chars().take(LOGGED_BYTES).collect::<String>(),
-            payload = %start.escape_ascii(),
-            bytes = payload.len(),
-            %why,
-            left_out,
-            "malformed message dropped"
-        );
     });
 }

@@ -23,6 +23,7 @@ pub mod protocol;
 pub mod reading;
 pub mod registry;
 pub mod session;
+pub mod state;
 mod subscribe;
 pub mod udf;
 pub mod worker;

@@ -1,7 +1,6 @@
 //! From the bus to batches of closed bars.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
@@ -9,7 +8,7 @@ use tokio::sync::mpsc::Sender;
 use tokio::sync::mpsc::error::TrySendError;
 
 use super::Batch;
-use crate::bar::{Bar, Decoder, Malformed, Message, Topic};
+use crate::bar::{Bar, Decoder, Message, Topic};
 use crate::bus::Sink;
 use crate::clock::now_ms;
 use crate::limited::Limited;
@@ -24,8 +23,6 @@ const MAX_FRESH_BARS: usize = 500_000;
 const BATCH_BARS: usize = 500;
 /// Between two looks whether a lane takes more; meanwhile the bus feels it.
 const BUSY_PAUSE: Duration = Duration::from_millis(5);
-/// Bytes of a malformed payload that are logged.
-const LOGGED_BYTES: usize = 120;
 
 /// The sink of the bus on a recorder.
 pub(super) struct Intake {
@@ -38,7 +35,7 @@ pub(super) struct Intake {
     stored: Vec<(Topic, Bar)>,
     /// Bars that came live while the store is read.
     fresh: Option<HashSet<(Topic, i64)>>,
-    warnings: Arc<std::sync::Mutex<Limited>>,
+    warnings: Limited,
 }
 
 /// Which bars are closed, as DESIGN's words have it: those that say so, those behind which a newer one
@@ -104,7 +101,7 @@ impl Intake {
             live: Vec::new(),
             stored: Vec::new(),
             fresh: None,
-            warnings: Arc::default(),
+            warnings: Limited::default(),
         }
     }
 
@@ -127,7 +124,10 @@ impl Intake {
                     metrics.over_limit().inc();
                 }
             }
-            Err(why) => report(metrics, warnings, channel, payload, &why),
+            Err(why) => {
+                metrics.dropped(why.reason()).inc();
+                warnings.malformed(channel, payload, &why);
+            }
         });
     }
 
@@ -151,7 +151,10 @@ impl Intake {
                     metrics.over_limit().inc();
                 }
             }
-            Err(why) => report(metrics, warnings, topic, payload, &why),
+            Err(why) => {
+                metrics.dropped(why.reason()).inc();
+                warnings.malformed(topic, payload, &why);
+            }
         });
     }
 
@@ -235,30 +238,6 @@ impl Drop for Intake {
     fn drop(&mut self) {
         self.hand_over();
     }
-}
-
-fn report(
-    metrics: &RecordMetrics,
-    warnings: &std::sync::Mutex<Limited>,
-    channel: &str,
-    payload: &[u8],
-    why: &Malformed,
-) {
-    metrics.dropped(why.reason()).inc();
-    let Ok(mut warnings) = warnings.lock() else {
-        return;
-    };
-    warnings.say(|left_out| {
-        let start = &payload[..payload.len().min(LOGGED_BYTES)];
-        tracing::warn!(
-            channel = channel.chars().take(LOGGED_BYTES).collect::<String>(),
-            payload = %start.escape_ascii(),
-            bytes = payload.len(),
-            %why,
-            left_out,
-            "malformed message dropped"
-        );
-    });
 }
 
 #[cfg(test)]

@@ -8,6 +8,8 @@ pub mod harm;
 pub mod market;
 pub mod postgres;
 pub mod process;
+pub mod recorder;
+pub mod replay;
 pub mod udf;
 pub mod words;
 
