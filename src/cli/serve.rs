@@ -51,6 +51,12 @@ pub struct GatewayArgs {
     /// Seconds that a slow client may stay at that bound before it is closed with 4503
     #[arg(long, env = "BARCAST_SLOW_GRACE", default_value = "10", value_parser = values::seconds)]
     slow_grace: Duration,
+    /// Bytes that may wait on this node, over all clients and answers; the largest is shed first
+    #[arg(long, env = "BARCAST_WAITING_BYTES", default_value_t = Limits::default().waiting_bytes, value_parser = values::positive)]
+    waiting_bytes: usize,
+    /// Names that clients subscribe to and that no bar came for yet; when full, the client with most loses one
+    #[arg(long, env = "BARCAST_MAX_PLACEHOLDERS", default_value_t = Limits::default().max_placeholders, value_parser = values::positive)]
+    max_placeholders: usize,
     /// Compress what clients get who offer permessage-deflate: less traffic for more processor time [default: off]
     #[arg(long, env = "BARCAST_COMPRESSION", value_parser = BoolishValueParser::new())]
     compression: bool,
@@ -88,6 +94,8 @@ impl GatewayArgs {
                 ping_interval: self.ping_interval,
                 outbox_bytes: self.outbox_bytes,
                 slow_grace: self.slow_grace,
+                waiting_bytes: self.waiting_bytes,
+                max_placeholders: self.max_placeholders,
             },
             compression: self.compression,
             history_bars: self.history_bars,

@@ -43,6 +43,8 @@ pub struct Limits {
     pub max_topics_per_client: usize,
     /// Topics of this node.
     pub max_topics: usize,
+    /// Names that clients subscribe to and that no bar came for yet; no topics, so bounded apart.
+    pub max_placeholders: usize,
     /// Size of one client message, fragments added up, in bytes.
     pub max_message_bytes: usize,
     /// Messages per second of one client, control frames and fragments counted; ten seconds' worth
@@ -56,6 +58,8 @@ pub struct Limits {
     pub outbox_bytes: usize,
     /// How long a slow client may stay at that bound before it is closed.
     pub slow_grace: Duration,
+    /// Bytes that may wait on this node, over all clients and answers; the largest is shed first.
+    pub waiting_bytes: usize,
 }
 
 impl Default for Config {
@@ -82,12 +86,14 @@ impl Default for Limits {
             max_clients_per_address: 0,
             max_topics_per_client: 1_000,
             max_topics: 100_000,
+            max_placeholders: 100_000,
             max_message_bytes: 4 << 10,
             max_messages_per_second: 100,
             handshake_timeout: Duration::from_secs(10),
             ping_interval: Duration::from_secs(25),
             outbox_bytes: 256 << 10,
             slow_grace: Duration::from_secs(10),
+            waiting_bytes: 512 << 20,
         }
     }
 }

@@ -7,6 +7,7 @@
 
 mod allowance;
 pub mod batch;
+pub mod budget;
 pub mod closing;
 pub mod config;
 pub mod cors;

@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 use dashmap::DashMap;
 use prometheus_client::registry::Registry as MetricsRegistry;
 
+use super::budget::Budget;
 use super::config::Config;
 use super::ingest::{BusState, DROPPED_AT_LIMIT};
 use super::load::Load;
@@ -35,6 +36,8 @@ pub struct Node {
     draining: AtomicBool,
     /// What is known of each worker's load.
     pub loads: Box<[Load]>,
+    /// What waits: one holder a worker, and behind them the HTTP thread's.
+    pub budget: Budget,
 }
 
 /// Why a client was not let in.
@@ -145,7 +148,9 @@ impl Node {
         metrics.max_clients.set(max_clients.unwrap_or(i64::MAX));
         let loads = (0..config.workers).map(|_| Load::default()).collect();
         let registry = Registry::new(config.limits.max_topics, config.history_bars);
+        let budget = Budget::new(config.limits.waiting_bytes, config.workers + 1);
         Self {
+            budget,
             registry: Arc::new(registry),
             config,
             metrics,
