@@ -175,6 +175,7 @@ pub struct GatewayMetrics {
     pub bus_reconnects: Counter,
     pub stored: Counter,
     pub store_failures: Counter,
+    pub history_bytes: Gauge,
     pub sent_bytes: Counter,
     pub writes: Counter,
     pub full: Counter,
@@ -207,6 +208,7 @@ impl Default for GatewayMetrics {
             bus_reconnects: Counter::default(),
             stored: Counter::default(),
             store_failures: Counter::default(),
+            history_bytes: Gauge::default(),
             sent_bytes: Counter::default(),
             writes: Counter::default(),
             full: Counter::default(),
@@ -399,6 +401,11 @@ impl GatewayMetrics {
             "barcast_bus_connected",
             "1 while the subscription to the bus stands",
             &self.bus_connected,
+        );
+        gauge(
+            "barcast_history_bytes",
+            "Memory of the bars kept of all topics, in bytes",
+            &self.history_bytes,
         );
         registry.register(
             "barcast_lag_seconds",

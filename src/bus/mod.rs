@@ -60,6 +60,15 @@ pub trait Sink: Send + 'static {
     /// The newest message of a topic, or one of a closed bar, from the store: as fresh as the moment at
     /// which it was read, which was after [`loading`](Self::loading).
     fn stored(&mut self, _topic: &str, _payload: &[u8]) {}
+    /// The newest message of every topic is read, the subscription stands, and bars flow; more of the past
+    /// comes by [`stored`](Self::stored) until [`loaded`](Self::loaded). Called when the store is so large
+    /// that waiting for all of it would take too long; else [`connected`](Self::connected) says both.
+    fn reachable(&mut self) {}
+    /// Nothing more comes of the store; only after [`reachable`](Self::reachable), which not every sink
+    /// wants: whoever does not is told [`connected`](Self::connected) now.
+    fn loaded(&mut self) {
+        self.connected();
+    }
     /// The store could not be read to its end; what came of it is good.
     fn unloaded(&mut self, _why: &str) {}
 }

@@ -20,7 +20,7 @@ use redis::{
 };
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::backoff::Backoff;
@@ -36,9 +36,9 @@ pub(super) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 const PING_INTERVAL: Duration = Duration::from_secs(5);
 /// Idle time before TCP asks by itself; the ping is faster while this process runs well.
 const TCP_KEEPALIVE: Duration = Duration::from_secs(15);
-/// Longest time that a gateway takes for what is stored before it goes on without the rest: some ten
-/// million bars.
-const LOAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a gateway that has the newest message of every topic waits for their past before it lets
+/// clients in: some million bars. More comes beside what it then serves.
+const PAST_WAIT: Duration = Duration::from_secs(3);
 /// Commands in one pipelined write: bounds the memory for replies and the time that Redis spends on
 /// one client.
 pub(super) const PIPELINE_COMMANDS: usize = 2_000;
@@ -144,15 +144,28 @@ impl RedisBus {
         }
         connection.psubscribe(&*self.pattern).await?;
         // Beside the loop below, which must go on flushing what comes live.
-        let mut loads = pin!(self.load_into(sink));
-        let mut loaded = false;
+        let newest = Notify::new();
+        let mut loads = pin!(self.load_into(sink, &newest));
+        let mut late = pin!(async {
+            newest.notified().await;
+            sleep(PAST_WAIT).await;
+        });
+        let (mut loaded, mut reachable) = (false, false);
         let mut ping = interval(PING_INTERVAL);
         ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 () = &mut loads, if !loaded => {
                     loaded = true;
-                    lock(sink).connected();
+                    match reachable {
+                        true => lock(sink).loaded(),
+                        false => lock(sink).connected(),
+                    }
+                    backoff.reset();
+                }
+                () = &mut late, if !loaded && !reachable => {
+                    reachable = true;
+                    lock(sink).reachable();
                     backoff.reset();
                 }
                 () = signals.arrived.notified() => lock(sink).flush(),
@@ -173,19 +186,17 @@ impl RedisBus {
 impl RedisBus {
     /// Reads the store, if that is wanted, over a connection of its own: answers on the subscription's
     /// would queue behind its messages.
-    async fn load_into<S: Sink>(&self, sink: &Mutex<S>) {
+    async fn load_into<S: Sink>(&self, sink: &Mutex<S>, newest: &Notify) {
         let Some(load) = self.load else { return };
         let read = async {
             let connected = self.connect(AsyncConnectionConfig::new()).await;
             let mut connection = connected.map_err(|why| why.to_string())?;
-            load.read(&mut connection, sink).await
+            load.read(&mut connection, sink, newest).await
         };
-        let why = match timeout(LOAD_TIMEOUT, read).await {
-            Ok(Ok(())) => return,
-            Ok(Err(why)) => why,
-            Err(_) => format!("not read within {LOAD_TIMEOUT:?}"),
-        };
-        lock(sink).unloaded(&why);
+        // No bound for all of it: each answer has its own, so that whoever makes progress is not cut.
+        if let Err(why) = read.await {
+            lock(sink).unloaded(&why);
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use std::sync::Mutex;
 
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::{Cmd, Pipeline, RedisError, Value, cmd};
+use tokio::sync::Notify;
 
 use super::redis::{PIPELINE_COMMANDS, lock};
 use super::{Outgoing, Sink};
@@ -257,7 +258,8 @@ pub(super) struct Load {
 }
 
 impl Load {
-    /// Hands all that is stored to the sink, each topic's newest message first.
+    /// Hands all that is stored to the sink: first the newest message of every topic, which `newest` tells,
+    /// then their past.
     ///
     /// # Errors
     /// Why it ended, or why single topics lack their past.
@@ -265,10 +267,30 @@ impl Load {
         self,
         connection: &mut MultiplexedConnection,
         sink: &Mutex<S>,
+        newest: &Notify,
     ) -> Result<(), String> {
-        let mut cursor = 0_u64;
-        let mut left = self.topics;
+        let topics = self.read_newest(connection, sink).await?;
+        newest.notify_one();
+        if self.bars == 0 {
+            return Ok(());
+        }
         let mut wrong = None;
+        for some in topics.chunks((READ_BARS / self.bars).max(1)) {
+            self.read_past(some, connection, sink, &mut wrong)
+                .await
+                .map_err(|why| why.to_string())?;
+        }
+        wrong.map_or(Ok(()), Err)
+    }
+
+    /// The newest message of every topic; tells their names.
+    async fn read_newest<S: Sink>(
+        self,
+        connection: &mut MultiplexedConnection,
+        sink: &Mutex<S>,
+    ) -> Result<Vec<Box<[u8]>>, String> {
+        let mut cursor = 0_u64;
+        let mut names: Vec<Box<[u8]>> = Vec::new();
         loop {
             let mut scan = cmd("HSCAN");
             scan.arg(LAST_KEY).arg(cursor);
@@ -276,57 +298,55 @@ impl Load {
             let page = scan.query_async::<(u64, Vec<Vec<u8>>)>(connection).await;
             let (next, page) = page.map_err(|why| format!("{LAST_KEY}: {why}"))?;
             let (topics, _) = page.as_chunks::<2>();
+            let left = self.topics - names.len();
             let topics = &topics[..topics.len().min(left)];
-            left -= topics.len();
-            for some in topics.chunks((READ_BARS / self.bars.max(1)).max(1)) {
-                self.read_topics(some, connection, sink, &mut wrong)
-                    .await
-                    .map_err(|why| why.to_string())?;
+            {
+                let mut sink = lock(sink);
+                for [topic, last] in topics {
+                    sink.stored(&String::from_utf8_lossy(topic), last);
+                    names.push(topic.as_slice().into());
+                }
+                sink.flush();
             }
-            if next == 0 || left == 0 {
-                return wrong.map_or(Ok(()), Err);
+            if next == 0 || names.len() >= self.topics {
+                return Ok(names);
             }
             cursor = next;
         }
     }
 
-    /// Some topics with their newest messages.
-    async fn read_topics<S: Sink>(
+    /// The closed bars of some topics.
+    async fn read_past<S: Sink>(
         self,
-        topics: &[[Vec<u8>; 2]],
+        topics: &[Box<[u8]>],
         connection: &mut MultiplexedConnection,
         sink: &Mutex<S>,
         wrong: &mut Option<String>,
     ) -> Result<(), RedisError> {
         let mut write = Write::default();
-        for [topic, _] in topics.iter().filter(|_| self.bars > 0) {
+        for topic in topics {
             let mut range = cmd("ZRANGE");
             range.arg([HISTORY_PREFIX.as_bytes(), topic].concat());
             range.arg(format!("-{}", self.bars)).arg(-1);
             write.add(range, Role::Step);
         }
-        let replies = match self.bars {
-            0 => Vec::new(),
-            _ => write.send(connection).await?,
-        };
-        for (at, [topic, last]) in topics.iter().enumerate() {
+        let replies = write.send(connection).await?;
+        for (topic, reply) in topics.iter().zip(&replies) {
             let topic = String::from_utf8_lossy(topic);
             let mut sink = lock(sink);
-            sink.stored(&topic, last);
-            match replies.get(at) {
-                Some(Value::Array(bars)) => {
+            match reply {
+                Value::Array(bars) => {
                     for bar in bars {
                         if let Value::BulkString(payload) = bar {
                             sink.stored(&topic, payload);
                         }
                     }
                 }
-                Some(reply) => {
+                reply => {
                     if let Some(why) = fault(reply) {
                         wrong.get_or_insert_with(|| format!("{HISTORY_PREFIX}{topic}: {why}"));
                     }
                 }
-                None => {}
             }
         }
         lock(sink).flush();

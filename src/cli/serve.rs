@@ -63,6 +63,9 @@ pub struct GatewayArgs {
     /// Closed bars kept in memory for each topic
     #[arg(long, env = "BARCAST_HISTORY_BARS", default_value_t = Config::default().history_bars, value_parser = values::whole::<usize>)]
     history_bars: usize,
+    /// Memory, in bytes, of the bars of all topics together; the oldest go first [default: a quarter of what the cgroup or machine has]
+    #[arg(long, env = "BARCAST_HISTORY_BYTES", value_parser = values::positive)]
+    history_bytes: Option<usize>,
     /// File with the names, exchanges, sessions and scales of symbols, for charts; none without it
     #[arg(long, env = "BARCAST_SYMBOLS_FILE", value_name = "FILE", value_parser = values::symbols_file)]
     symbols_file: Option<Arc<Listings>>,
@@ -99,6 +102,9 @@ impl GatewayArgs {
             },
             compression: self.compression,
             history_bars: self.history_bars,
+            history_bytes: self
+                .history_bytes
+                .unwrap_or(Config::default().history_bytes),
             listings: self.symbols_file.clone().unwrap_or_default(),
             ui: !self.no_ui,
             cors: self.cors_origin.clone().unwrap_or_default(),

@@ -3,6 +3,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::cors::Cors;
+use super::machine;
 use super::udf::Listings;
 
 /// After the bus is back, a topic whose `seq` could prove that nothing was missed has this long to
@@ -20,6 +21,8 @@ pub struct Config {
     pub compression: bool,
     /// Closed bars kept in memory for each topic.
     pub history_bars: usize,
+    /// Memory of the bars of all topics together, in bytes; the oldest go first.
+    pub history_bytes: usize,
     /// What charts are told of symbols beside their bars.
     pub listings: Arc<Listings>,
     /// Whether the chart page and the operator's page are served.
@@ -70,6 +73,7 @@ impl Default for Config {
             limits: Limits::default(),
             compression: false,
             history_bars: 1_000,
+            history_bytes: machine::history_bytes(),
             listings: Arc::default(),
             ui: true,
             cors: Cors::default(),

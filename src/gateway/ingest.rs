@@ -11,11 +11,12 @@ use std::time::{Duration, Instant};
 use super::batch::{Batch, Head, Kind, TopicId};
 use super::config::PROOF_WAIT;
 use super::mailbox::Mailbox;
+use super::memory::Memory;
 use super::protocol::write_gap;
 use super::registry::{Entry, Registry, TopicLimit};
 use super::state::Hole;
 use super::ws::Packer;
-use crate::bar::{Decoder, Message, Topic, write_update};
+use crate::bar::{Bar, Decoder, Message, Topic, write_update};
 use crate::bus::Sink;
 use crate::clock::now_ms;
 use crate::limited::Limited;
@@ -72,6 +73,11 @@ struct Frames {
     fresh: Option<HashSet<(TopicId, i64)>>,
     /// What watchers will be told to ask for once the store is read: before, they would not get it.
     untold: HashMap<Topic, Hole>,
+    /// Whether bars flow to the watchers although the store is still being read.
+    reachable: bool,
+    memory: Memory,
+    /// Whether there was no room for a bar of the store.
+    crowded: bool,
 }
 
 impl Ingest {
@@ -113,7 +119,16 @@ impl Ingest {
         self
     }
 
+    /// Keeps the past of all topics within so many bytes; without it there is no bound.
+    #[must_use]
+    pub fn history_within(mut self, bytes: usize) -> Self {
+        self.frames.memory = Memory::new(bytes);
+        self
+    }
+
     fn hand_over(&mut self) {
+        let history = i64::try_from(self.frames.memory.bytes());
+        self.metrics.history_bytes.set(history.unwrap_or(i64::MAX));
         let received = std::mem::take(&mut self.frames.received);
         let encoded = std::mem::take(&mut self.frames.encoded);
         self.metrics.received.inc_by(received);
@@ -223,10 +238,13 @@ impl Frames {
             if state.history.last().is_none() {
                 self.batch.opened.push((entry.id, entry.topic));
             }
+            let before = state.history.bytes();
             let hole = state.apply(message, losses);
+            self.memory.resized(before, state.history.bytes());
             (hole, state.version, state.watchers > 0)
         };
-        let later = self.is_fresh(entry, message) && hole.is_some();
+        // Not kept back for as long as a large store takes: what it fills is told again.
+        let later = self.is_fresh(entry, message) && hole.is_some() && !self.reachable;
         if let Some(hole) = hole.filter(|_| later) {
             self.tell_later(entry.topic, hole);
         }
@@ -269,7 +287,15 @@ impl Frames {
             if state.history.last().is_none() {
                 self.batch.opened.push((entry.id, entry.topic));
             }
-            (state.restore(message, is_fresh), state.watchers > 0)
+            let last = state.history.last().map(Bar::time);
+            if self.memory.is_full() && last.is_some_and(|last| message.bar.time() < last) {
+                self.crowded = true;
+                return false;
+            }
+            let before = state.history.bytes();
+            let hole = state.restore(message, is_fresh);
+            self.memory.resized(before, state.history.bytes());
+            (hole, state.watchers > 0)
         };
         if let Some(hole) = hole.filter(|_| watched) {
             self.tell_later(entry.topic, hole);
@@ -280,10 +306,25 @@ impl Frames {
 
 impl Sink for Ingest {
     fn connected(&mut self) {
+        self.loaded();
+        self.reachable();
+    }
+
+    fn loaded(&mut self) {
         let fresh = self.frames.fresh.take();
         if fresh.is_some_and(|fresh| fresh.len() >= MAX_FRESH_BARS) {
             self.unloaded("too many bars came meanwhile");
         }
+        if std::mem::take(&mut self.frames.crowded) {
+            self.unloaded("no memory is left for more of it, see --history-bytes");
+        }
+        self.frames.reachable = false;
+        self.tell_loaded();
+    }
+
+    fn reachable(&mut self) {
+        self.frames.reachable = true;
+        // Holes that were kept back: what the store fills of them later is told again.
         self.tell_loaded();
         self.bus.connected.store(true, Ordering::Relaxed);
         self.metrics.bus_connected.set(1);
@@ -302,6 +343,7 @@ impl Sink for Ingest {
         self.hand_over();
         self.metrics.bus_connected.set(0);
         // Also when it was lost while the store was read: what came meanwhile cleared topics.
+        self.frames.reachable = false;
         let fresh = self.frames.fresh.take();
         let was_heard = fresh.is_some_and(|fresh| !fresh.is_empty());
         self.tell_loaded();
@@ -332,6 +374,7 @@ impl Sink for Ingest {
             ..
         } = self;
         let losses = bus.losses.load(Ordering::Relaxed);
+        let before = frames.received;
         decoder.decode(channel, payload, |message| match message {
             Ok(message) => {
                 match registry.of_bar(&message.topic, |e| frames.take(e, &message, losses)) {
@@ -347,6 +390,7 @@ impl Sink for Ingest {
                 malformed_log.malformed(channel, payload, &why);
             }
         });
+        frames.memory.trim(registry, frames.received - before);
         if self.frames.batch.frames.len() >= MAX_BATCH_FRAMES {
             self.hand_over();
         }
@@ -377,6 +421,7 @@ impl Sink for Ingest {
                 malformed_log.malformed(topic, payload, &why);
             }
         });
+        frames.memory.trim(registry, 1);
     }
 
     fn unloaded(&mut self, why: &str) {

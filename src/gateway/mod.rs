@@ -17,7 +17,9 @@ pub mod hub;
 pub mod ingest;
 pub mod lag;
 mod load;
+mod machine;
 pub mod mailbox;
+pub mod memory;
 pub mod node;
 pub mod outbox;
 pub mod protocol;
@@ -124,6 +126,7 @@ impl Gateway {
             Arc::clone(&node.bus),
             bus.address(),
         )
+        .history_within(node.config.history_bytes)
         .packing_for(Arc::clone(&node.packing))
         .proof_within(node.config.proof_wait);
         let mut ends = Vec::new();

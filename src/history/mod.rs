@@ -4,6 +4,9 @@ use std::collections::{BTreeMap, VecDeque, vec_deque};
 
 use crate::bar::Bar;
 
+/// Memory of one note of a revision: two numbers, and its share of a node of the tree.
+const REVISION_BYTES: usize = 32;
+
 /// The last closed bars of one topic and the newest bar, in the order of their times.
 #[derive(Debug)]
 pub struct History {
@@ -17,6 +20,8 @@ pub struct History {
     revised: BTreeMap<i64, i64>,
     /// The same of bars that are not kept any more.
     forgotten: Option<Forgotten>,
+    /// What starts before it was let go to save memory, and does not come back.
+    floor: i64,
 }
 
 /// What is left of revisions whose bars are not kept any more.
@@ -36,6 +41,7 @@ impl History {
             limit,
             revised: BTreeMap::new(),
             forgotten: None,
+            floor: i64::MIN,
         }
     }
 
@@ -62,7 +68,7 @@ impl History {
             // Published again unchanged, as a replay does: nobody lacks anything.
             Ok(at) if self.bars[at] == bar => return,
             Ok(at) => self.bars[at] = bar,
-            Err(0) if self.bars.len() > self.limit => return self.forget(bar.time(), newest),
+            Err(0) if self.is_too_old(bar.time()) => return self.forget(bar.time(), newest),
             Err(at) => self.insert(at, bar),
         }
         self.mark(bar.time());
@@ -99,7 +105,7 @@ impl History {
                 self.bars[at] = if is_better { bar } else { kept };
                 is_better && bar != kept
             }
-            Err(0) if self.bars.len() > self.limit => false,
+            Err(0) if self.is_too_old(bar.time()) => false,
             Err(at) => {
                 self.insert(at, bar);
                 true
@@ -108,13 +114,50 @@ impl History {
     }
 
     fn insert(&mut self, at: usize, bar: Bar) {
+        let count = self.bars.len();
+        if count == self.bars.capacity() {
+            // Doubling, as it would do by itself, would leave half of the memory empty.
+            self.bars.reserve_exact((count / 8).max(4));
+        }
         self.bars.insert(at, bar);
-        if self.bars.len() > self.limit + 1
-            && let Some(bar) = self.bars.pop_front()
+        if self.bars.len() > self.limit + 1 {
+            self.drop_oldest();
+        }
+    }
+
+    fn drop_oldest(&mut self) {
+        if let Some(bar) = self.bars.pop_front()
             && let Some(at) = self.revised.remove(&bar.time())
         {
             self.forget(bar.time(), at);
         }
+    }
+
+    /// Whether a bar before all that are kept cannot be kept.
+    fn is_too_old(&self, time: i64) -> bool {
+        self.bars.len() > self.limit || time < self.floor
+    }
+
+    /// Memory of what is kept, in bytes.
+    pub fn bytes(&self) -> usize {
+        self.bars.capacity() * size_of::<Bar>() + self.revised.len() * REVISION_BYTES
+    }
+
+    /// Lets go of the `count` oldest bars and their memory, but never of the newest bar.
+    pub fn trim_oldest(&mut self, count: usize) {
+        let count = count.min(self.bars.len().saturating_sub(1));
+        for _ in 0..count {
+            self.drop_oldest();
+        }
+        self.bars.shrink_to_fit();
+        if let Some(first) = self.bars.front().filter(|_| count > 0) {
+            self.floor = first.time();
+        }
+    }
+
+    /// How many bars are kept.
+    pub fn count(&self) -> usize {
+        self.bars.len()
     }
 
     /// The newest `count` bars, oldest first.
@@ -240,6 +283,31 @@ mod tests {
         history.apply(bar(1, 9.0));
         assert_eq!(history.lacking(8_000), Some(1_000), "too old to keep");
         assert_eq!(history.lacking(8_001), None);
+    }
+
+    #[test]
+    fn what_was_let_go_does_not_come_back() {
+        let mut history = History::new(1_000);
+        for second in 0..100 {
+            history.apply(bar(second, 1.0));
+        }
+        let before = history.bytes();
+        assert!(before <= 120 * size_of::<Bar>(), "not doubled: {before}");
+        history.apply(bar(10, 2.0));
+        history.trim_oldest(60);
+        assert!(history.bytes() <= 40 * size_of::<Bar>());
+        assert_eq!(history.first().map(Bar::time), Some(60_000));
+        assert_eq!(
+            history.lacking(99_000),
+            Some(10_000),
+            "its revision is not forgotten"
+        );
+        // Otherwise it would seem as if all bars since then were known.
+        history.apply(bar(20, 3.0));
+        assert!(!history.restore(bar(30, 3.0), false));
+        assert_eq!(history.first().map(Bar::time), Some(60_000));
+        history.trim_oldest(usize::MAX);
+        assert_eq!(seconds(history.newest(9)), [99]);
     }
 
     #[test]
