@@ -37,6 +37,9 @@ pub(super) struct Track {
     /// From a lost connection until it is known where the topic goes on.
     is_resuming: bool,
     asked: Option<Asked>,
+    /// From the answer to a request until the snapshot that belongs to it: gaps between them are what that
+    /// snapshot lacks, and to ask for them again would bring the same.
+    is_answered: bool,
 }
 
 impl Track {
@@ -48,6 +51,12 @@ impl Track {
     pub fn lost(&mut self) {
         self.is_resuming = true;
         self.asked = None;
+        self.is_answered = false;
+    }
+
+    /// The answer to a request came, and its snapshot will.
+    pub fn answered(&mut self) {
+        self.is_answered = true;
     }
 
     /// It is asked for again from its newest bar on.
@@ -76,6 +85,7 @@ impl Track {
     pub fn snapshot(&mut self, mut bars: Vec<Update>) -> (Option<Hole>, Vec<Update>) {
         let first = bars.first();
         let hole = first.and_then(|first| self.hole_before(first.view.time));
+        self.is_answered = false;
         let repaired = match self.asked.take() {
             Some(Asked::Repair(from)) => from,
             _ => i64::MAX,
@@ -107,17 +117,17 @@ impl Track {
         self.is_resuming = false;
         match self.asked {
             // Asked for because of this very gap: nobody has its bars.
-            Some(Asked::Repair(asked)) if from >= asked => Told {
-                is_news: false,
-                repair: false,
+            Some(Asked::Repair(asked)) => Told {
+                is_news: from < asked,
+                repair: from < asked && !self.is_answered,
             },
-            Some(Asked::Resume(asked)) if from >= asked => Told {
+            Some(Asked::Resume(asked)) => Told {
                 is_news: true,
-                repair: false,
+                repair: from < asked && !self.is_answered,
             },
-            _ => Told {
+            None => Told {
                 is_news: true,
-                repair: true,
+                repair: !self.is_answered,
             },
         }
     }

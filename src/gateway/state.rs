@@ -1,7 +1,7 @@
 //! What a node knows of one topic, and what its next message changes: bars, order, holes.
 
-use crate::bar::{Bar, Message, Topic};
-use crate::history::History;
+use crate::bar::{Bar, Message, Resolution, Topic};
+use crate::history::{Hole, History};
 
 /// The part that changes with every bar.
 #[derive(Debug)]
@@ -19,6 +19,16 @@ pub struct State {
     pub losses_seen: u64,
     /// Time of the first bar that came over the bus.
     heard_from: Option<i64>,
+}
+
+/// What was read from the store of one topic.
+#[derive(Debug, Clone, Copy)]
+pub struct Stored {
+    /// Times of the oldest and the newest bar that were kept before.
+    pub known: Option<(i64, i64)>,
+    /// Times of the oldest and the newest bar that the store gave.
+    pub oldest: i64,
+    pub newest: i64,
 }
 
 /// Where a producer was when it sent a message.
@@ -70,23 +80,6 @@ impl Place {
     }
 }
 
-/// What must be told before a bar.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Hole {
-    pub from: i64,
-    pub to: i64,
-}
-
-impl Hole {
-    /// Both, and what is between them.
-    pub fn with(self, other: Self) -> Self {
-        Self {
-            from: self.from.min(other.from),
-            to: self.to.max(other.to),
-        }
-    }
-}
-
 impl State {
     /// Nothing known yet; up to `history_bars` closed bars will be kept.
     pub fn new(history_bars: usize, watchers: u32) -> Self {
@@ -117,15 +110,61 @@ impl State {
         self.history.apply(message.bar);
         self.heard_from.get_or_insert(message.bar.time());
         self.version += 1;
+        if self.history.has_holes() {
+            self.settle(message, order);
+        }
         let from = last.filter(|_| match order {
             Order::Jump => true,
             Order::Unknown => suspect,
             Order::Next | Order::Repeat => false,
         })?;
-        Some(Hole {
+        Some(self.miss(from, message.bar.time()))
+    }
+
+    /// Notes the hole between the newest bar so far and one that came after it, which may be the same or
+    /// an earlier one.
+    #[cold]
+    fn miss(&mut self, from: i64, time: i64) -> Hole {
+        // The bar itself is whole: it carries its whole state.
+        let until = if time >= from { time } else { from + 1 };
+        self.history.note_hole(from, until);
+        Hole {
             from,
-            to: message.bar.time().max(from),
-        })
+            to: time.max(from),
+        }
+    }
+
+    /// What a message proves of what was missed before.
+    #[cold]
+    fn settle(&mut self, message: &Message, order: Order) {
+        match order {
+            Order::Next => self.history.trust(),
+            Order::Jump | Order::Unknown => self.history.trust_only_from(None),
+            Order::Repeat => {}
+        }
+        // A repetition may be older than what was missed, unless it is the bar's final state.
+        if order != Order::Repeat || message.bar.closed {
+            self.prove(message);
+        }
+    }
+
+    fn prove(&mut self, message: &Message) {
+        let time = message.bar.time();
+        self.history
+            .prove(time, message.topic.resolution.next(time));
+    }
+
+    /// Notes that bars up to the one that starts at `now` may have been missed, if there is any bar that
+    /// tells from which on.
+    pub fn doubt(&mut self, resolution: Resolution, now: i64) -> Option<Hole> {
+        let from = self.history.last()?.time();
+        let to = resolution.floor(now).max(from);
+        if self.provable() {
+            self.history.doubt(from, to + 1);
+        } else {
+            self.history.note_hole(from, to + 1);
+        }
+        Some(Hole { from, to })
     }
 }
 
@@ -137,9 +176,15 @@ impl State {
         // The store has all that was published up to there, and watchers are told of what changes.
         if self.place.is_none() || Place::order(self.place, place).is_ahead() {
             self.place = place.or(self.place);
+            if self.history.has_holes() {
+                self.history.trust_only_from(Some(message.bar.time()));
+            }
         }
         let time = message.bar.time();
         let last = self.history.last().map(Bar::time);
+        if message.bar.closed && self.history.has_holes() {
+            self.prove(message);
+        }
         if !self.history.restore(message.bar, fresh) {
             return None;
         }
@@ -155,6 +200,41 @@ impl State {
             from: last.map_or(time, |last| last.min(time)),
             to: time,
         })
+    }
+
+    /// Notes what the store proves, now that it is read, or that it could not be read whole.
+    pub fn stored(&mut self, resolution: Resolution, stored: &Stored, is_whole: bool) {
+        let Stored {
+            known,
+            oldest,
+            newest,
+        } = *stored;
+        let until = resolution.next(newest);
+        if is_whole {
+            // Who publishes stores first: all from the oldest to the newest is there.
+            if let Some((_, last)) = known {
+                self.history.note_hole(last, newest);
+            }
+            if self.history.has_holes() {
+                self.history.prove(oldest, until);
+            }
+            return;
+        }
+        // Of what is not there nobody knows whether it was in the store.
+        let from = known.map_or(oldest, |(_, last)| oldest.min(last));
+        let mut times = self.history.since(from).map(Bar::time).peekable();
+        let mut doubtful = Vec::new();
+        while let Some(time) = times.next().filter(|time| *time < until) {
+            let Some(&next) = times.peek() else { break };
+            let was_known = known.is_some_and(|(first, last)| first <= time && next <= last);
+            if !was_known && resolution.next(time) < next {
+                doubtful.push((resolution.next(time), next));
+            }
+        }
+        drop(times);
+        for (from, until) in doubtful {
+            self.history.note_hole(from, until);
+        }
     }
 
     /// The newest bar, with what its producer put beside it as far as that is known.
