@@ -253,9 +253,10 @@ impl Follower {
             }
             Message::Gap(gap) => {
                 let track = self.tracks.entry(gap.topic).or_default();
-                let told = track.gap(gap.from);
+                let hole = (gap.from, gap.to);
+                let told = track.gap(hole);
                 if told.repair {
-                    track.repairs(gap.from);
+                    track.repairs(hole);
                     self.waiting.push_back(Request {
                         patterns: vec![gap.topic.into()],
                         start: Start::Since(gap.from),

@@ -1,7 +1,7 @@
 //! What a node knows of one topic, and what its next message changes: bars, order, holes.
 
 use crate::bar::{Bar, Message, Resolution, Topic};
-use crate::history::{Hole, History};
+use crate::history::{History, Hole};
 
 /// The part that changes with every bar.
 #[derive(Debug)]

@@ -64,6 +64,9 @@ impl Holes {
 
     /// All is proven from `from` on and before `until`.
     pub fn prove(&mut self, from: i64, until: i64) {
+        if from >= until {
+            return;
+        }
         let start = self.stretches.partition_point(|one| one.until <= from);
         let end = self.stretches.partition_point(|one| one.from < until);
         if start >= end {
@@ -122,13 +125,20 @@ impl Holes {
         let some = self.stretches[start.min(end)..end].iter();
         some.map(move |one| Hole {
             from: one.from.max(from),
-            to: resolution.floor(if one.until <= until { one.until } else { until - 1 }),
+            to: resolution.floor(if one.until <= until {
+                one.until
+            } else {
+                until - 1
+            }),
         })
     }
 
     fn bound(&mut self) {
         while self.stretches.len() > MAX_HOLES {
-            let distances = self.stretches.windows(2).map(|two| two[1].from - two[0].until);
+            let distances = self
+                .stretches
+                .windows(2)
+                .map(|two| two[1].from - two[0].until);
             let closest = distances.enumerate().min_by_key(|(_, distance)| *distance);
             let Some((at, _)) = closest else { return };
             self.stretches[at].until = self.stretches[at + 1].until;
