@@ -1,6 +1,7 @@
 //! What a node knows of one topic, and what its next message changes: bars, order, holes.
 
 use crate::bar::{Bar, Message, Resolution, Topic};
+use crate::clock::now_ms;
 use crate::history::{History, Hole};
 
 /// The part that changes with every bar.
@@ -106,32 +107,36 @@ impl State {
             self.place = place;
             self.losses_seen = losses;
         }
-        let last = self.history.last().map(Bar::time);
+        let last = self.history.last().map(|bar| (bar.time(), bar.closed));
         self.history.apply(message.bar);
         self.heard_from.get_or_insert(message.bar.time());
         self.version += 1;
         if self.history.has_holes() {
             self.settle(message, order);
         }
-        let from = last.filter(|_| match order {
+        let last = last.filter(|_| match order {
             Order::Jump => true,
             Order::Unknown => suspect,
             Order::Next | Order::Repeat => false,
         })?;
-        Some(self.miss(from, message.bar.time()))
+        Some(self.miss(last, message))
     }
 
-    /// Notes the hole between the newest bar so far and one that came after it, which may be the same or
-    /// an earlier one.
+    /// Notes the hole between the newest bar so far, which may have been closed, and a message that came
+    /// after it.
     #[cold]
-    fn miss(&mut self, from: i64, time: i64) -> Hole {
-        // The bar itself is whole: it carries its whole state.
-        let until = if time >= from { time } else { from + 1 };
-        self.history.note_hole(from, until);
-        Hole {
-            from,
-            to: time.max(from),
+    fn miss(&mut self, (from, was_closed): (i64, bool), message: &Message) -> Hole {
+        let time = message.bar.time();
+        let goes_on = time > from || (time == from && !was_closed);
+        if goes_on && message.rev.is_none() {
+            self.history.note_hole(from, time);
+            return Hole { from, to: time };
         }
+        // A revision of the past says nothing of how far its producer is.
+        let to = message.topic.resolution.floor(now_ms()).max(from).max(time);
+        self.history.note_hole(from, to + 1);
+        self.prove(message);
+        Hole { from, to }
     }
 
     /// What a message proves of what was missed before.
