@@ -241,14 +241,9 @@ impl Frames {
             if state.history.last().is_none() {
                 self.batch.opened.push((entry.id, entry.topic));
             }
-            let time = message.bar.time();
-            let stored = self.stored.entry(entry.topic).or_insert_with(|| Stored {
-                known: state.history.span(),
-                oldest: time,
-                newest: time,
-            });
-            stored.oldest = stored.oldest.min(time);
-            stored.newest = stored.newest.max(time);
+            let stored = self.stored.entry(entry.topic);
+            let stored = stored.or_insert_with(|| Stored::new(&state.history, &message.bar));
+            stored.add(&message.bar);
             (state.restore(message, is_fresh), state.watchers > 0)
         };
         if let Some(hole) = hole.filter(|_| watched) {

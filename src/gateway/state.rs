@@ -25,11 +25,28 @@ pub struct State {
 /// What was read from the store of one topic.
 #[derive(Debug, Clone, Copy)]
 pub struct Stored {
-    /// Times of the oldest and the newest bar that were kept before.
-    pub known: Option<(i64, i64)>,
+    /// Time of the oldest bar that was kept before.
+    known_from: Option<i64>,
     /// Times of the oldest and the newest bar that the store gave.
-    pub oldest: i64,
-    pub newest: i64,
+    oldest: i64,
+    newest: i64,
+}
+
+impl Stored {
+    /// Of a topic with this history, a first bar.
+    pub fn new(history: &History, bar: &Bar) -> Self {
+        Self {
+            known_from: history.known_from(),
+            oldest: bar.time(),
+            newest: bar.time(),
+        }
+    }
+
+    /// Another bar.
+    pub fn add(&mut self, bar: &Bar) {
+        self.oldest = self.oldest.min(bar.time());
+        self.newest = self.newest.max(bar.time());
+    }
 }
 
 /// Where a producer was when it sent a message.
@@ -108,7 +125,12 @@ impl State {
             self.losses_seen = losses;
         }
         let last = self.history.last().map(|bar| (bar.time(), bar.closed));
-        self.history.apply(message.bar);
+        let time = message.bar.time();
+        if last.is_some_and(|(last, _)| time < last) {
+            self.revise(message);
+        } else {
+            self.history.apply(message.bar);
+        }
         self.heard_from.get_or_insert(message.bar.time());
         self.version += 1;
         if self.history.has_holes() {
@@ -120,6 +142,21 @@ impl State {
             Order::Next | Order::Repeat => false,
         })?;
         Some(self.miss(last, message))
+    }
+
+    /// Takes in an earlier bar than the newest. One from before the first kept does not make the history
+    /// begin there: what is between them is not known.
+    #[cold]
+    fn revise(&mut self, message: &Message) {
+        let first = self.history.known_from();
+        self.history.apply(message.bar);
+        let time = message.bar.time();
+        if let Some(first) = first.filter(|first| time < *first)
+            && self.history.known_from() == Some(time)
+        {
+            self.history
+                .note_hole(message.topic.resolution.next(time), first);
+        }
     }
 
     /// Notes the hole between the newest bar so far, which may have been closed, and a message that came
@@ -178,8 +215,9 @@ impl State {
     /// changed by it. `fresh`: this bar came over the bus after the store was asked.
     pub fn restore(&mut self, message: &Message, fresh: bool) -> Option<Hole> {
         let place = Place::of(message).filter(|place| place.epoch.is_some());
+        let order = Place::order(self.place, place);
         // The store has all that was published up to there, and watchers are told of what changes.
-        if self.place.is_none() || Place::order(self.place, place).is_ahead() {
+        if self.place.is_none() || order.is_ahead() {
             self.place = place.or(self.place);
             if self.history.has_holes() {
                 self.history.trust_only_from(Some(message.bar.time()));
@@ -187,6 +225,10 @@ impl State {
         }
         let time = message.bar.time();
         let last = self.history.last().map(Bar::time);
+        // Until it is read to its end, nothing between them is known.
+        if let Some(last) = last.filter(|last| *last < time && order != Order::Next) {
+            self.history.note_hole(last, time);
+        }
         if message.bar.closed && self.history.has_holes() {
             self.prove(message);
         }
@@ -209,36 +251,21 @@ impl State {
 
     /// Notes what the store proves, now that it is read, or that it could not be read whole.
     pub fn stored(&mut self, resolution: Resolution, stored: &Stored, is_whole: bool) {
-        let Stored {
-            known,
-            oldest,
-            newest,
-        } = *stored;
-        let until = resolution.next(newest);
+        let history = &mut self.history;
         if is_whole {
             // Who publishes stores first: all from the oldest to the newest is there.
-            if let Some((_, last)) = known {
-                self.history.note_hole(last, newest);
-            }
-            if self.history.has_holes() {
-                self.history.prove(oldest, until);
+            if history.has_holes() {
+                history.prove(stored.oldest, resolution.next(stored.newest));
             }
             return;
         }
-        // Of what is not there nobody knows whether it was in the store.
-        let from = known.map_or(oldest, |(_, last)| oldest.min(last));
-        let mut times = self.history.since(from).map(Bar::time).peekable();
-        let mut doubtful = Vec::new();
-        while let Some(time) = times.next().filter(|time| *time < until) {
-            let Some(&next) = times.peek() else { break };
-            let was_known = known.is_some_and(|(first, last)| first <= time && next <= last);
-            if !was_known && resolution.next(time) < next {
-                doubtful.push((resolution.next(time), next));
-            }
-        }
-        drop(times);
-        for (from, until) in doubtful {
-            self.history.note_hole(from, until);
+        // Of what is not there nobody knows whether it was in the store. What came behind the newest bar so
+        // far was noted when it came.
+        let until = stored.known_from.unwrap_or(stored.newest);
+        let times = history.since(stored.oldest).map(Bar::time);
+        let times: Vec<_> = times.take_while(|time| *time <= until).collect();
+        for pair in times.windows(2) {
+            history.note_hole(resolution.next(pair[0]), pair[1]);
         }
     }
 

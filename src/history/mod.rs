@@ -177,14 +177,6 @@ impl History {
         self.bars.front().map(Bar::time)
     }
 
-    /// Times of the oldest and the newest bar kept.
-    pub fn span(&self) -> Option<(i64, i64)> {
-        self.bars
-            .front()
-            .zip(self.bars.back())
-            .map(|(first, last)| (first.time(), last.time()))
-    }
-
     /// The holes from `from` on and before `until`, which are starts of bars.
     pub fn holes(
         &self,
