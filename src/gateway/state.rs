@@ -136,6 +136,10 @@ impl State {
         if self.history.has_holes() {
             self.settle(message, order);
         }
+        if last.is_none() && message.rev.is_some() {
+            // Its producer is further than this, and was before it was heard.
+            self.miss((time, true), message);
+        }
         let last = last.filter(|_| match order {
             Order::Jump => true,
             Order::Unknown => suspect,

@@ -38,6 +38,15 @@ pub struct Holes {
     /// What is unproven from this time on is so for want of a message only: if the next one in the order
     /// of `seq` comes after all, nothing was missed.
     doubted_from: Option<i64>,
+    /// What was told later than bars that came after it: who left between them does not know.
+    late: Option<Late>,
+}
+
+/// Holes from this time on were told when the newest bar was that of `at`.
+#[derive(Debug, Clone, Copy)]
+struct Late {
+    from: i64,
+    at: i64,
 }
 
 impl Holes {
@@ -105,6 +114,21 @@ impl Holes {
         self.doubted_from = self
             .doubted_from
             .and_then(|doubted| time.map(|time| doubted.max(time)));
+    }
+
+    /// What lies behind `from` was told only when the newest bar was that of `at`.
+    pub fn told_late(&mut self, from: i64, at: i64) {
+        let before = self.late.unwrap_or(Late { from, at });
+        self.late = Some(Late {
+            from: before.from.min(from),
+            at: before.at.max(at),
+        });
+    }
+
+    /// From when on holes may be unknown to whoever has all that was sent up to the bar of `time`.
+    pub fn untold_from(&self, time: i64) -> i64 {
+        let late = self.late.filter(|late| late.at >= time);
+        late.map_or(time, |late| late.from.min(time))
     }
 
     /// Forgets what lies before `first`: there nothing is kept.

@@ -171,6 +171,13 @@ impl History {
         self.with_holes(|holes| holes.prove(from, until));
     }
 
+    /// What lies behind `from` is told only now, after bars that came later.
+    pub fn told_late(&mut self, from: i64) {
+        if let Some(at) = self.last().map(Bar::time).filter(|_| self.has_holes()) {
+            self.with_holes(|holes| holes.told_late(from, at));
+        }
+    }
+
     /// From when on this history is whole but for its holes: the start of the oldest bar kept. `None`: it
     /// has no bar, and nothing is known.
     pub fn known_from(&self) -> Option<i64> {
@@ -202,6 +209,8 @@ impl History {
             from,
             to: resolution.previous(first),
         });
+        let untold = self.holes.as_ref();
+        let start = untold.map_or(start, |holes| holes.untold_from(start));
         let holes = self.holes(resolution, start, i64::MAX);
         before.into_iter().chain(holes).collect()
     }

@@ -60,6 +60,7 @@ impl Ingest {
             let version = {
                 let mut state = entry.lock();
                 state.version += 1;
+                state.history.told_late(hole.from);
                 (state.watchers > 0).then_some(state.version)
             };
             if let Some(version) = version {
