@@ -76,7 +76,7 @@ proptest! {
             prop_assert!(told.len() <= kept);
             bars.extend(told.iter().map(|bar| (bar.time(), price(bar))));
             // As the gateway tells it in a `bars.gap`.
-            let first = history.first().unwrap().time();
+            let first = history.known_from().unwrap();
             let lacking = history.lacking(since).unwrap_or(since)..first;
             bars.retain(|time, _| !lacking.contains(time));
             let mut whole = truth.clone();

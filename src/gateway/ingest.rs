@@ -3,6 +3,8 @@
 //! Runs on its own thread. Decode and validate, find the topic, keep the bar, and — only if somebody
 //! on this node watches — encode one WebSocket frame. The same batch then goes to every worker.
 
+mod gaps;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -13,11 +15,12 @@ use super::config::PROOF_WAIT;
 use super::mailbox::Mailbox;
 use super::protocol::write_gap;
 use super::registry::{Entry, Registry, TopicLimit};
-use super::state::Hole;
+use super::state::Stored;
 use super::ws::Packer;
 use crate::bar::{Decoder, Message, Topic, write_update};
 use crate::bus::Sink;
 use crate::clock::now_ms;
+use crate::history::Hole;
 use crate::limited::Limited;
 use crate::metrics::GatewayMetrics;
 
@@ -72,6 +75,13 @@ struct Frames {
     fresh: Option<HashSet<(TopicId, i64)>>,
     /// What watchers will be told to ask for once the store is read: before, they would not get it.
     untold: HashMap<Topic, Hole>,
+    /// What the store gave of each topic; only while it is read.
+    stored: HashMap<Topic, Stored>,
+    /// Not all of the store was read.
+    is_partial: bool,
+    /// While the bus does not stand: from when on it was not heard, ms since the epoch. Of topics without
+    /// a bar nothing else is known.
+    unheard_since: Option<i64>,
 }
 
 impl Ingest {
@@ -90,7 +100,10 @@ impl Ingest {
             bus,
             address,
             decoder: Decoder::default(),
-            frames: Frames::default(),
+            frames: Frames {
+                unheard_since: Some(now_ms()),
+                ..Frames::default()
+            },
             packing: Arc::default(),
             packer: None,
             proof_wait: PROOF_WAIT,
@@ -133,55 +146,6 @@ impl Ingest {
             mailbox.push(&batch);
         }
     }
-
-    /// Tells the watchers of every topic that is still suspect; with `unproven`, those whose `seq`
-    /// may yet prove that nothing was missed, too.
-    fn tell_gaps(&mut self, unproven: bool) {
-        let losses = self.bus.losses.load(Ordering::Relaxed);
-        for entry in self.registry.all() {
-            let hole = {
-                let mut state = entry.lock();
-                if state.losses_seen >= losses || (state.provable() && !unproven) {
-                    continue;
-                }
-                state.losses_seen = losses;
-                let Some(last) = state.history.last() else {
-                    continue;
-                };
-                let from = last.time();
-                let to = entry.topic.resolution.floor(now_ms()).max(from);
-                state.version += 1;
-                (state.watchers > 0).then_some((Hole { from, to }, state.version))
-            };
-            if let Some((hole, version)) = hole {
-                self.frames.gap(&entry, hole, version);
-                self.metrics.gaps_upstream.inc();
-            }
-        }
-        self.hand_over();
-    }
-
-    /// Tells the watchers of what history got while the store was read, and of holes found meanwhile.
-    fn tell_loaded(&mut self) {
-        for (topic, hole) in std::mem::take(&mut self.frames.untold) {
-            let Some(entry) = self.registry.get(&topic) else {
-                continue;
-            };
-            let version = {
-                let mut state = entry.lock();
-                state.version += 1;
-                (state.watchers > 0).then_some(state.version)
-            };
-            if let Some(version) = version {
-                self.frames.gap(&entry, hole, version);
-                self.metrics.gaps_upstream.inc();
-            }
-            if self.frames.batch.frames.len() >= MAX_BATCH_FRAMES {
-                self.hand_over();
-            }
-        }
-        self.hand_over();
-    }
 }
 
 impl Frames {
@@ -220,11 +184,19 @@ impl Frames {
         self.received += 1;
         let (hole, version, watched) = {
             let mut state = entry.lock();
+            let watched = state.watchers > 0;
+            let mut unheard = None;
             if state.history.last().is_none() {
                 self.batch.opened.push((entry.id, entry.topic));
+                unheard = self.unheard_since.filter(|_| watched);
             }
             let hole = state.apply(message, losses);
-            (hole, state.version, state.watchers > 0)
+            let before = unheard.map(|since| Hole {
+                from: entry.topic.resolution.floor(since),
+                to: message.bar.time(),
+            });
+            let before = before.filter(|hole| hole.from <= hole.to);
+            (hole.or(before), state.version, watched)
         };
         let later = self.is_fresh(entry, message) && hole.is_some();
         if let Some(hole) = hole.filter(|_| later) {
@@ -269,6 +241,9 @@ impl Frames {
             if state.history.last().is_none() {
                 self.batch.opened.push((entry.id, entry.topic));
             }
+            let stored = self.stored.entry(entry.topic);
+            let stored = stored.or_insert_with(|| Stored::new(&state.history, &message.bar));
+            stored.add(&message.bar);
             (state.restore(message, is_fresh), state.watchers > 0)
         };
         if let Some(hole) = hole.filter(|_| watched) {
@@ -287,6 +262,8 @@ impl Sink for Ingest {
         self.tell_loaded();
         self.bus.connected.store(true, Ordering::Relaxed);
         self.metrics.bus_connected.set(1);
+        self.tell_gaps(false);
+        self.frames.unheard_since = None;
         let losses = self.bus.losses.load(Ordering::Relaxed);
         if losses == 0 {
             tracing::info!(bus = self.address, "bus connected");
@@ -294,7 +271,6 @@ impl Sink for Ingest {
         }
         self.metrics.bus_reconnects.inc();
         tracing::info!(bus = self.address, losses, "bus connected again, bars flow");
-        self.tell_gaps(false);
         self.proof_due = Some(Instant::now() + self.proof_wait);
     }
 
@@ -304,7 +280,9 @@ impl Sink for Ingest {
         // Also when it was lost while the store was read: what came meanwhile cleared topics.
         let fresh = self.frames.fresh.take();
         let was_heard = fresh.is_some_and(|fresh| !fresh.is_empty());
+        self.frames.is_partial = true;
         self.tell_loaded();
+        self.frames.unheard_since.get_or_insert_with(now_ms);
         if self.bus.connected.swap(false, Ordering::Relaxed) || was_heard {
             self.bus.losses.fetch_add(1, Ordering::Relaxed);
             tracing::warn!(
@@ -354,6 +332,7 @@ impl Sink for Ingest {
 
     fn loading(&mut self) {
         self.frames.fresh = Some(HashSet::new());
+        self.frames.is_partial = false;
     }
 
     fn stored(&mut self, topic: &str, payload: &[u8]) {
@@ -380,6 +359,7 @@ impl Sink for Ingest {
     }
 
     fn unloaded(&mut self, why: &str) {
+        self.frames.is_partial = true;
         self.metrics.store_failures.inc();
         tracing::warn!(
             store = self.address,

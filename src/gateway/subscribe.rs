@@ -7,13 +7,14 @@ use super::hub::SessionId;
 use super::lag::GATHER_BYTES;
 use super::node::Limit;
 use super::protocol::{
-    Answer, Refusal, Selection, Wishes, gap_before, write_answer, write_gap, write_snapshot,
+    Answer, Refusal, Selection, Wishes, write_answer, write_gap, write_snapshot,
 };
 use super::registry::Entry;
 use super::session::Connection;
 use super::worker::{Holder, Worker};
 use crate::bar::{Bar, Message, Pattern, write_update};
-use crate::history::History;
+use crate::clock::now_ms;
+use crate::history::{History, Hole};
 
 /// Bars that one request may bring, over all its topics: bounds one answer to some 1.3 MB.
 const MAX_SNAPSHOT_BARS: usize = 10_000;
@@ -26,7 +27,8 @@ enum First {
     Nothing,
     Current(Message),
     Bars {
-        gap: Option<(i64, i64)>,
+        /// What may be missing beside the bars.
+        gaps: Vec<Hole>,
         bars: Vec<Bar>,
     },
 }
@@ -245,8 +247,8 @@ impl Worker {
             First::Current(message) => {
                 frames.extend_from_slice(&self.text(|out| write_update(out, &message)));
             }
-            First::Bars { gap, bars } => {
-                if let Some((from, to)) = gap {
+            First::Bars { gaps, bars } => {
+                for Hole { from, to } in gaps {
                     let gap = self.text(|out| write_gap(out, &entry.topic, from, to, "upstream"));
                     frames.extend_from_slice(&gap);
                 }
@@ -259,15 +261,18 @@ impl Worker {
     fn first(&self, id: SessionId, entry: &Arc<Entry>, wishes: Wishes) -> (First, u64) {
         let again = self.hub().is_subscribed(id, entry.id);
         let state = entry.lock();
+        let (history, resolution) = (&state.history, entry.topic.resolution);
         let first = if let Some(count) = wishes.snapshot {
+            let bars: Vec<Bar> = history.newest(count).copied().collect();
+            let start = bars.first().map_or(i64::MAX, Bar::time);
             First::Bars {
-                gap: None,
-                bars: state.history.newest(count).copied().collect(),
+                gaps: history.holes(resolution, start, i64::MAX).collect(),
+                bars,
             }
         } else if let Some(since) = wishes.since {
             First::Bars {
-                gap: gap_before(entry.topic.resolution, since, &state.history),
-                bars: state.history.since(since).copied().collect(),
+                gaps: history.missing(resolution, since, now_ms()),
+                bars: history.since(since).copied().collect(),
             }
         } else if again {
             // It has the current bar, and may only want another rate.

@@ -1,8 +1,13 @@
 //! The bars a gateway keeps of each topic, for those who subscribe later.
 
+mod holes;
+
 use std::collections::{BTreeMap, VecDeque, vec_deque};
 
-use crate::bar::Bar;
+use crate::bar::{Bar, Resolution};
+
+pub use holes::Hole;
+use holes::Holes;
 
 /// The last closed bars of one topic and the newest bar, in the order of their times.
 #[derive(Debug)]
@@ -17,6 +22,9 @@ pub struct History {
     revised: BTreeMap<i64, i64>,
     /// The same of bars that are not kept any more.
     forgotten: Option<Forgotten>,
+    /// What may have been missed from the oldest bar kept on; before that one nothing is known. Mostly
+    /// there is none, and no list of them.
+    holes: Option<Box<Holes>>,
 }
 
 /// What is left of revisions whose bars are not kept any more.
@@ -36,6 +44,7 @@ impl History {
             limit,
             revised: BTreeMap::new(),
             forgotten: None,
+            holes: None,
         }
     }
 
@@ -111,10 +120,99 @@ impl History {
         self.bars.insert(at, bar);
         if self.bars.len() > self.limit + 1
             && let Some(bar) = self.bars.pop_front()
-            && let Some(at) = self.revised.remove(&bar.time())
         {
-            self.forget(bar.time(), at);
+            if let Some(at) = self.revised.remove(&bar.time()) {
+                self.forget(bar.time(), at);
+            }
+            if self.holes.is_some()
+                && let Some(first) = self.known_from()
+            {
+                self.with_holes(|holes| holes.forget_before(first));
+            }
         }
+    }
+
+    /// Changes the list of holes, which is let go when it is empty.
+    #[cold]
+    fn with_holes(&mut self, change: impl FnOnce(&mut Holes)) {
+        let mut holes = self.holes.take().unwrap_or_default();
+        change(&mut holes);
+        self.holes = Some(holes).filter(|holes| !holes.is_empty());
+    }
+
+    /// Whether anything from [`known_from`](Self::known_from) on may have been missed.
+    pub fn has_holes(&self) -> bool {
+        self.holes.is_some()
+    }
+
+    /// Notes that bars which start at `from` or later and before `until` may have been missed.
+    pub fn note_hole(&mut self, from: i64, until: i64) {
+        let from = self.known_from().map_or(from, |first| from.max(first));
+        self.with_holes(|holes| holes.note(from, until));
+    }
+
+    /// The same, until the next message in order proves that nothing was.
+    pub fn doubt(&mut self, from: i64, until: i64) {
+        self.with_holes(|holes| holes.doubt(from, until));
+    }
+
+    /// The next message in order came: what was doubted is whole.
+    pub fn trust(&mut self) {
+        self.with_holes(Holes::trust);
+    }
+
+    /// No message to come proves what was doubted before `time`, or anything if there is no time.
+    pub fn trust_only_from(&mut self, time: Option<i64>) {
+        self.with_holes(|holes| holes.trust_only_from(time));
+    }
+
+    /// Bars that start at `from` or later and before `until` are whole.
+    pub fn prove(&mut self, from: i64, until: i64) {
+        self.with_holes(|holes| holes.prove(from, until));
+    }
+
+    /// What lies behind `from` is told only now, after bars that came later.
+    pub fn told_late(&mut self, from: i64) {
+        if let Some(at) = self.last().map(Bar::time).filter(|_| self.has_holes()) {
+            self.with_holes(|holes| holes.told_late(from, at));
+        }
+    }
+
+    /// From when on this history is whole but for its holes: the start of the oldest bar kept. `None`: it
+    /// has no bar, and nothing is known.
+    pub fn known_from(&self) -> Option<i64> {
+        self.bars.front().map(Bar::time)
+    }
+
+    /// The holes from `from` on and before `until`, which are starts of bars.
+    pub fn holes(
+        &self,
+        resolution: Resolution,
+        from: i64,
+        until: i64,
+    ) -> impl Iterator<Item = Hole> {
+        let holes = self.holes.iter();
+        holes.flat_map(move |holes| holes.between(resolution, from, until))
+    }
+
+    /// What whoever asks for all `since` a time will lack beside the bars that it gets, oldest first: what
+    /// lies before all that is kept, and the holes. A history without a bar knows nothing until `now`.
+    pub fn missing(&self, resolution: Resolution, since: i64, now: i64) -> Vec<Hole> {
+        let start = resolution.floor(since);
+        let Some(first) = self.known_from() else {
+            let to = resolution.floor(now);
+            let all = (start <= to).then_some(Hole { from: start, to });
+            return all.into_iter().collect();
+        };
+        let from = resolution.floor(self.lacking(since).unwrap_or(since));
+        let before = (from < first).then(|| Hole {
+            from,
+            to: resolution.previous(first),
+        });
+        let untold = self.holes.as_ref();
+        let start = untold.map_or(start, |holes| holes.untold_from(start));
+        let holes = self.holes(resolution, start, i64::MAX);
+        before.into_iter().chain(holes).collect()
     }
 
     /// The newest `count` bars, oldest first.
@@ -149,11 +247,6 @@ impl History {
     pub fn lacking(&self, time: i64) -> Option<i64> {
         let forgotten = self.forgotten.filter(|forgotten| forgotten.at >= time)?;
         Some(time.saturating_sub(forgotten.depth))
-    }
-
-    /// The oldest bar kept.
-    pub fn first(&self) -> Option<&Bar> {
-        self.bars.front()
     }
 }
 
