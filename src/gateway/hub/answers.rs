@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{Hub, SessionId, Socket, would_block};
+use super::{Hub, SessionId, Socket, index, would_block};
 use crate::gateway::batch::TopicId;
 use crate::gateway::lag::{Lag, Progress};
 
@@ -37,10 +37,14 @@ impl<S: Socket> Hub<S> {
         }
         let member = &mut self.members[session as usize];
         if let Some(lag) = &mut member.lag {
-            return lag.push_answer(&bytes);
+            self.waiting -= lag.bytes();
+            lag.push_answer(&bytes);
+            self.waiting += lag.bytes();
+            return;
         }
         let mut lag = Box::<Lag>::default();
         lag.begin(&bytes[written..], false);
+        self.waiting += lag.bytes();
         member.lag = Some(lag);
         self.tally.full += 1;
         self.todo.lagging.push(session);
@@ -59,7 +63,10 @@ impl<S: Socket> Hub<S> {
             let table = topics.get(topic.index())?.as_deref()?;
             Some(table.entry.topic)
         };
-        match lag.flush(&member.socket, name, &mut self.tally) {
+        self.waiting -= lag.bytes();
+        let progress = lag.flush(&member.socket, name, &mut self.tally);
+        self.waiting += lag.bytes();
+        match progress {
             Progress::Empty => {
                 member.lag = None;
                 true
@@ -80,11 +87,42 @@ impl<S: Socket> Hub<S> {
     /// Ends all subscriptions and forgets the bars that wait: only what the socket took a part of is
     /// still finished. For a session that is about to be closed.
     pub fn silence(&mut self, session: SessionId) {
-        self.unsubscribe_all(session);
+        self.retire(session);
         if let Some(member) = self.members.get_mut(session as usize)
             && let Some(lag) = &mut member.lag
         {
+            self.waiting -= lag.bytes();
             self.tally.gapped_left += lag.forget_bars();
+            self.waiting += lag.bytes();
         }
+    }
+
+    /// Ends all subscriptions; what waits is still sent. For a session whose client sends nothing more.
+    pub fn retire(&mut self, session: SessionId) {
+        self.unsubscribe_all(session);
+    }
+
+    /// Forgets all that waits, also the rest of a frame that was begun: nothing can be sent any more.
+    pub fn abandon(&mut self, session: SessionId) {
+        self.silence(session);
+        if let Some(member) = self.members.get_mut(session as usize)
+            && let Some(lag) = member.lag.take()
+        {
+            self.waiting -= lag.bytes();
+            self.tally.gapped_left += lag.bars();
+        }
+    }
+
+    /// Memory that waits for all sessions, in bytes.
+    pub fn waiting_bytes(&self) -> usize {
+        self.waiting
+    }
+
+    /// The sessions for which something waits.
+    pub fn laggards(&mut self) -> impl Iterator<Item = (SessionId, &S, &mut Lag)> {
+        self.members.iter_mut().filter_map(|(id, member)| {
+            let lag = member.lag.as_deref_mut()?;
+            Some((index(id), &member.socket, lag))
+        })
     }
 }
