@@ -147,10 +147,16 @@ impl Worker {
     /// that waits is too much for a client that has left.
     fn stalled(&self) -> Vec<SessionId> {
         let limits = &self.node.config.limits;
+        let (bound, grace) = (limits.outbox_bytes, limits.slow_grace);
         let now = Instant::now();
         let mut hub = self.hub.borrow_mut();
+        let full = hub.laggards().filter_map(|(id, connection, lag)| {
+            (connection.left.get() || lag.is_at_bound(bound)).then_some(id)
+        });
+        for id in full.collect::<Vec<_>>() {
+            hub.nudge(id);
+        }
         let stalled = hub.laggards().filter_map(|(id, connection, lag)| {
-            let (bound, grace) = (limits.outbox_bytes, limits.slow_grace);
             let open = connection.closing.get().is_none();
             let slow = open && lag.is_stalled(bound, connection.left.get(), grace, now);
             slow.then_some(id)
@@ -207,7 +213,10 @@ impl Worker {
             let reason = "more waits than this gateway may hold (--waiting-bytes)";
             self.close(id, &connection, CloseCode::SlowClient, reason);
             let hub = self.hub.borrow();
-            if hub.lag(id).is_none_or(|lag| lag.begun_bytes() <= GATHER_BYTES) {
+            if hub
+                .lag(id)
+                .is_none_or(|lag| lag.begun_bytes() <= GATHER_BYTES)
+            {
                 return;
             }
         }

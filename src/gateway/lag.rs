@@ -1,11 +1,12 @@
 //! A session whose socket is full: what the kernel took a part of, and the outbox behind it.
 
+use std::io;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
 use super::batch::{Head, TopicId};
-use super::hub::{Socket, would_block};
+use super::hub::would_block;
 use super::outbox::{Out, Outbox, Taken};
 use super::protocol::write_gap;
 use super::ws::FrameBuilder;
@@ -99,7 +100,7 @@ impl Lag {
 
     /// Whether so much waits that only progress keeps the client: bars or answers are at the bound of
     /// `limit` bytes.
-    fn at_bound(&self, limit: usize) -> bool {
+    pub fn is_at_bound(&self, limit: usize) -> bool {
         self.outbox.over_since().is_some() || self.outbox.answer_bytes() >= limit
     }
 
@@ -112,20 +113,20 @@ impl Lag {
         grace: Duration,
         now: Instant,
     ) -> bool {
-        if !always && !self.at_bound(limit) {
+        if !always && !self.is_at_bound(limit) {
             self.looked_at = None;
+            self.taken = 0;
             return false;
         }
-        match self.looked_at {
-            Some(since) if self.taken < PROGRESS_BYTES => {
-                now.saturating_duration_since(since) >= grace
-            }
-            _ => {
-                self.looked_at = Some(now);
-                self.taken = 0;
-                false
-            }
+        // At the first look it may have been at its bound for a while, with what it took since counted.
+        let full = self.outbox.over_since().unwrap_or(now);
+        let since = *self.looked_at.get_or_insert(full);
+        if self.taken >= PROGRESS_BYTES {
+            self.looked_at = Some(now);
+            self.taken = 0;
+            return false;
         }
+        now.saturating_duration_since(since) >= grace
     }
 
     /// Forgets all but the frame that was begun; tells how many bars went.
@@ -134,9 +135,9 @@ impl Lag {
     }
 
     /// Writes as much as the socket takes.
-    pub fn flush<S: Socket>(
+    pub fn flush(
         &mut self,
-        socket: &S,
+        mut write: impl FnMut(&[u8]) -> io::Result<usize>,
         name: impl Fn(TopicId) -> Option<Topic>,
         tally: &mut Tally,
     ) -> Progress {
@@ -145,7 +146,7 @@ impl Lag {
                 return Progress::Empty;
             }
             tally.writes += 1;
-            let written = match socket.try_write(&self.begun) {
+            let written = match write(&self.begun) {
                 Ok(0) => return Progress::Dead,
                 Ok(written) => written,
                 Err(why) if would_block(&why) => return Progress::Full,

@@ -1,5 +1,7 @@
 //! What a session gets beside the fan-out: answers, snapshots, and what waited while its socket was full.
 
+use std::io;
+
 use bytes::Bytes;
 
 use super::{Hub, SessionId, Socket, index, would_block};
@@ -52,23 +54,12 @@ impl<S: Socket> Hub<S> {
 
     /// Writes what waits for a session as far as its socket takes it; `true` when nothing is left.
     pub fn flush(&mut self, session: SessionId) -> bool {
-        let Some(member) = self.members.get_mut(session as usize) else {
+        let Some(progress) = self.write_waiting(session, S::try_write) else {
             return true;
         };
-        let Some(lag) = &mut member.lag else {
-            return true;
-        };
-        let topics = &self.topics;
-        let name = |topic: TopicId| {
-            let table = topics.get(topic.index())?.as_deref()?;
-            Some(table.entry.topic)
-        };
-        self.waiting -= lag.bytes();
-        let progress = lag.flush(&member.socket, name, &mut self.tally);
-        self.waiting += lag.bytes();
         match progress {
             Progress::Empty => {
-                member.lag = None;
+                self.members[session as usize].lag = None;
                 true
             }
             Progress::Full => false,
@@ -77,6 +68,32 @@ impl<S: Socket> Hub<S> {
                 true
             }
         }
+    }
+
+    /// Likewise, but asks the kernel itself: that wakes whoever waits for room only when a third of the
+    /// socket's buffer is free, which may be minutes after a slow client took something. Whoever waits is
+    /// still woken then, and sees to what is left.
+    pub fn nudge(&mut self, session: SessionId) {
+        self.write_waiting(session, |socket, bytes| S::send(socket.handle(), bytes));
+    }
+
+    fn write_waiting(
+        &mut self,
+        session: SessionId,
+        write: impl Fn(&S, &[u8]) -> io::Result<usize>,
+    ) -> Option<Progress> {
+        let member = self.members.get_mut(session as usize)?;
+        let lag = member.lag.as_deref_mut()?;
+        let topics = &self.topics;
+        let name = |topic: TopicId| {
+            let table = topics.get(topic.index())?.as_deref()?;
+            Some(table.entry.topic)
+        };
+        self.waiting -= lag.bytes();
+        let write = |bytes: &[u8]| write(&member.socket, bytes);
+        let progress = lag.flush(write, name, &mut self.tally);
+        self.waiting += lag.bytes();
+        Some(progress)
     }
 
     /// What waits for a session, if anything does.
