@@ -170,6 +170,7 @@ pub struct GatewayMetrics {
     refused: Labelled,
     limited: Labelled,
     closed: Labelled,
+    pub shed: Counter,
     udf_requests: UdfRequests,
     pub bus_connected: Gauge,
     pub bus_reconnects: Counter,
@@ -202,6 +203,7 @@ impl Default for GatewayMetrics {
             refused: Labelled::default(),
             limited: Labelled::default(),
             closed: Labelled::default(),
+            shed: Counter::default(),
             udf_requests: UdfRequests::default(),
             bus_connected: Gauge::default(),
             bus_reconnects: Counter::default(),
@@ -294,6 +296,11 @@ impl GatewayMetrics {
             "barcast_due_bars",
             "Deliveries due: bars times subscribers",
             &self.due,
+        );
+        counter(
+            "barcast_shed_clients",
+            "Clients closed because more waited on this node than --waiting-bytes allows",
+            &self.shed,
         );
         counter(
             "barcast_delivered_bars",

@@ -31,6 +31,7 @@ fn batch(entries: &[Arc<Entry>], version: u64) -> Batch {
             topic: entry.id,
             version,
             time: 0,
+            from: 0,
             kind: Kind::Forming,
             ts: None,
         };

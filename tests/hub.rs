@@ -93,6 +93,7 @@ fn frame(entry: &Entry, version: u64, time: i64, kind: Kind) -> (Head, String) {
         topic: entry.id,
         version,
         time,
+        from: time,
         kind,
         ts: None,
     };

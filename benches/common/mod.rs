@@ -79,6 +79,7 @@ pub fn head(entry: &Entry, message: &Message) -> Head {
         topic: entry.id,
         version: 1,
         time: message.bar.time(),
+        from: message.bar.time(),
         kind: Kind::Forming,
         ts: message.ts,
     }

@@ -33,6 +33,8 @@ pub struct Head {
     pub version: u64,
     /// The bar's time; for a gap, where it ends.
     pub time: i64,
+    /// Where a gap begins; for a bar its time.
+    pub from: i64,
     pub kind: Kind,
     /// Publish time in µs since the epoch, when the producer gave one.
     pub ts: Option<u64>,
@@ -174,6 +176,7 @@ mod tests {
             topic: TopicId(0),
             version: 1,
             time: 0,
+            from: 0,
             kind,
             ts: None,
         };

@@ -156,6 +156,7 @@ impl Frames {
             topic: entry.id,
             version,
             time: message.bar.time(),
+            from: message.bar.time(),
             kind: if message.bar.closed {
                 Kind::Closed
             } else {
@@ -171,6 +172,7 @@ impl Frames {
             topic: entry.id,
             version,
             time: hole.to,
+            from: hole.from,
             kind: Kind::Gap,
             ts: None,
         };

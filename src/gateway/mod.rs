@@ -226,8 +226,9 @@ fn run_worker(
         }
         // Probes are still answered, with 503, and upgrades are refused.
         node.drain();
-        worker.close_all();
         let grace = Instant::now() + node.config.drain_grace;
+        let spread = node.config.drain_spread.min(node.config.drain_grace / 2);
+        worker.close_all(spread).await;
         // Of the whole node: a worker that has none left still answers the probes that reach it.
         while node.clients() > 0 && Instant::now() < grace {
             sleep(DRAIN_POLL).await;

@@ -34,6 +34,9 @@ const READ_BYTES: usize = 16 << 10;
 pub const MAX_HTTP_CONNECTIONS: usize = 4_096;
 /// Label of connections refused at that bound.
 pub const REFUSED_HTTP: &str = "http_connections";
+/// Change of what waits for a worker's clients that the node is told of at once; else it is told once a
+/// second.
+const REPORT_STEP_BYTES: usize = 1 << 20;
 /// Sessions whose places are kept in advance, 32 MiB of addresses; with more the list grows as it must.
 const MAX_RESERVED_SESSIONS: usize = 1 << 18;
 
@@ -48,7 +51,7 @@ pub(super) struct Holder {
 /// await.
 pub struct Worker {
     /// Which of the node's workers it is.
-    at: usize,
+    pub(super) at: usize,
     pub node: Arc<Node>,
     pub read_buffer: ReadBuffer,
     pub(super) hub: RefCell<Hub<Rc<Connection>>>,
@@ -56,6 +59,10 @@ pub struct Worker {
     pub(super) patterns: RefCell<HashMap<Pattern, Vec<Holder>>>,
     /// Connections that are not (yet) sessions.
     http_connections: Cell<usize>,
+    /// What waited here when the node was last told, in bytes.
+    pub(super) reported_bytes: Cell<usize>,
+    /// And the most that waited for one client.
+    pub(super) reported_largest: Cell<usize>,
     /// Some update began to wait for its turn.
     turns: Notify,
     frames: RefCell<FrameBuilder>,
@@ -78,6 +85,8 @@ impl Worker {
             hub: RefCell::new(hub),
             patterns: RefCell::default(),
             http_connections: Cell::new(0),
+            reported_bytes: Cell::new(0),
+            reported_largest: Cell::new(0),
             turns: Notify::new(),
             frames: RefCell::default(),
             policy_log: RefCell::default(),
@@ -107,11 +116,27 @@ impl Worker {
         id
     }
 
-    /// Forgets a session whose reading ended.
+    /// Ends a session whose reading ended. What waits for a client that only sends no more is still sent,
+    /// and until it is, or the client takes nothing of it, the session stays where the sweep sees it.
     pub fn leave(self: &Rc<Self>, id: SessionId, connection: &Connection) {
-        connection.gone.set(true);
         self.forget_patterns(id, connection);
+        let flushed = {
+            let mut hub = self.hub.borrow_mut();
+            hub.retire(id);
+            hub.flush(id)
+        };
+        if flushed {
+            return self.part(id, connection);
+        }
+        connection.left.set(true);
+        self.see_to_todo();
+    }
+
+    /// Forgets a session for which nothing is left to do.
+    pub fn part(self: &Rc<Self>, id: SessionId, connection: &Connection) {
+        connection.gone.set(true);
         self.hub.borrow_mut().remove(id);
+        connection.shut(Shutdown::Both);
         self.tell_clients();
         self.see_to_todo();
     }
@@ -184,6 +209,13 @@ impl Worker {
     /// Starts what the hub asked for, and adds what it counted to the node's counters: once per batch
     /// or command, never per delivery.
     pub fn see_to_todo(self: &Rc<Self>) {
+        let waiting = self.hub.borrow().waiting_bytes();
+        if waiting.abs_diff(self.reported_bytes.get()) > REPORT_STEP_BYTES {
+            self.tell_waiting(self.reported_largest.get());
+            if self.node.budget.is_over() {
+                self.keep_budget();
+            }
+        }
         let (todo, tally) = {
             let mut hub = self.hub.borrow_mut();
             if hub.next_turn().is_some() {

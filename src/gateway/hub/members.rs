@@ -29,6 +29,7 @@ impl<S: Socket> Hub<S> {
         self.unsubscribe_all(session);
         let member = self.members.try_remove(session as usize)?;
         if let Some(lag) = member.lag {
+            self.waiting -= lag.bytes();
             self.tally.gapped_left += lag.bars();
         }
         Some(member.socket)

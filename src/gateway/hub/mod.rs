@@ -137,6 +137,8 @@ pub struct Hub<S> {
     topics: Vec<Option<Box<TopicTable>>>,
     members: Slab<Member<S>>,
     outbox_limit: usize,
+    /// Memory that waits for all sessions, in bytes: changed only where a lag changes.
+    waiting: usize,
     tally: Tally,
     todo: Todo,
     /// Updates that wait for their turn, soonest first. One that was sent meanwhile is found stale.
@@ -210,6 +212,7 @@ impl<S: Socket> Hub<S> {
             topics: Vec::new(),
             members: Slab::new(),
             outbox_limit,
+            waiting: 0,
             tally: Tally::default(),
             todo: Todo::default(),
             turns: BinaryHeap::new(),
@@ -372,11 +375,13 @@ impl<S: Socket> Hub<S> {
             self.todo.lagging.push(session);
             Box::default()
         });
+        self.waiting -= lag.bytes();
         if written > 0 {
             lag.begin(&bytes[written..], bar);
         } else {
             lag.offer(head, bytes, self.outbox_limit, now, &mut self.tally);
         }
+        self.waiting += lag.bytes();
         0
     }
 }

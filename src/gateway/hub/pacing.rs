@@ -193,6 +193,7 @@ mod tests {
             topic: TopicId(0),
             version: 0,
             time,
+            from: time,
             kind,
             ts: None,
         }
