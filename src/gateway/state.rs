@@ -9,8 +9,6 @@ pub struct State {
     /// Messages of this topic so far, gaps among them.
     pub version: u64,
     pub history: History,
-    /// Workers that have a subscriber, plus patterns that match: none, and bars are not encoded.
-    pub watchers: u32,
     /// The last message, for what its producer put beside the bar.
     pub last: Option<Message>,
     /// The furthest that its producer came, if that counts its messages.
@@ -89,11 +87,10 @@ impl Hole {
 
 impl State {
     /// Nothing known yet; up to `history_bars` closed bars will be kept.
-    pub fn new(history_bars: usize, watchers: u32) -> Self {
+    pub fn new(history_bars: usize) -> Self {
         Self {
             version: 0,
             history: History::new(history_bars),
-            watchers,
             last: None,
             place: None,
             losses_seen: 0,
