@@ -52,7 +52,7 @@ fn a_delivery_that_the_socket_takes_allocates_nothing() {
     let entries: Vec<_> = (0..TOPICS)
         .map(|n| {
             registry
-                .watch(&format!("bars:T{n}:1").parse().unwrap())
+                .watch(&format!("bars:T{n}:1").parse().unwrap(), 0)
                 .unwrap()
         })
         .collect();

@@ -325,7 +325,7 @@ fn a_lost_bus_is_told_of_many_topics_in_several_batches() {
     ingest.connected();
     for n in 0..TOPICS {
         let topic = format!("bars:S{n}:1").parse().unwrap();
-        registry.watch(&topic).unwrap();
+        registry.watch(&topic, 0).unwrap();
         let bar = candle("A", 0, 1).outgoing().payload;
         let bar = String::from_utf8(bar).unwrap();
         let bar = bar.replace(r#""A""#, &format!(r#""S{n}""#));

@@ -1,7 +1,8 @@
 //! From the bus to batches of frames: everything that is done once per bar.
 //!
 //! Runs on its own thread. Decode and validate, find the topic, keep the bar, and — only if somebody
-//! on this node watches — encode one WebSocket frame. The same batch then goes to every worker.
+//! on this node watches — encode one WebSocket frame. The same batch then goes to the workers that watch
+//! something in it, and to no other.
 
 mod gaps;
 
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::batch::{Batch, Head, Kind, TopicId};
 use super::config::PROOF_WAIT;
+use super::interest::Workers;
 use super::mailbox::Mailbox;
 use super::protocol::write_gap;
 use super::registry::{Entry, Registry, TopicLimit};
@@ -48,16 +50,12 @@ impl BusState {
 /// The sink of the bus on a gateway.
 pub struct Ingest {
     registry: Arc<Registry>,
-    mailboxes: Vec<Arc<Mailbox>>,
+    outlet: Outlet,
     metrics: GatewayMetrics,
     bus: Arc<BusState>,
     address: String,
     decoder: Decoder,
     frames: Frames,
-    /// Clients who take compressed frames.
-    packing: Arc<AtomicUsize>,
-    /// Made when the first of them comes.
-    packer: Option<Packer>,
     /// How long a topic may take to prove by `seq` that nothing was missed.
     proof_wait: Duration,
     /// When the topics that are still suspect are told of a gap.
@@ -65,10 +63,56 @@ pub struct Ingest {
     malformed_log: Limited,
 }
 
+/// Where batches go.
+struct Outlet {
+    mailboxes: Vec<Arc<Mailbox>>,
+    metrics: GatewayMetrics,
+    /// Clients who take compressed frames.
+    packing: Arc<AtomicUsize>,
+    /// Made when the first of them comes.
+    packer: Option<Packer>,
+}
+
+impl Outlet {
+    /// Hands what is ready to the workers that watch something in it.
+    fn hand_over(&mut self, frames: &mut Frames) {
+        let received = std::mem::take(&mut frames.received);
+        let encoded = std::mem::take(&mut frames.encoded);
+        self.metrics.received.inc_by(received);
+        self.metrics.broadcast.inc_by(encoded);
+        // Every bar that is encoded was received.
+        self.metrics.unwatched.inc_by(received - encoded);
+        if frames.batch.is_empty() {
+            return frames.workers.clear();
+        }
+        if self.packing.load(Ordering::Relaxed) > 0 {
+            let packer = self.packer.get_or_insert_default();
+            frames.batch.pack(packer);
+        }
+        let next = Batch::like(&frames.batch);
+        let batch = Arc::new(std::mem::replace(&mut frames.batch, next));
+        for (worker, mailbox) in self.mailboxes.iter().enumerate() {
+            if frames.workers.contains(worker) {
+                mailbox.push(&batch);
+            }
+        }
+        frames.workers.clear();
+    }
+
+    /// Likewise, once that is as much as a worker may note down at once.
+    fn hand_over_full(&mut self, frames: &mut Frames) {
+        if frames.batch.frames.len() >= MAX_BATCH_FRAMES {
+            self.hand_over(frames);
+        }
+    }
+}
+
 /// The batch in the making.
 #[derive(Debug, Default)]
 struct Frames {
     batch: Batch,
+    /// Who watches something in it.
+    workers: Workers,
     received: u64,
     encoded: u64,
     /// Bars that came over the bus since the store is being read; only while that lasts.
@@ -95,7 +139,12 @@ impl Ingest {
     ) -> Self {
         Self {
             registry,
-            mailboxes,
+            outlet: Outlet {
+                mailboxes,
+                metrics: metrics.clone(),
+                packing: Arc::default(),
+                packer: None,
+            },
             metrics,
             bus,
             address,
@@ -104,8 +153,6 @@ impl Ingest {
                 unheard_since: Some(now_ms()),
                 ..Frames::default()
             },
-            packing: Arc::default(),
-            packer: None,
             proof_wait: PROOF_WAIT,
             proof_due: None,
             malformed_log: Limited::default(),
@@ -115,7 +162,7 @@ impl Ingest {
     /// Compresses frames, too, while that counter is above zero.
     #[must_use]
     pub fn packing_for(mut self, clients: Arc<AtomicUsize>) -> Self {
-        self.packing = clients;
+        self.outlet.packing = clients;
         self
     }
 
@@ -127,24 +174,7 @@ impl Ingest {
     }
 
     fn hand_over(&mut self) {
-        let received = std::mem::take(&mut self.frames.received);
-        let encoded = std::mem::take(&mut self.frames.encoded);
-        self.metrics.received.inc_by(received);
-        self.metrics.broadcast.inc_by(encoded);
-        // Every bar that is encoded was received.
-        self.metrics.unwatched.inc_by(received - encoded);
-        if self.frames.batch.is_empty() {
-            return;
-        }
-        if self.packing.load(Ordering::Relaxed) > 0 {
-            let packer = self.packer.get_or_insert_default();
-            self.frames.batch.pack(packer);
-        }
-        let next = Batch::like(&self.frames.batch);
-        let batch = Arc::new(std::mem::replace(&mut self.frames.batch, next));
-        for mailbox in &self.mailboxes {
-            mailbox.push(&batch);
-        }
+        self.outlet.hand_over(&mut self.frames);
     }
 }
 
@@ -182,11 +212,11 @@ impl Frames {
     }
 
     /// One valid message: kept, and encoded if anybody watches. Tells whether a hole was found.
-    fn take(&mut self, entry: &Entry, message: &Message, losses: u64) -> bool {
+    fn take(&mut self, registry: &Registry, entry: &Entry, message: &Message, losses: u64) -> bool {
         self.received += 1;
         let (hole, version, watched) = {
             let mut state = entry.lock();
-            let watched = state.watchers > 0;
+            let watched = registry.watched_by(entry, &mut self.workers);
             let mut unheard = None;
             if state.history.last().is_none() {
                 self.batch.opened.push((entry.id, entry.topic));
@@ -230,7 +260,7 @@ impl Frames {
     }
 
     /// One message of the store. Tells whether it was news.
-    fn restore(&mut self, entry: &Entry, message: &Message) -> bool {
+    fn restore(&mut self, registry: &Registry, entry: &Entry, message: &Message) -> bool {
         let Some(fresh) = &self.fresh else {
             return false;
         };
@@ -246,7 +276,8 @@ impl Frames {
             let stored = self.stored.entry(entry.topic);
             let stored = stored.or_insert_with(|| Stored::new(&state.history, &message.bar));
             stored.add(&message.bar);
-            (state.restore(message, is_fresh), state.watchers > 0)
+            let watched = registry.watched_by(entry, &mut self.workers);
+            (state.restore(message, is_fresh), watched)
         };
         if let Some(hole) = hole.filter(|_| watched) {
             self.tell_later(entry.topic, hole);
@@ -304,6 +335,7 @@ impl Sink for Ingest {
     fn message(&mut self, channel: &str, payload: &[u8]) {
         let Self {
             registry,
+            outlet,
             metrics,
             bus,
             decoder,
@@ -314,22 +346,22 @@ impl Sink for Ingest {
         let losses = bus.losses.load(Ordering::Relaxed);
         decoder.decode(channel, payload, |message| match message {
             Ok(message) => {
-                match registry.of_bar(&message.topic, |e| frames.take(e, &message, losses)) {
+                let take = |entry: &Entry| frames.take(registry, entry, &message, losses);
+                match registry.of_bar(&message.topic, take) {
                     Ok(false) => {}
                     Ok(true) => {
                         metrics.gaps_upstream.inc();
                     }
                     Err(why) => over_limit(metrics, malformed_log, &message, why),
                 }
+                // Within the message: it may hold hundreds of thousands.
+                outlet.hand_over_full(frames);
             }
             Err(why) => {
                 metrics.dropped(why.reason()).inc();
                 malformed_log.malformed(channel, payload, &why);
             }
         });
-        if self.frames.batch.frames.len() >= MAX_BATCH_FRAMES {
-            self.hand_over();
-        }
     }
 
     fn loading(&mut self) {
@@ -347,12 +379,14 @@ impl Sink for Ingest {
             ..
         } = self;
         decoder.decode(topic, payload, |message| match message {
-            Ok(message) => match registry.of_bar(&message.topic, |e| frames.restore(e, &message)) {
-                Ok(is_news) => {
-                    metrics.stored.inc_by(u64::from(is_news));
+            Ok(message) => {
+                match registry.of_bar(&message.topic, |e| frames.restore(registry, e, &message)) {
+                    Ok(is_news) => {
+                        metrics.stored.inc_by(u64::from(is_news));
+                    }
+                    Err(why) => over_limit(metrics, malformed_log, &message, why),
                 }
-                Err(why) => over_limit(metrics, malformed_log, &message, why),
-            },
+            }
             Err(why) => {
                 metrics.dropped(why.reason()).inc();
                 malformed_log.malformed(topic, payload, &why);

@@ -22,6 +22,8 @@ pub struct Mailbox {
 struct Waiting {
     batches: Vec<Arc<Batch>>,
     bytes: usize,
+    /// Times that the worker was woken.
+    wakes: u64,
     closed: bool,
 }
 
@@ -46,8 +48,13 @@ impl Mailbox {
         }
         waiting.bytes += batch.total_bytes();
         waiting.batches.push(Arc::clone(batch));
+        // Of one that did not take up what came before, it knows already.
+        let must_wake = waiting.batches.len() == 1;
+        waiting.wakes += u64::from(must_wake);
         drop(waiting);
-        self.arrived.notify_one();
+        if must_wake {
+            self.arrived.notify_one();
+        }
     }
 
     /// Waits until something is there and takes all of it into `taken`, which must be empty.
@@ -69,6 +76,11 @@ impl Mailbox {
     /// Bytes of frames that wait.
     pub fn waiting_bytes(&self) -> usize {
         self.lock().bytes
+    }
+
+    /// How often the worker was woken.
+    pub fn wakes(&self) -> u64 {
+        self.lock().wakes
     }
 
     /// Lets a blocked ingest go; nothing is taken in any more.

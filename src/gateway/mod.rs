@@ -15,11 +15,14 @@ mod documents;
 pub mod http;
 pub mod hub;
 pub mod ingest;
+pub mod interest;
 pub mod lag;
 mod load;
 pub mod mailbox;
 pub mod node;
 pub mod outbox;
+mod patterns;
+mod placeholders;
 pub mod protocol;
 pub mod reading;
 pub mod registry;
@@ -27,6 +30,7 @@ pub mod session;
 pub mod state;
 mod subscribe;
 pub mod udf;
+pub mod watching;
 pub mod worker;
 pub mod ws;
 
@@ -216,6 +220,7 @@ fn run_worker(
         duties.spawn_local(worker::deliver(Rc::clone(&worker), Arc::clone(&mailbox)));
         duties.spawn_local(closing::sweep(Rc::clone(&worker)));
         duties.spawn_local(worker::pace(Rc::clone(&worker)));
+        duties.spawn_local(placeholders::evict(Rc::clone(&worker)));
         tokio::select! {
             () = stop.cancelled() => {}
             // None of them ends by itself: a worker that lacks one only looks alive.

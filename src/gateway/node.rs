@@ -11,6 +11,7 @@ use super::budget::Budget;
 use super::config::Config;
 use super::ingest::{BusState, DROPPED_AT_LIMIT};
 use super::load::Load;
+use super::placeholders::Shares;
 use super::registry::Registry;
 use super::udf;
 use super::worker::REFUSED_HTTP;
@@ -38,6 +39,8 @@ pub struct Node {
     pub loads: Box<[Load]>,
     /// What waits: one holder a worker, and behind them the HTTP thread's.
     pub budget: Budget,
+    /// Who holds most of the names that no bar came for.
+    pub(super) shares: Shares,
 }
 
 /// Why a client was not let in.
@@ -56,7 +59,7 @@ pub enum Refused {
 pub enum Limit {
     TopicsPerClient,
     PatternsPerClient,
-    Topics,
+    Placeholders,
     SnapshotBars,
 }
 
@@ -64,7 +67,7 @@ impl Limit {
     const ALL: [Self; 4] = [
         Self::TopicsPerClient,
         Self::PatternsPerClient,
-        Self::Topics,
+        Self::Placeholders,
         Self::SnapshotBars,
     ];
 
@@ -73,7 +76,7 @@ impl Limit {
         match self {
             Self::TopicsPerClient => "topics_per_client",
             Self::PatternsPerClient => "patterns_per_client",
-            Self::Topics => "topics",
+            Self::Placeholders => "placeholders",
             Self::SnapshotBars => "snapshot_bars",
         }
     }
@@ -147,10 +150,13 @@ impl Node {
         let max_clients = i64::try_from(config.limits.max_clients);
         metrics.max_clients.set(max_clients.unwrap_or(i64::MAX));
         let loads = (0..config.workers).map(|_| Load::default()).collect();
-        let registry = Registry::new(config.limits.max_topics, config.history_bars);
+        let registry = Registry::new(config.limits.max_topics, config.history_bars)
+            .for_workers(config.workers)
+            .with_placeholders(config.limits.max_placeholders);
         let budget = Budget::new(config.limits.waiting_bytes, config.workers + 1);
         Self {
             budget,
+            shares: Shares::of(config.workers),
             registry: Arc::new(registry),
             config,
             metrics,

@@ -26,9 +26,14 @@ pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// closed as slow at once, since it says itself how much it wants. Room for the largest snapshot. From the
 /// outbox's bound on it must make progress, as with bars.
 const MAX_ANSWER_BYTES: usize = 4 << 20;
-/// A pattern with a `*` counts as so many messages, since all topics are looked through for it: some
-/// 0.3 ms with 10,000 of them.
-const PATTERN_COST: u32 = 10;
+/// A request counts as one message more for so many topics that it names or that its patterns mean: each
+/// costs about a microsecond.
+const TOPICS_PER_MESSAGE: usize = 16;
+/// A request counts as one message more for so many bars that it is shown: each costs about a third of a
+/// microsecond.
+const BARS_PER_MESSAGE: usize = 256;
+/// And as so many more for each pattern with a `*`.
+const PATTERN_COST: usize = 1;
 
 /// A client's socket and what the worker must know of it without asking the session.
 #[derive(Debug)]
@@ -158,6 +163,10 @@ impl Listener for Session {
     }
 }
 
+fn messages(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
+
 impl Session {
     /// A new session of `worker`.
     pub fn new(worker: Rc<Worker>, connection: Connection) -> Self {
@@ -187,18 +196,24 @@ impl Session {
         allowed
     }
 
+    /// How many messages a command counts as, beside its own: by what it makes the worker look at.
+    fn cost(&self, command: &Command) -> u32 {
+        let (which, subscribes) = match command {
+            Command::Subscribe(which, _) => (which, true),
+            Command::Unsubscribe(which) => (which, false),
+            Command::Ping => return 0,
+        };
+        let patterns = which.patterns.iter().filter(|p| p.topic().is_none());
+        let topics = self.worker.touched(self.id, which, subscribes);
+        messages(patterns.count() * PATTERN_COST + topics / TOPICS_PER_MESSAGE)
+    }
+
     fn text(&mut self, text: &str) {
         let parsed = protocol::parse(text);
-        if let Ok(Request {
-            command: Command::Subscribe(which, _) | Command::Unsubscribe(which),
-            ..
-        }) = &parsed
+        if let Ok(Request { command, .. }) = &parsed
+            && !self.allow(self.cost(command))
         {
-            let patterns = which.patterns.iter().filter(|p| p.topic().is_none());
-            let patterns = u32::try_from(patterns.count()).unwrap_or(u32::MAX);
-            if !self.allow(patterns.saturating_mul(PATTERN_COST)) {
-                return;
-            }
+            return;
         }
         let done = parsed.and_then(|Request { id, command }| match command {
             Command::Ping => {
@@ -207,8 +222,16 @@ impl Session {
                 Ok(())
             }
             Command::Subscribe(which, wishes) => {
-                self.worker
-                    .subscribe(self.id, &self.connection, &which, wishes, id)
+                let shown = self.worker.subscribe(
+                    self.id,
+                    &self.connection,
+                    &which,
+                    wishes,
+                    id.as_deref(),
+                )?;
+                // Known only now: who spent more than it had is closed when it has been answered.
+                self.allow(messages(shown / BARS_PER_MESSAGE));
+                Ok(())
             }
             Command::Unsubscribe(which) => {
                 self.worker

@@ -10,8 +10,6 @@ pub struct State {
     /// Messages of this topic so far, gaps among them.
     pub version: u64,
     pub history: History,
-    /// Workers that have a subscriber, plus patterns that match: none, and bars are not encoded.
-    pub watchers: u32,
     /// The last message, for what its producer put beside the bar.
     pub last: Option<Message>,
     /// The furthest that its producer came, if that counts its messages.
@@ -100,11 +98,10 @@ impl Place {
 
 impl State {
     /// Nothing known yet; up to `history_bars` closed bars will be kept.
-    pub fn new(history_bars: usize, watchers: u32) -> Self {
+    pub fn new(history_bars: usize) -> Self {
         Self {
             version: 0,
             history: History::new(history_bars),
-            watchers,
             last: None,
             place: None,
             losses_seen: 0,

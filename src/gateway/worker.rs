@@ -17,10 +17,12 @@ use super::batch::Batch;
 use super::closing::GOING_AWAY;
 use super::hub::{Hub, SessionId};
 use super::mailbox::Mailbox;
-use super::node::{Limit, Node};
+use super::node::Node;
+use super::patterns::Held;
+use super::placeholders::Placeholders;
 use super::reading::ReadBuffer;
-use super::registry::Entry;
 use super::session::{self, Connection};
+use super::watching::Watching;
 use super::ws::{CloseCode, FrameBuilder};
 use crate::bar::Pattern;
 use crate::clock::now_us;
@@ -40,13 +42,6 @@ const REPORT_STEP_BYTES: usize = 1 << 20;
 /// Sessions whose places are kept in advance, 32 MiB of addresses; with more the list grows as it must.
 const MAX_RESERVED_SESSIONS: usize = 1 << 18;
 
-/// A session that is subscribed to a pattern.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Holder {
-    pub session: SessionId,
-    pub max_rate: Option<f64>,
-}
-
 /// A worker's state. Everything is touched by its own thread only, and no borrow is held across an
 /// await.
 pub struct Worker {
@@ -56,7 +51,11 @@ pub struct Worker {
     pub read_buffer: ReadBuffer,
     pub(super) hub: RefCell<Hub<Rc<Connection>>>,
     /// Patterns with a `*`, and who holds them.
-    pub(super) patterns: RefCell<HashMap<Pattern, Vec<Holder>>>,
+    pub(super) patterns: RefCell<HashMap<Pattern, HashMap<SessionId, Held>>>,
+    /// What it watches, by name.
+    pub(super) watching: RefCell<Watching>,
+    /// Names without a bar, and who holds them.
+    pub(super) placeholders: RefCell<Placeholders>,
     /// Connections that are not (yet) sessions.
     http_connections: Cell<usize>,
     /// What waited here when the node was last told, in bytes.
@@ -78,12 +77,15 @@ impl Worker {
         // The kernel spreads clients evenly, not exactly.
         let share = limits.max_clients.div_ceil(node.config.workers);
         hub.reserve(share.saturating_add(share / 8).min(MAX_RESERVED_SESSIONS));
+        let watching = Watching::new(at, Arc::clone(&node.registry));
         Self {
             at,
             node,
             read_buffer: Rc::new(RefCell::new(vec![0; READ_BYTES].into_boxed_slice())),
             hub: RefCell::new(hub),
             patterns: RefCell::default(),
+            watching: RefCell::new(watching),
+            placeholders: RefCell::default(),
             http_connections: Cell::new(0),
             reported_bytes: Cell::new(0),
             reported_largest: Cell::new(0),
@@ -147,21 +149,12 @@ impl Worker {
         }
     }
 
+    /// A session ends: it holds nothing any more.
     pub(super) fn forget_patterns(&self, id: SessionId, connection: &Connection) {
         for pattern in connection.patterns.take().into_vec() {
             self.forget_pattern(id, pattern);
         }
-    }
-
-    pub(super) fn forget_pattern(&self, id: SessionId, pattern: Pattern) {
-        let mut patterns = self.patterns.borrow_mut();
-        if let Some(holders) = patterns.get_mut(&pattern) {
-            holders.retain(|holder| holder.session != id);
-            if holders.is_empty() {
-                patterns.remove(&pattern);
-            }
-        }
-        self.node.registry.remove_pattern(pattern);
+        self.forget_placeholders(id);
     }
 
     /// Counts a connection that is no session, until the guard goes; `None` when there are too many.
@@ -235,28 +228,15 @@ impl Worker {
             }
         }
         for entry in todo.unwatched {
-            self.node.registry.unwatch(&entry);
+            // It may have found another subscriber since.
+            if !self.hub.borrow().is_watched(entry.id) {
+                self.watching.borrow_mut().unwatch(&entry);
+            }
         }
     }
 
     fn deliver(self: &Rc<Self>, batch: &Batch) {
-        for &(id, topic) in &batch.opened {
-            let holders: Vec<Holder> = {
-                let patterns = self.patterns.borrow();
-                let covering = Pattern::covering(&topic);
-                let lists = covering.iter().filter_map(|p| patterns.get(p));
-                lists.flatten().copied().collect()
-            };
-            // The topic just had a bar, so it is there and stays.
-            if !holders.is_empty()
-                && let Some(entry) = self.node.registry.get(&topic)
-                && entry.id == id
-            {
-                for holder in holders {
-                    self.expand(holder, &entry);
-                }
-            }
-        }
+        self.expand(&batch.opened);
         let now = Instant::now();
         self.hub.borrow_mut().fan_out(batch, now);
         let sent = now_us();
@@ -270,28 +250,6 @@ impl Worker {
             }
         }
         self.see_to_todo();
-    }
-
-    /// Subscribes the holder of a pattern to a topic that just opened.
-    fn expand(&self, holder: Holder, entry: &Arc<Entry>) {
-        let id = holder.session;
-        let mut hub = self.hub();
-        if hub.is_subscribed(id, entry.id) {
-            return;
-        }
-        if hub.count_of(id) >= self.node.config.limits.max_topics_per_client {
-            self.node
-                .metrics
-                .limited(Limit::TopicsPerClient.label())
-                .inc();
-            tracing::debug!(session = id, topic = %entry.topic, "pattern at the topic limit");
-            return;
-        }
-        if !hub.is_watched(entry.id) && self.node.registry.watch(&entry.topic).is_err() {
-            return;
-        }
-        // Its first bar is in the batch that opened it, so there is nothing to join.
-        hub.subscribe(id, entry, 0, holder.max_rate);
     }
 
     pub(super) fn hub(&self) -> RefMut<'_, Hub<Rc<Connection>>> {

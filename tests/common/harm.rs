@@ -68,9 +68,10 @@ pub fn given_back(gateway: &Running, topics: usize) {
     assert_eq!(metric(gateway.address, "barcast_clients"), 0);
     let registry = &gateway.node.registry;
     eventually_blocking("nothing is watched", || {
-        registry.all().iter().all(|entry| {
-            entry.subscribers.load(Ordering::Relaxed) == 0 && entry.lock().watchers == 0
-        })
+        registry.placeholders() == 0
+            && registry.all().iter().all(|entry| {
+                entry.subscribers.load(Ordering::Relaxed) == 0 && !registry.is_watched(entry)
+            })
     });
     assert_eq!(registry.len(), topics);
 }

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use super::{Ingest, MAX_BATCH_FRAMES};
+use super::Ingest;
 use crate::clock::now_ms;
 use crate::gateway::registry::Entry;
 use crate::history::Hole;
@@ -20,7 +20,7 @@ impl Ingest {
     }
 
     /// What is to be told of a topic that is still suspect, and with which version.
-    fn suspect(&self, entry: &Entry, unproven: bool) -> Option<(Hole, u64)> {
+    fn suspect(&mut self, entry: &Entry, unproven: bool) -> Option<(Hole, u64)> {
         let losses = self.bus.losses.load(Ordering::Relaxed);
         let resolution = entry.topic.resolution;
         let mut state = entry.lock();
@@ -42,7 +42,8 @@ impl Ingest {
             _ => state.doubt(resolution, now_ms())?,
         };
         state.version += 1;
-        (state.watchers > 0).then_some((hole, state.version))
+        let watched = self.registry.watched_by(entry, &mut self.frames.workers);
+        watched.then_some((hole, state.version))
     }
 
     /// Tells the watchers of what history got while the store was read, and of holes found meanwhile.
@@ -61,7 +62,9 @@ impl Ingest {
                 let mut state = entry.lock();
                 state.version += 1;
                 state.history.told_late(hole.from);
-                (state.watchers > 0).then_some(state.version)
+                let workers = &mut self.frames.workers;
+                let watched = self.registry.watched_by(&entry, workers);
+                watched.then_some(state.version)
             };
             if let Some(version) = version {
                 self.tell(&entry, hole, version);
@@ -74,8 +77,6 @@ impl Ingest {
     fn tell(&mut self, entry: &Entry, hole: Hole, version: u64) {
         self.frames.gap(entry, hole, version);
         self.metrics.gaps_upstream.inc();
-        if self.frames.batch.frames.len() >= MAX_BATCH_FRAMES {
-            self.hand_over();
-        }
+        self.outlet.hand_over_full(&mut self.frames);
     }
 }
