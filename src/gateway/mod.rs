@@ -53,6 +53,7 @@ pub use config::{Config, Limits};
 use crate::bus::Bus;
 use crate::limited::Limited;
 use crate::metrics::GatewayMetrics;
+use http::answers::Answers;
 use ingest::Ingest;
 use mailbox::Mailbox;
 use node::Node;
@@ -130,6 +131,7 @@ impl Gateway {
         )
         .packing_for(Arc::clone(&node.packing))
         .proof_within(node.config.proof_wait);
+        Answers::start(&node)?;
         let mut ends = Vec::new();
         for (at, (listener, mailbox)) in self.listeners.into_iter().zip(&mailboxes).enumerate() {
             let worker = (Arc::clone(&node), listener, Arc::clone(mailbox));

@@ -9,6 +9,8 @@ use prometheus_client::registry::Registry as MetricsRegistry;
 
 use super::budget::Budget;
 use super::config::Config;
+use super::http::answers::Answers;
+use super::http::places::holder_of;
 use super::ingest::{BusState, DROPPED_AT_LIMIT};
 use super::load::Load;
 use super::placeholders::Shares;
@@ -39,6 +41,8 @@ pub struct Node {
     pub loads: Box<[Load]>,
     /// What waits: one holder a worker, and behind them the HTTP thread's.
     pub budget: Budget,
+    /// The thread that builds what grows with the topics.
+    pub answers: Answers,
     /// Who holds most of the names that no bar came for.
     pub(super) shares: Shares,
 }
@@ -156,6 +160,7 @@ impl Node {
         let budget = Budget::new(config.limits.waiting_bytes, config.workers + 1);
         Self {
             budget,
+            answers: Answers::default(),
             shares: Shares::of(config.workers),
             registry: Arc::new(registry),
             config,
@@ -216,6 +221,7 @@ impl Node {
     /// # Errors
     /// [`Refused`], counted.
     pub fn admit(self: &Arc<Self>, address: IpAddr) -> Result<Admission, Refused> {
+        let address = holder_of(address);
         let admitted = self.try_admit(address);
         if let Err(why) = admitted {
             self.metrics.refused(why.reason()).inc();

@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell, RefMut};
 use std::collections::HashMap;
-use std::net::Shutdown;
+use std::net::{IpAddr, Shutdown};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -15,6 +15,7 @@ use tokio::time::timeout_at;
 
 use super::batch::Batch;
 use super::closing::GOING_AWAY;
+use super::http::places::{Place, Places};
 use super::hub::{Hub, SessionId};
 use super::mailbox::Mailbox;
 use super::node::Node;
@@ -31,9 +32,6 @@ use crate::limited::Limited;
 /// One read's size. Shared by all clients of the worker, so it can be generous; a client's message
 /// is at most 4 KiB by default.
 const READ_BYTES: usize = 16 << 10;
-/// Connections of one worker that are not, or not yet, sessions: handshakes, pages, probes. Each
-/// costs some 10 KiB for at most the handshake's time-out.
-pub const MAX_HTTP_CONNECTIONS: usize = 4_096;
 /// Label of connections refused at that bound.
 pub const REFUSED_HTTP: &str = "http_connections";
 /// Change of what waits for a worker's clients that the node is told of at once; else it is told once a
@@ -57,7 +55,7 @@ pub struct Worker {
     /// Names without a bar, and who holds them.
     pub(super) placeholders: RefCell<Placeholders>,
     /// Connections that are not (yet) sessions.
-    http_connections: Cell<usize>,
+    places: Rc<Places>,
     /// What waited here when the node was last told, in bytes.
     pub(super) reported_bytes: Cell<usize>,
     /// And the most that waited for one client.
@@ -86,7 +84,7 @@ impl Worker {
             patterns: RefCell::default(),
             watching: RefCell::new(watching),
             placeholders: RefCell::default(),
-            http_connections: Cell::new(0),
+            places: Rc::default(),
             reported_bytes: Cell::new(0),
             reported_largest: Cell::new(0),
             turns: Notify::new(),
@@ -157,15 +155,14 @@ impl Worker {
         self.forget_placeholders(id);
     }
 
-    /// Counts a connection that is no session, until the guard goes; `None` when there are too many.
-    pub fn http_connection(self: &Rc<Self>) -> Option<HttpConnection> {
-        let count = self.http_connections.get();
-        if count >= MAX_HTTP_CONNECTIONS {
+    /// A place for a connection that is no session; `None` when all are taken by others in use.
+    pub fn http_connection(&self, address: IpAddr) -> Option<Place> {
+        let taken = self.places.take(address);
+        // One was refused, or lost its place.
+        if taken.as_ref().is_none_or(|(_, evicted)| *evicted) {
             self.node.metrics.refused(REFUSED_HTTP).inc();
-            return None;
         }
-        self.http_connections.set(count + 1);
-        Some(HttpConnection(Rc::clone(self)))
+        taken.map(|(place, _)| place)
     }
 
     /// Sends an answer, a snapshot or a control frame.
@@ -259,16 +256,6 @@ impl Worker {
     /// How many clients this worker has.
     pub fn clients(&self) -> usize {
         self.hub.borrow().len()
-    }
-}
-
-/// A connection that is no session; gives its place back when dropped.
-pub struct HttpConnection(Rc<Worker>);
-
-impl Drop for HttpConnection {
-    fn drop(&mut self) {
-        let count = &self.0.http_connections;
-        count.set(count.get().saturating_sub(1));
     }
 }
 
