@@ -84,7 +84,7 @@ fn a_client_that_half_closes_and_takes_nothing_is_let_go() {
 #[test]
 fn a_drain_does_not_wait_for_half_closed_clients() {
     let mut config = slow_after(Duration::from_secs(600));
-    config.drain_grace = Duration::from_secs(600);
+    config.drain_grace = Duration::from_secs(20);
     let (gateway, _feed) = with_bars(config);
     let client = laggard(&gateway, 1 << 20);
     client.wire.stream.shutdown(Shutdown::Write).unwrap();
@@ -131,7 +131,8 @@ fn a_client_that_pings_and_reads_nothing_is_closed_as_slow() {
 #[test]
 fn a_client_that_touched_its_bound_and_works_on_stays() {
     let mut config = slow_after(Duration::from_secs(2));
-    config.limits.outbox_bytes = 16 << 10;
+    // More than one gathering, so that it does not become empty.
+    config.limits.outbox_bytes = 128 << 10;
     let (gateway, mut feed) = in_process(config);
     let mut client = Client::connect_narrow(gateway.address);
     client.subscribe("bars:A:1");
