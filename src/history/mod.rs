@@ -171,10 +171,17 @@ impl History {
         self.with_holes(|holes| holes.prove(from, until));
     }
 
-    /// What lies behind `from` is told only now, after bars that came later.
-    pub fn told_late(&mut self, from: i64) {
-        if let Some(at) = self.last().map(Bar::time).filter(|_| self.has_holes()) {
-            self.with_holes(|holes| holes.told_late(from, at));
+    /// A hole, or what the store brought of it, is told only now, after bars that came later: who left with
+    /// one of those does not know.
+    pub fn told_late(&mut self, hole: Hole) {
+        let Some(at) = self.last().map(Bar::time) else {
+            return;
+        };
+        for (_, seen) in self.revised.range_mut(hole.from..=hole.to) {
+            *seen = at;
+        }
+        if self.has_holes() {
+            self.with_holes(|holes| holes.told_late(hole.from, at));
         }
     }
 
@@ -358,7 +365,10 @@ mod tests {
         assert_eq!(told(&history, 8), [(8, 9)]);
         assert_eq!(told(&history, 9), []);
         // Whoever left with the bar of 9 was not told yet; with a later one it was.
-        history.told_late(6_000);
+        history.told_late(Hole {
+            from: 6_000,
+            to: 9_000,
+        });
         history.apply(bar(10, 1.0));
         assert_eq!(told(&history, 9), [(6, 9)]);
         assert_eq!(told(&history, 10), []);

@@ -59,9 +59,11 @@ impl Ingest {
             };
             let version = {
                 let mut state = entry.lock();
-                state.version += 1;
-                state.history.told_late(hole.from);
-                (state.watchers > 0).then_some(state.version)
+                state.history.told_late(hole);
+                (state.watchers > 0).then(|| {
+                    state.version += 1;
+                    state.version
+                })
             };
             if let Some(version) = version {
                 self.tell(&entry, hole, version);
