@@ -268,7 +268,7 @@ impl Frames {
             return false;
         }
         let is_fresh = fresh.contains(&(entry.id, message.bar.time()));
-        let (hole, watched) = {
+        let hole = {
             let mut state = entry.lock();
             if state.history.last().is_none() {
                 self.batch.opened.push((entry.id, entry.topic));
@@ -276,10 +276,10 @@ impl Frames {
             let stored = self.stored.entry(entry.topic);
             let stored = stored.or_insert_with(|| Stored::new(&state.history, &message.bar));
             stored.add(&message.bar);
-            let watched = registry.watched_by(entry, &mut self.workers);
-            (state.restore(message, is_fresh), watched)
+            state.restore(message, is_fresh)
         };
-        if let Some(hole) = hole.filter(|_| watched) {
+        // Also when nobody watches: who comes before all is read does not get all.
+        if let Some(hole) = hole {
             self.tell_later(entry.topic, hole);
         }
         hole.is_some()

@@ -171,10 +171,17 @@ impl History {
         self.with_holes(|holes| holes.prove(from, until));
     }
 
-    /// What lies behind `from` is told only now, after bars that came later.
-    pub fn told_late(&mut self, from: i64) {
-        if let Some(at) = self.last().map(Bar::time).filter(|_| self.has_holes()) {
-            self.with_holes(|holes| holes.told_late(from, at));
+    /// A hole, or what the store brought of it, is told only now, after bars that came later: who left with
+    /// one of those does not know.
+    pub fn told_late(&mut self, hole: Hole) {
+        let Some(at) = self.last().map(Bar::time) else {
+            return;
+        };
+        for (_, seen) in self.revised.range_mut(hole.from..=hole.to) {
+            *seen = at;
+        }
+        if self.has_holes() {
+            self.with_holes(|holes| holes.told_late(hole.from, at));
         }
     }
 
@@ -333,6 +340,85 @@ mod tests {
         history.apply(bar(1, 9.0));
         assert_eq!(history.lacking(8_000), Some(1_000), "too old to keep");
         assert_eq!(history.lacking(8_001), None);
+    }
+
+    fn told(history: &History, since: i64) -> Vec<(i64, i64)> {
+        let missing = history.missing(Resolution::S1, since * 1_000, 99_000);
+        let told = missing.iter();
+        told.map(|hole| (hole.from / 1_000, hole.to / 1_000))
+            .collect()
+    }
+
+    #[test]
+    fn what_is_missing_begins_before_what_is_kept_and_ends_with_the_holes() {
+        let mut history = History::new(3);
+        assert_eq!(told(&history, 98), [(98, 99)]);
+        assert_eq!(told(&history, 99), [(99, 99)]);
+        assert_eq!(told(&history, 100), []);
+        for second in [5, 6, 9] {
+            history.apply(bar(second, 1.0));
+        }
+        assert!(!history.has_holes());
+        history.note_hole(6_000, 9_000);
+        assert_eq!(told(&history, 4), [(4, 4), (6, 9)]);
+        assert_eq!(told(&history, 5), [(6, 9)]);
+        assert_eq!(told(&history, 8), [(8, 9)]);
+        assert_eq!(told(&history, 9), []);
+        // Whoever left with the bar of 9 was not told yet; with a later one it was.
+        history.told_late(Hole {
+            from: 6_000,
+            to: 9_000,
+        });
+        history.apply(bar(10, 1.0));
+        assert_eq!(told(&history, 9), [(6, 9)]);
+        assert_eq!(told(&history, 10), []);
+        // It goes with the bar that it begins at.
+        history.apply(bar(11, 1.0));
+        assert_eq!(told(&history, 5), [(5, 5), (6, 9)]);
+        history.apply(bar(12, 1.0));
+        assert!(!history.has_holes());
+        assert_eq!(told(&history, 6), [(6, 8)]);
+        history.note_hole(3_000, 10_000);
+        assert_eq!(told(&history, 3), [(3, 8), (9, 10)], "kept from 9 on");
+    }
+
+    #[test]
+    fn only_what_changed_before_the_newest_bar_is_noted_as_revised() {
+        let mut history = History::new(3);
+        history.apply(bar(1, 1.0));
+        history.mark(1_000);
+        assert!(history.revised.is_empty(), "the newest comes anyway");
+        history.apply(bar(1, 2.0));
+        assert!(history.revised.is_empty());
+        history.apply(bar(2, 1.0));
+        history.mark(1_000);
+        assert_eq!(history.revised.len(), 1);
+    }
+
+    #[test]
+    fn a_history_is_full_with_the_limit_and_the_newest() {
+        let full = |count: i64| {
+            let mut history = History::new(3);
+            for second in 1..=count {
+                history.apply(bar(second, 1.0));
+            }
+            history
+        };
+        // One short of full, an older bar is kept; then it is only remembered that there was one.
+        let mut history = full(3);
+        history.apply(bar(0, 1.0));
+        assert_eq!(seconds(history.newest(9)), [0, 1, 2, 3]);
+        assert_eq!(history.lacking(3_000), None);
+        let mut history = full(4);
+        history.apply(bar(0, 1.0));
+        assert_eq!(seconds(history.newest(9)), [1, 2, 3, 4]);
+        assert_eq!(history.lacking(4_000), Some(0));
+        let mut history = full(3);
+        assert!(history.restore(bar(0, 1.0), false));
+        assert!(!history.restore(bar(-1, 1.0), false));
+        assert_eq!(seconds(history.newest(9)), [0, 1, 2, 3]);
+        assert!(history.restore(bar(5, 1.0), false), "newer ones push out");
+        assert_eq!(seconds(history.newest(9)), [1, 2, 3, 5]);
     }
 
     #[test]

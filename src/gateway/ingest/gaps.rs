@@ -60,11 +60,13 @@ impl Ingest {
             };
             let version = {
                 let mut state = entry.lock();
-                state.version += 1;
-                state.history.told_late(hole.from);
+                state.history.told_late(hole);
                 let workers = &mut self.frames.workers;
                 let watched = self.registry.watched_by(&entry, workers);
-                watched.then_some(state.version)
+                watched.then(|| {
+                    state.version += 1;
+                    state.version
+                })
             };
             if let Some(version) = version {
                 self.tell(&entry, hole, version);
