@@ -4,9 +4,19 @@
 
 mod common;
 
-use common::RedisServer;
+use std::fs;
+use std::path::Path;
+
+use common::client::get;
+use common::gateway::{Candle, Feed, candle};
+use common::postgres::PostgresServer;
 use common::process::output;
-use common::recorder::Recorder;
+use common::recorder::{Recorder, closed, postgres};
+use common::{RedisServer, eventually_blocking};
+
+fn health(recorder: &Recorder) -> String {
+    get(recorder.address, "/healthz").body
+}
 
 #[test]
 fn a_folder_belongs_to_one_recorder() {
@@ -35,4 +45,84 @@ fn a_folder_belongs_to_one_recorder() {
     process.kill();
     let again = Recorder::start(&redis, &["--parquet", &days, "--spool", &spool]);
     assert_eq!(again.end(), Some(0));
+}
+
+fn segment(folder: &Path, number: u64) -> std::path::PathBuf {
+    folder.join(format!("postgres/{number:012}.spool"))
+}
+
+#[test]
+fn a_flipped_bit_of_the_spool_costs_one_frame_and_is_told() {
+    let (redis, mut database) = (RedisServer::start(), PostgresServer::absent());
+    let folder = tempfile::tempdir().unwrap();
+    let url = database.url();
+    let spool = folder.path().to_str().unwrap();
+    let arguments = ["--postgres-url", &url, "--store", "none", "--spool", spool];
+    let bars = closed("A", 0..3_000);
+    let mut recorder = Recorder::start(&redis, &arguments);
+    let mut feed = Feed::new(&redis.bus());
+    for part in bars.chunks(1_000) {
+        feed.all(part.iter().map(Candle::outgoing).collect());
+    }
+    eventually_blocking("all are on the disk", || {
+        recorder.metric(&postgres("barcast_record_spool_bars")) == 3_000
+    });
+    recorder.process.kill();
+    let first = segment(folder.path(), 1);
+    let whole = fs::read(&first).unwrap();
+    let mut damaged = whole.clone();
+    damaged[100] ^= 1;
+    fs::write(&first, &damaged).unwrap();
+    database.restart();
+    let recorder = Recorder::start(&redis, &arguments);
+    eventually_blocking("the rest is written", || {
+        recorder.metric(&postgres("barcast_record_waiting_bars")) == 0
+    });
+    // What is gathered for one frame ends with the batch that makes 1,000, and a batch has 500.
+    let lost = 3_000 - database.rows().len();
+    assert!((1..=1_500).contains(&lost), "{lost} lost");
+    assert_eq!(
+        recorder.metric(&postgres("barcast_record_spool_damaged_total")),
+        1
+    );
+    let health = health(&recorder);
+    assert!(health.contains(r#""status":"degraded""#), "{health}");
+    assert!(health.contains(r#""spool_damaged":1"#), "{health}");
+    assert!(recorder.process.log().contains("damaged"));
+    let aside = folder.path().join("postgres/000000000001-0.damaged");
+    assert_eq!(fs::read(aside).unwrap(), damaged);
+}
+
+#[test]
+fn a_spool_that_cannot_be_written_is_seen_and_used_again() {
+    let (redis, mut database) = (RedisServer::start(), PostgresServer::absent());
+    let folder = tempfile::tempdir().unwrap();
+    let url = database.url();
+    let spool = folder.path().to_str().unwrap();
+    let arguments = ["--postgres-url", &url, "--store", "none", "--spool", spool];
+    let small = ["--spool-bytes", "4194304"];
+    let recorder = Recorder::start(&redis, &[&arguments[..], &small].concat());
+    // The next segment cannot be made, as on a full disk.
+    let in_the_way = segment(folder.path(), 2);
+    fs::create_dir(&in_the_way).unwrap();
+    let mut feed = Feed::new(&redis.bus());
+    let bars = closed("A", 0..30_000);
+    for part in bars.chunks(1_000) {
+        feed.all(part.iter().map(Candle::outgoing).collect());
+    }
+    recorder.until(&postgres("barcast_record_spool_failures_total"), 1);
+    let told = health(&recorder);
+    assert!(told.contains(r#""status":"degraded""#), "{told}");
+    assert!(told.contains(r#""spool":"failing""#), "{told}");
+    let log = recorder.process.log();
+    assert!(log.contains("the spool cannot be written"), "{log}");
+    fs::remove_dir(&in_the_way).unwrap();
+    database.restart();
+    eventually_blocking("all are written", || database.rows().len() == 30_000);
+    feed.bar(&candle("B", 0, 5).closed());
+    eventually_blocking("it is well again", || {
+        let told = health(&recorder);
+        told.contains(r#""status":"ok""#) && !told.contains("failing")
+    });
+    assert_eq!(recorder.metric(&postgres("barcast_refused_bars_total")), 0);
 }

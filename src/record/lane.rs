@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::time::Duration;
 
+use prometheus_client::metrics::counter::Counter;
 use tokio::sync::mpsc::{self, Receiver, Sender};
 use tokio::time::{Instant, sleep_until};
 
@@ -302,6 +303,11 @@ impl Lane {
         self.metrics.spool_bars.set(gauge(spooled));
         let bytes = i64::try_from(self.log.disk_bytes()).unwrap_or(i64::MAX);
         self.metrics.spool_bytes.set(bytes);
+        let raise = |counter: &Counter, to: u64| counter.inc_by(to.saturating_sub(counter.get()));
+        raise(&self.metrics.spool_damaged, self.log.spool_damaged());
+        raise(&self.metrics.spool_failures, self.log.spool_failures());
+        let failing = i64::from(self.log.is_failing());
+        self.metrics.spool_failing.set(failing);
     }
 }
 

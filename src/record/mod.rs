@@ -5,6 +5,7 @@
 //! [`postgres`] (its table is in [`schema`]) or to the files of [`days`] (their form is in [`table`]). What is written may be written again: a bar
 //! replaces the one of its symbol, resolution and time.
 
+mod damage;
 pub mod days;
 mod frame;
 mod intake;
