@@ -11,7 +11,7 @@ use common::client::get;
 use common::gateway::{Candle, Feed, candle};
 use common::postgres::PostgresServer;
 use common::process::output;
-use common::recorder::{Recorder, closed, postgres};
+use common::recorder::{Recorder, closed, postgres, until_rows};
 use common::{RedisServer, eventually_blocking};
 
 fn health(recorder: &Recorder) -> String {
@@ -125,4 +125,46 @@ fn a_spool_that_cannot_be_written_is_seen_and_used_again() {
         told.contains(r#""status":"ok""#) && !told.contains("failing")
     });
     assert_eq!(recorder.metric(&postgres("barcast_refused_bars_total")), 0);
+}
+
+#[test]
+fn a_bar_that_the_database_refuses_stops_no_other() {
+    let (redis, database) = (RedisServer::start(), PostgresServer::start());
+    let arguments = ["--postgres-url", &database.url()];
+    let recorder = Recorder::start(&redis, &arguments);
+    eventually_blocking("there is a table", || {
+        recorder.metric(&postgres("barcast_record_output_connected")) == 1
+    });
+    database.execute("ALTER TABLE barcast_bars ADD CONSTRAINT no_b CHECK (symbol <> 'B')");
+    let mut feed = Feed::new(&redis.bus());
+    let bars = closed("A", 0..500);
+    let bad = closed("B", 100..103);
+    let all = bars.iter().chain(&bad).map(Candle::outgoing);
+    feed.all(all.collect());
+    until_rows(&database, &bars);
+    recorder.until(&postgres("barcast_record_set_aside_bars_total"), 3);
+    let waiting = postgres("barcast_record_waiting_bars");
+    eventually_blocking("nothing waits", || recorder.metric(&waiting) == 0);
+    assert_eq!(
+        recorder.metric(&postgres("barcast_record_failures_total")),
+        0
+    );
+    assert_eq!(
+        recorder.metric(&postgres("barcast_recorded_bars_total")),
+        500
+    );
+    let log = recorder.process.log();
+    assert!(log.contains("no_b") && log.contains("bars:B:1"), "{log}");
+    let told = health(&recorder);
+    assert!(told.contains(r#""set_aside":3"#), "{told}");
+    // From where they go back once their cause is gone.
+    database.execute(
+        "ALTER TABLE barcast_bars DROP CONSTRAINT no_b;
+         DO $$ BEGIN ASSERT (SELECT count(*) = 3 AND bool_and(reason LIKE '%no_b%')
+            FROM barcast_refused_bars); END $$;
+         WITH moved AS (DELETE FROM barcast_refused_bars RETURNING *)
+         INSERT INTO barcast_bars SELECT symbol, resolution, time, open, high, low, close, volume
+            FROM moved ON CONFLICT DO NOTHING",
+    );
+    until_rows(&database, &[bars, bad].concat());
 }

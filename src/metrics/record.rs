@@ -32,6 +32,7 @@ pub struct RecordMetrics {
     dropped: Dropped,
     recorded: ByOutput<Counter>,
     refused: ByOutput<Counter>,
+    set_aside: ByOutput<Counter>,
     failures: ByOutput<Counter>,
     waiting: ByOutput<Gauge>,
     spool_bars: ByOutput<Gauge>,
@@ -57,6 +58,7 @@ impl Default for RecordMetrics {
             dropped: Dropped::default(),
             recorded: counters(),
             refused: counters(),
+            set_aside: counters(),
             failures: counters(),
             waiting: gauges(),
             spool_bars: gauges(),
@@ -76,6 +78,7 @@ impl Default for RecordMetrics {
 pub struct OutputMetrics {
     pub recorded: Counter,
     pub refused: Counter,
+    pub set_aside: Counter,
     pub failures: Counter,
     pub waiting: Gauge,
     pub spool_bars: Gauge,
@@ -105,6 +108,7 @@ impl RecordMetrics {
         OutputMetrics {
             recorded: self.recorded.get_or_create(&label).clone(),
             refused: self.refused.get_or_create(&label).clone(),
+            set_aside: self.set_aside.get_or_create(&label).clone(),
             failures: self.failures.get_or_create(&label).clone(),
             waiting: self.waiting.get_or_create(&label).clone(),
             spool_bars: self.spool_bars.get_or_create(&label).clone(),
@@ -158,6 +162,10 @@ impl RecordMetrics {
             if damaged > 0 {
                 let _ = write!(text, ",\"spool_damaged\":{damaged}");
             }
+            let aside = metrics.set_aside.get();
+            if aside > 0 {
+                let _ = write!(text, ",\"set_aside\":{aside}");
+            }
             text.push('}');
         }
         text + "}\n"
@@ -210,6 +218,11 @@ impl RecordMetrics {
             "barcast_refused_bars",
             "Bars lost because no more could wait for the output",
             &self.refused,
+        );
+        counter(
+            "barcast_record_set_aside_bars",
+            "Bars that the database refused for what they hold, put aside in barcast_refused_bars",
+            &self.set_aside,
         );
         counter(
             "barcast_record_failures",
