@@ -168,3 +168,25 @@ fn a_bar_that_the_database_refuses_stops_no_other() {
     );
     until_rows(&database, &[bars, bad].concat());
 }
+
+#[test]
+fn a_table_with_numeric_columns_is_replayed() {
+    let (redis, database) = (RedisServer::start(), PostgresServer::start());
+    database.execute(
+        "CREATE TABLE barcast_bars (symbol varchar(20), resolution varchar(8), time timestamptz,
+            open numeric, high numeric(12, 4), low real, close bigint, volume numeric);
+         INSERT INTO barcast_bars VALUES ('A', '1', '2024-01-02 03:04Z', 1.5, 2.25, 1, 2, 1000)",
+    );
+    let (bus, source) = (redis.url(), database.url());
+    let replay = ["replay", "--redis-url", &bus, "--speed", "max", &source];
+    let ended = output(&replay, &[]);
+    let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert_eq!(ended.status.code(), Some(0), "{said}");
+    assert!(said.contains("published=1 "), "{said}");
+    // A time that is none is one line.
+    database.execute("ALTER TABLE barcast_bars ALTER time TYPE text");
+    let ended = output(&replay, &[]);
+    let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert!(!said.contains("panicked"), "{said}");
+    assert_eq!(ended.status.code(), Some(1), "{said}");
+}
