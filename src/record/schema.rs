@@ -49,7 +49,7 @@ pub(super) const UPSERT: &str = "INSERT INTO barcast_bars AS kept
         IS DISTINCT FROM (EXCLUDED.open, EXCLUDED.high, EXCLUDED.low, EXCLUDED.close, EXCLUDED.volume)";
 
 /// The table of bars that the database refused to have in [`TABLE`].
-pub(super) const REFUSED: &str = "barcast_refused_bars";
+pub const REFUSED: &str = "barcast_refused_bars";
 
 pub(super) const ASK_REFUSED: &str = "SELECT to_regclass('barcast_refused_bars') IS NOT NULL";
 
