@@ -121,6 +121,8 @@ const LAG_BUCKETS: [f64; 16] = [
 /// Labels of [`GatewayMetrics::gapped`]: the outbox's bound was reached; the client left first.
 pub const GAPPED_SLOW: &str = "slow_client";
 pub const GAPPED_LEFT: &str = "disconnected";
+/// The same: their worker was so far behind that history did not have them any more.
+pub const GAPPED_GATEWAY: &str = "gateway";
 
 /// What became of deliveries since the last call, counted by one worker without atomics.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -135,6 +137,8 @@ pub struct Tally {
     pub gapped_slow: u64,
     /// Still waiting when their client left.
     pub gapped_left: u64,
+    /// Not to be had any more when the worker came to them; the client is told.
+    pub gapped_gateway: u64,
     /// Still waiting for their turn when the client ended the subscription, and so not wanted.
     pub unsubscribed: u64,
     /// Bytes that the kernel took.
@@ -266,6 +270,7 @@ impl GatewayMetrics {
         for (reason, count) in [
             (GAPPED_SLOW, tally.gapped_slow),
             (GAPPED_LEFT, tally.gapped_left),
+            (GAPPED_GATEWAY, tally.gapped_gateway),
         ] {
             if count > 0 {
                 self.gapped(reason).inc_by(count);

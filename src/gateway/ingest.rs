@@ -260,7 +260,7 @@ impl Frames {
     }
 
     /// One message of the store. Tells whether it was news.
-    fn restore(&mut self, registry: &Registry, entry: &Entry, message: &Message) -> bool {
+    fn restore(&mut self, entry: &Entry, message: &Message) -> bool {
         let Some(fresh) = &self.fresh else {
             return false;
         };
@@ -379,14 +379,12 @@ impl Sink for Ingest {
             ..
         } = self;
         decoder.decode(topic, payload, |message| match message {
-            Ok(message) => {
-                match registry.of_bar(&message.topic, |e| frames.restore(registry, e, &message)) {
-                    Ok(is_news) => {
-                        metrics.stored.inc_by(u64::from(is_news));
-                    }
-                    Err(why) => over_limit(metrics, malformed_log, &message, why),
+            Ok(message) => match registry.of_bar(&message.topic, |e| frames.restore(e, &message)) {
+                Ok(is_news) => {
+                    metrics.stored.inc_by(u64::from(is_news));
                 }
-            }
+                Err(why) => over_limit(metrics, malformed_log, &message, why),
+            },
             Err(why) => {
                 metrics.dropped(why.reason()).inc();
                 malformed_log.malformed(topic, payload, &why);

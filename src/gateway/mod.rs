@@ -19,6 +19,7 @@ pub mod interest;
 pub mod lag;
 mod load;
 pub mod mailbox;
+pub mod missed;
 pub mod node;
 pub mod outbox;
 mod patterns;
@@ -120,7 +121,12 @@ impl Gateway {
     /// When a thread or a runtime cannot be made.
     pub async fn run<B: Bus>(self, bus: B, stop: CancellationToken) -> io::Result<Ended> {
         let node = self.node;
-        let mailboxes: Vec<_> = self.listeners.iter().map(|_| Arc::default()).collect();
+        let mailbox = match self.listeners.as_slice() {
+            // Nobody else waits while it blocks ingest, and Redis can hold more than it.
+            [_] => Mailbox::default,
+            _ => Mailbox::never_full,
+        };
+        let mailboxes: Vec<_> = self.listeners.iter().map(|_| Arc::new(mailbox())).collect();
         let ingest_stop = CancellationToken::new();
         let ingest = Ingest::new(
             Arc::clone(&node.registry),

@@ -21,7 +21,9 @@ use super::ws::CloseCode;
 use crate::bar::Malformed;
 use crate::metrics::process::ProcessCollector;
 use crate::metrics::workers::WorkerLoads;
-use crate::metrics::{self, GAPPED_LEFT, GAPPED_SLOW, GatewayMetrics, GeneratorMetrics};
+use crate::metrics::{
+    self, GAPPED_GATEWAY, GAPPED_LEFT, GAPPED_SLOW, GatewayMetrics, GeneratorMetrics,
+};
 
 /// One gateway.
 #[derive(Debug)]
@@ -136,7 +138,7 @@ fn foresee(metrics: &GatewayMetrics) {
     {
         metrics.refused(reason);
     }
-    for reason in [GAPPED_SLOW, GAPPED_LEFT] {
+    for reason in [GAPPED_SLOW, GAPPED_LEFT, GAPPED_GATEWAY] {
         metrics.gapped(reason);
     }
     for limit in Limit::ALL {

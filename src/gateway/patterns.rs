@@ -27,9 +27,9 @@ pub(super) struct Held {
 
 impl Worker {
     /// Notes a pattern that the session did not hold before, and the first `taken` of whose topics it was
-    /// just subscribed to. Those that opened meanwhile, which nobody tells of, are taken here.
+    /// is being subscribed to. Those that opened meanwhile, which nobody tells of, are still to be taken.
     pub(super) fn hold_pattern(
-        self: &Rc<Self>,
+        &self,
         id: SessionId,
         connection: &Connection,
         pattern: Pattern,
@@ -50,8 +50,6 @@ impl Worker {
             told: false,
         };
         holders.insert(id, held);
-        drop(patterns);
-        self.complete(id, pattern);
     }
 
     /// Gives the patterns that the session held before their new rate, for topics to come. Done when
@@ -173,18 +171,16 @@ impl Worker {
         }
     }
 
-    /// Takes what one pattern of a session lacks, as far as there is room. Each topic is looked at once.
-    fn complete(self: &Rc<Self>, id: SessionId, pattern: Pattern) {
+    /// Topics that one pattern of a session lacks, as far as there is room: watched, and to be joined. Each is
+    /// looked at once.
+    pub(super) fn take_lacking(&self, id: SessionId, pattern: Pattern) -> Vec<Arc<Entry>> {
         let mut room = self.room_of(id);
-        let held = self
-            .patterns
-            .borrow()
-            .get(&pattern)
-            .and_then(|h| h.get(&id).copied());
-        let Some((held, from)) = held.and_then(|held| Some((held, held.lacks_from?))) else {
-            return;
+        let mut entries = Vec::new();
+        let held = self.held(id, pattern);
+        let Some((from, told)) = held.and_then(|held| Some((held.lacks_from?, held.told))) else {
+            return entries;
         };
-        let (mut entries, mut next) = (Vec::new(), from);
+        let mut next = from;
         let mut lacking = false;
         self.node.registry.visit(&pattern, from, |entry| {
             if !self.hub().is_subscribed(id, entry.id) {
@@ -198,24 +194,33 @@ impl Worker {
             next += 1;
             ControlFlow::Continue(())
         });
-        if let Some(held) = self
-            .patterns
-            .borrow_mut()
-            .get_mut(&pattern)
-            .and_then(|h| h.get_mut(&id))
-        {
+        let mut patterns = self.patterns.borrow_mut();
+        let holders = patterns.get_mut(&pattern);
+        if let Some(held) = holders.and_then(|holders| holders.get_mut(&id)) {
             held.lacks_from = lacking.then_some(next);
         }
-        if lacking && !held.told {
+        drop(patterns);
+        if lacking && !told {
             self.lack(id, pattern, next);
         }
+        for entry in &entries {
+            self.watching.borrow_mut().watch_open(entry);
+        }
+        entries
+    }
+
+    fn held(&self, id: SessionId, pattern: Pattern) -> Option<Held> {
+        self.patterns.borrow().get(&pattern)?.get(&id).copied()
+    }
+
+    /// Takes what one pattern of a session lacks, as far as there is room, and shows it.
+    fn complete(&self, id: SessionId, pattern: Pattern) {
         let wishes = Wishes {
-            max_rate: held.max_rate,
+            max_rate: self.held(id, pattern).and_then(|held| held.max_rate),
             ..Wishes::default()
         };
         let mut frames = Vec::new();
-        for entry in entries {
-            self.watching.borrow_mut().watch_open(&entry);
+        for entry in self.take_lacking(id, pattern) {
             let first = self.join_topic(id, &entry, wishes);
             self.show(&mut frames, &entry, first);
             if frames.len() >= GATHER_BYTES {

@@ -17,10 +17,12 @@ use super::node::Limit;
 use super::protocol::{Refusal, write_refusal};
 use super::registry::Entry;
 use super::worker::Worker;
-use crate::bar::Topic;
 
 /// Names that a worker lets go in one turn; the rest follows in the next.
 const MAX_EVICTED_AT_ONCE: usize = 256;
+/// Names of one session from which on they are counted: an honest client that waits for the first bar of a few
+/// costs no memory for it, and loses none.
+const MANY: usize = 16;
 
 /// What each worker tells the others.
 #[derive(Debug)]
@@ -60,77 +62,71 @@ impl Shares {
     }
 }
 
-/// One worker's sessions that hold such names.
+/// One worker's sessions that hold many such names, and how many.
 #[derive(Debug, Default)]
 pub(super) struct Placeholders {
-    /// By session, its names. One that has bars by now is found out when its turn comes.
-    of: HashMap<SessionId, BTreeSet<Topic>>,
-    /// How many each holds.
+    counts: HashMap<SessionId, usize>,
     by_count: BTreeSet<(usize, SessionId)>,
 }
 
 impl Placeholders {
-    fn change(&mut self, session: SessionId, change: impl FnOnce(&mut BTreeSet<Topic>)) {
-        let names = self.of.entry(session).or_default();
-        let before = names.len();
-        change(names);
-        let after = names.len();
-        if after == 0 {
-            self.of.remove(&session);
-        }
-        if before != after {
+    fn set(&mut self, session: SessionId, count: usize) {
+        let many = count >= MANY;
+        let before = if many {
+            self.counts.insert(session, count)
+        } else {
+            self.counts.remove(&session)
+        };
+        if let Some(before) = before {
             self.by_count.remove(&(before, session));
-            if after > 0 {
-                self.by_count.insert((after, session));
-            }
+        }
+        if many {
+            self.by_count.insert((count, session));
         }
     }
 
-    fn largest(&self) -> usize {
-        self.by_count.last().map_or(0, |(count, _)| *count)
-    }
-
-    /// One name of the session that holds most, which does not count for it any more.
-    fn take(&mut self) -> Option<(SessionId, Topic)> {
-        let (_, session) = *self.by_count.last()?;
-        let mut taken = None;
-        self.change(session, |names| taken = names.pop_first());
-        Some((session, taken?))
+    /// The session that holds most, and how many.
+    fn greediest(&self) -> Option<(usize, SessionId)> {
+        self.by_count.last().copied()
     }
 }
 
 impl Worker {
-    fn change_placeholders(&self, change: impl FnOnce(&mut Placeholders)) {
+    fn set_placeholders(&self, id: SessionId, count: usize) {
         let mut placeholders = self.placeholders.borrow_mut();
-        change(&mut placeholders);
-        self.node.shares.tell(self.at, placeholders.largest());
+        placeholders.set(id, count);
+        let largest = placeholders.greediest().map_or(0, |(count, _)| count);
+        self.node.shares.tell(self.at, largest);
     }
 
-    /// A session subscribed to names, some of them without a bar.
+    /// Counts anew how many names without a bar a session holds: something changed, or may have.
+    fn count_placeholders(&self, id: SessionId) {
+        let count = {
+            let hub = self.hub();
+            let made_up = hub.topics_of(id).filter(|entry| !entry.is_open());
+            made_up.count()
+        };
+        self.set_placeholders(id, count);
+    }
+
+    /// A session subscribed to names, some of them perhaps without a bar.
     pub(super) fn add_placeholders(&self, id: SessionId, entries: &[Arc<Entry>]) {
-        let mut made_up = entries.iter().filter(|entry| !entry.is_open()).peekable();
-        if made_up.peek().is_some() {
-            self.change_placeholders(|placeholders| {
-                placeholders.change(id, |names| names.extend(made_up.map(|entry| entry.topic)));
-            });
+        if self.hub().count_of(id) >= MANY && entries.iter().any(|entry| !entry.is_open()) {
+            self.count_placeholders(id);
         }
     }
 
-    /// A session subscribes to a name no more.
-    pub(super) fn end_placeholder(&self, id: SessionId, entry: &Entry) {
-        if self.placeholders.borrow().of.contains_key(&id) {
-            self.change_placeholders(|placeholders| {
-                placeholders.change(id, |names| {
-                    names.remove(&entry.topic);
-                });
-            });
+    /// A session unsubscribed from something.
+    pub(super) fn end_placeholders(&self, id: SessionId) {
+        if self.placeholders.borrow().counts.contains_key(&id) {
+            self.count_placeholders(id);
         }
     }
 
-    /// A session has ended all its subscriptions.
+    /// A session is about to end all its subscriptions.
     pub(super) fn forget_placeholders(&self, id: SessionId) {
-        if self.placeholders.borrow().of.contains_key(&id) {
-            self.change_placeholders(|placeholders| placeholders.change(id, BTreeSet::clear));
+        if self.placeholders.borrow().counts.contains_key(&id) {
+            self.set_placeholders(id, 0);
         }
     }
 
@@ -153,16 +149,22 @@ impl Worker {
     }
 
     fn evict_one(self: &Rc<Self>) {
-        let mut taken = None;
-        self.change_placeholders(|placeholders| taken = placeholders.take());
-        let Some((id, topic)) = taken else { return };
-        let entry = self.watching.borrow().get(&topic);
-        let Some(entry) = entry.filter(|entry| !entry.is_open()) else {
+        let Some((_, id)) = self.placeholders.borrow().greediest() else {
             return;
         };
-        if !self.hub().unsubscribe(id, entry.id) {
-            return;
-        }
+        let entry = {
+            let hub = self.hub();
+            let mut made_up = hub.topics_of(id).filter(|entry| !entry.is_open());
+            made_up.next().map(Arc::clone)
+        };
+        let Some(Entry {
+            id: number, topic, ..
+        }) = entry.as_deref()
+        else {
+            return self.set_placeholders(id, 0);
+        };
+        self.hub().unsubscribe(id, *number);
+        self.count_placeholders(id);
         self.node.metrics.limited(Limit::Placeholders.label()).inc();
         let limit = self.node.config.limits.max_placeholders;
         let refusal = Refusal {
@@ -195,20 +197,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whoever_holds_most_loses_one() {
+    fn whoever_holds_most_is_known() {
         let mut held = Placeholders::default();
-        let topic = |n: u32| format!("bars:T{n}:1").parse::<Topic>().unwrap();
-        held.change(7, |names| names.extend([topic(1), topic(2), topic(3)]));
-        held.change(9, |names| names.extend([topic(1), topic(2)]));
-        assert_eq!((held.largest(), held.take()), (3, Some((7, topic(1)))));
-        held.change(7, |names| {
-            names.remove(&topic(2));
-        });
-        assert_eq!((held.largest(), held.take()), (2, Some((9, topic(1)))));
-        held.change(9, BTreeSet::clear);
-        assert_eq!((held.largest(), held.take()), (1, Some((7, topic(3)))));
-        assert_eq!((held.largest(), held.take()), (0, None));
-        assert!(held.of.is_empty());
+        held.set(7, MANY - 1);
+        assert_eq!(held.greediest(), None, "not worth a note");
+        held.set(7, MANY + 2);
+        held.set(9, MANY + 1);
+        assert_eq!(held.greediest(), Some((MANY + 2, 7)));
+        held.set(7, MANY);
+        assert_eq!(held.greediest(), Some((MANY + 1, 9)));
+        held.set(9, 0);
+        held.set(7, 1);
+        assert_eq!(held.greediest(), None);
+        assert!(held.counts.is_empty());
 
         let shares = Shares::of(3);
         assert_eq!(shares.greediest(), None);

@@ -108,31 +108,38 @@ impl Worker {
                 message,
             }
         })?;
-        self.add_placeholders(id, &entries);
         for entry in &judged.meant {
             self.watching.borrow_mut().watch_open(entry);
         }
         entries.extend_from_slice(&judged.meant);
         self.set_pattern_rates(id, which, wishes.max_rate);
+        for (pattern, count) in judged.patterns.iter().zip(judged.counts) {
+            self.hold_pattern(id, connection, *pattern, wishes.max_rate, count);
+        }
         // Joined before the answer goes out: whoever has it gets every bar from there on.
-        let joined: Vec<_> = entries
-            .into_iter()
-            .map(|entry| (self.join_topic(id, &entry, wishes), entry))
+        let mut firsts: Vec<_> = entries
+            .iter()
+            .map(|entry| self.join_topic(id, entry, wishes))
             .collect();
+        self.add_placeholders(id, &entries);
+        // What opened since the request was judged.
+        for pattern in judged.patterns {
+            for entry in self.take_lacking(id, pattern) {
+                firsts.push(self.join_topic(id, &entry, wishes));
+                entries.push(entry);
+            }
+        }
         let answer = self.text(|out| write_answer(out, Answer::Subscribed, which, request));
         // Gathered: a pattern would cost a write for each of its topics.
         let mut frames = Vec::from(answer);
-        for (first, entry) in joined {
-            self.show(&mut frames, &entry, first);
+        for (first, entry) in firsts.into_iter().zip(&entries) {
+            self.show(&mut frames, entry, first);
             if frames.len() >= GATHER_BYTES {
                 self.send(id, std::mem::take(&mut frames).into());
             }
         }
         if !frames.is_empty() {
             self.send(id, frames.into());
-        }
-        for (pattern, count) in judged.patterns.into_iter().zip(judged.counts) {
-            self.hold_pattern(id, connection, pattern, wishes.max_rate, count);
         }
         self.evict_placeholders();
         Ok(judged.bars)
@@ -350,14 +357,13 @@ impl Worker {
                 meant.map(Arc::clone).collect()
             };
             for entry in ended {
-                if self.hub().unsubscribe(id, entry.id) {
-                    self.end_placeholder(id, &entry);
-                }
+                self.hub().unsubscribe(id, entry.id);
             }
         }
         self.answer(id, |out| {
             write_answer(out, Answer::Unsubscribed, which, request);
         });
+        self.end_placeholders(id);
         self.complete_all(id, connection);
     }
 }

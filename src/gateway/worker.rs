@@ -37,6 +37,9 @@ pub const REFUSED_HTTP: &str = "http_connections";
 /// Change of what waits for a worker's clients that the node is told of at once; else it is told once a
 /// second.
 const REPORT_STEP_BYTES: usize = 1 << 20;
+/// Frames of several batches that go out together: half of what may by default wait for a client that does not
+/// take them at once.
+const MAX_MERGED_BYTES: usize = 128 << 10;
 /// Sessions whose places are kept in advance, 32 MiB of addresses; with more the list grows as it must.
 const MAX_RESERVED_SESSIONS: usize = 1 << 18;
 
@@ -264,21 +267,35 @@ pub async fn deliver(worker: Rc<Worker>, mailbox: Arc<Mailbox>) {
     let mut batches = Vec::new();
     let mut merged = Batch::default();
     loop {
-        mailbox.take(&mut batches).await;
-        if let [one] = batches.as_slice() {
-            worker.deliver(one);
-        } else {
-            // Behind: what has gathered meanwhile goes out together, with one write a client. The
-            // copy costs some microseconds once, the writes it saves as much each.
-            merged.clear();
-            for batch in &batches {
-                merged.append(batch);
+        let mut missed = mailbox.take(&mut batches).await;
+        let mut waiting = batches.drain(..).peekable();
+        while let Some(first) = waiting.next() {
+            let fits = |merged: &Batch| merged.total_bytes() < MAX_MERGED_BYTES;
+            if waiting.peek().is_none() || !fits(&first) {
+                worker.deliver(&first);
+            } else {
+                // Behind: what has gathered meanwhile goes out together, with one write a client. The
+                // copy costs some microseconds once, the writes it saves as much each.
+                merged.clear();
+                merged.append(&first);
+                while fits(&merged)
+                    && let Some(next) = waiting.next()
+                {
+                    merged.append(&next);
+                }
+                worker.deliver(&merged);
             }
-            worker.deliver(&merged);
+            // Others get their turn: reads, accepts, answers.
+            tokio::task::yield_now().await;
         }
-        batches.clear();
-        // Others get their turn: reads, accepts, answers.
-        tokio::task::yield_now().await;
+        worker.expand(&missed.opened);
+        while !missed.is_empty() {
+            missed.opened.clear();
+            merged.clear();
+            missed.catch_up(&mut worker.hub(), &mut merged);
+            worker.deliver(&merged);
+            tokio::task::yield_now().await;
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use slab::Slab;
 use super::pacing::Pace;
 use super::{Hub, Member, SessionId, Socket, index};
 use crate::gateway::batch::{Kept, TopicId};
+use crate::gateway::missed::Settled;
 use crate::gateway::registry::Entry;
 
 /// One subscriber in a topic's list.
@@ -190,6 +191,22 @@ impl<S: Socket> Hub<S> {
     /// Whether any session of this worker gets a topic.
     pub fn is_watched(&self, topic: TopicId) -> bool {
         self.table(topic).is_some()
+    }
+
+    /// A topic that any session of this worker gets.
+    pub fn watched(&self, topic: TopicId) -> Option<Arc<Entry>> {
+        self.table(topic).map(|table| Arc::clone(&table.entry))
+    }
+
+    /// Counts deliveries to all subscribers of a topic that will not be made.
+    pub fn settle(&mut self, topic: TopicId, settled: Settled) {
+        let subscribers = self
+            .table(topic)
+            .map_or(0, |t| t.live.len() + t.paced.len());
+        let times = |count: u64| count * subscribers as u64;
+        self.tally.due += times(settled.conflated + settled.gapped);
+        self.tally.conflated += times(settled.conflated);
+        self.tally.gapped_gateway += times(settled.gapped);
     }
 
     /// Subscribes a session that already knows the topic up to version `until`: it gets every frame
