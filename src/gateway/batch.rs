@@ -1,5 +1,3 @@
-use bytes::Bytes;
-
 use super::ws::{Packer, append_text, payload_of};
 use crate::bar::Topic;
 
@@ -44,14 +42,6 @@ pub struct Frame {
     pub head: Head,
     pub start: u32,
     pub end: u32,
-}
-
-/// A frame that outlives its batch, for a session that cannot take it yet. Copied out, so that one
-/// slow client holds on to its frames only and not to whole batches.
-#[derive(Clone, Debug)]
-pub struct Kept {
-    pub head: Head,
-    pub bytes: Bytes,
 }
 
 /// What ingest hands to every worker at once.
@@ -101,6 +91,18 @@ impl Batch {
             head,
             start: offset(range.start),
             end: offset(range.end),
+        });
+    }
+
+    /// Adds a frame that was encoded before.
+    pub fn push_frame(&mut self, head: Head, frame: &[u8]) {
+        let start = offset(self.bytes.len());
+        self.bytes.extend_from_slice(frame);
+        self.notices += usize::from(head.kind == Kind::Gap);
+        self.frames.push(Frame {
+            head,
+            start,
+            end: offset(self.bytes.len()),
         });
     }
 

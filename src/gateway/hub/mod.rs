@@ -21,21 +21,22 @@
 mod answers;
 mod members;
 mod pacing;
+mod states;
 mod topics;
+mod wheel;
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
 use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
 use slab::Slab;
 
-use super::batch::{Batch, Frame, Kind, TopicId};
+use super::batch::{Batch, Frame, Kind};
 use super::lag::Lag;
 use super::registry::Entry;
 use crate::metrics::Tally;
 use topics::{Subscription, TopicTable};
+use wheel::Wheel;
 
 /// Sessions whose sockets are looked up together. Enough to hide the memory's latency, few enough to
 /// stay in registers and the nearest cache lines.
@@ -139,8 +140,14 @@ pub struct Hub<S> {
     outbox_limit: usize,
     tally: Tally,
     todo: Todo,
-    /// Updates that wait for their turn, soonest first. One that was sent meanwhile is found stale.
-    turns: BinaryHeap<Reverse<(Instant, SessionId, TopicId)>>,
+    /// Where the wheel's time begins.
+    started: Instant,
+    wheel: Wheel,
+    /// Subscriptions with a `max_rate`.
+    paced: usize,
+    /// States that are due now, as a batch of their own, and how many such batches there were.
+    due_now: Batch,
+    turns: u64,
     /// Counts rounds: a batch, or a part of a very long one.
     round: u64,
     // Kept from round to round for their memory.
@@ -212,7 +219,11 @@ impl<S: Socket> Hub<S> {
             outbox_limit,
             tally: Tally::default(),
             todo: Todo::default(),
-            turns: BinaryHeap::new(),
+            started: Instant::now(),
+            wheel: Wheel::default(),
+            paced: 0,
+            due_now: Batch::default(),
+            turns: 0,
             round: 0,
             notes: Notes::default(),
             wanted: Vec::new(),
@@ -248,6 +259,9 @@ impl<S: Socket> Hub<S> {
                 frames,
                 first: nth * ROUND_FRAMES,
             };
+            if self.paced > 0 {
+                self.send_finals(round, now);
+            }
             for (at, frame) in (0_u16..).zip(frames) {
                 self.note(round, frame, at, now);
                 if self.notes.list.len() >= MAX_NOTES {
