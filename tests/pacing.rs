@@ -1,4 +1,5 @@
-//! `max_rate` in the hub, by a clock of the test's own: how much is written, and what is kept for it.
+//! `max_rate` in the hub, by a clock of the test's own: how much is written, and what is kept for it. And
+//! what is compressed for whom.
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 use std::cell::RefCell;
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 use barcast::gateway::batch::{Batch, Head, Kind};
 use barcast::gateway::hub::{Hub, SessionId, Socket};
 use barcast::gateway::registry::{Entry, Registry};
+use barcast::gateway::rendition::Rendition;
 
 /// A socket that takes all; what it took is kept.
 #[derive(Debug, Clone, Default)]
@@ -219,4 +221,21 @@ fn final_states_of_earlier_batches_go_first_in_one_write() {
     let came = end.take();
     assert!(came[..50].iter().all(|m| m == "2/0"), "{came:?}");
     assert!(came[50..].iter().all(|m| m == "3/1"), "{came:?}");
+}
+
+#[test]
+fn frames_are_compressed_once_and_only_for_those_who_watch_them() {
+    let mut rig = Rig::new(3);
+    let idle = rig.hub.add(End::default());
+    rig.hub.set_rendition(idle, Rendition::Deflated);
+    rig.client(1_000.0);
+    rig.bars(0..3, 0, Kind::Closed);
+    assert_eq!(rig.hub.deflated(), 0, "nobody who watches takes it");
+    let another = rig.hub.add(End::default());
+    rig.hub.set_rendition(another, Rendition::Deflated);
+    for session in [idle, another] {
+        rig.hub.subscribe(session, &rig.topics[1], 1, None);
+    }
+    rig.bars(0..3, 1, Kind::Closed);
+    assert_eq!(rig.hub.deflated(), 1, "once for both");
 }

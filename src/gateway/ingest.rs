@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::batch::{Batch, Head, Kind, TopicId};
@@ -14,7 +14,6 @@ use super::mailbox::Mailbox;
 use super::protocol::write_gap;
 use super::registry::{Entry, Registry, TopicLimit};
 use super::state::Hole;
-use super::ws::Packer;
 use crate::bar::{Decoder, Message, Topic, write_update};
 use crate::bus::Sink;
 use crate::clock::now_ms;
@@ -51,10 +50,6 @@ pub struct Ingest {
     address: String,
     decoder: Decoder,
     frames: Frames,
-    /// Clients who take compressed frames.
-    packing: Arc<AtomicUsize>,
-    /// Made when the first of them comes.
-    packer: Option<Packer>,
     /// How long a topic may take to prove by `seq` that nothing was missed.
     proof_wait: Duration,
     /// When the topics that are still suspect are told of a gap.
@@ -91,19 +86,10 @@ impl Ingest {
             address,
             decoder: Decoder::default(),
             frames: Frames::default(),
-            packing: Arc::default(),
-            packer: None,
             proof_wait: PROOF_WAIT,
             proof_due: None,
             malformed_log: Limited::default(),
         }
-    }
-
-    /// Compresses frames, too, while that counter is above zero.
-    #[must_use]
-    pub fn packing_for(mut self, clients: Arc<AtomicUsize>) -> Self {
-        self.packing = clients;
-        self
     }
 
     /// Gives topics that long after the bus is back, instead of [`PROOF_WAIT`].
@@ -122,10 +108,6 @@ impl Ingest {
         self.metrics.unwatched.inc_by(received - encoded);
         if self.frames.batch.is_empty() {
             return;
-        }
-        if self.packing.load(Ordering::Relaxed) > 0 {
-            let packer = self.packer.get_or_insert_default();
-            self.frames.batch.pack(packer);
         }
         let next = Batch::like(&self.frames.batch);
         let batch = Arc::new(std::mem::replace(&mut self.frames.batch, next));

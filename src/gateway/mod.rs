@@ -23,6 +23,7 @@ pub mod outbox;
 pub mod protocol;
 pub mod reading;
 pub mod registry;
+pub mod rendition;
 pub mod session;
 pub mod state;
 mod subscribe;
@@ -124,7 +125,6 @@ impl Gateway {
             Arc::clone(&node.bus),
             bus.address(),
         )
-        .packing_for(Arc::clone(&node.packing))
         .proof_within(node.config.proof_wait);
         let mut ends = Vec::new();
         for (at, (listener, mailbox)) in self.listeners.into_iter().zip(&mailboxes).enumerate() {

@@ -100,10 +100,10 @@ impl Worker {
 
     /// Takes a session in; one that comes while this gateway drains is closed at once.
     pub fn join(self: &Rc<Self>, connection: &Rc<Connection>) -> SessionId {
-        let id = self.hub.borrow_mut().add(Rc::clone(connection));
-        if connection.admission.is_packed() {
-            self.hub.borrow_mut().pack(id);
-        }
+        let mut hub = self.hub.borrow_mut();
+        let id = hub.add(Rc::clone(connection));
+        hub.set_rendition(id, connection.admission.rendition);
+        drop(hub);
         self.tell_clients();
         if self.node.is_draining() {
             self.close(id, connection, CloseCode::GoingAway, GOING_AWAY);

@@ -149,9 +149,8 @@ impl EncodeMetric for WorkerLag {
     #[expect(clippy::cast_precision_loss, reason = "microseconds of lag are small")]
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), std::fmt::Error> {
         let bounds = LAG_BUCKETS_US.iter().map(|us| *us as f64 / 1e6);
-        // As the library writes infinity.
         let buckets: Vec<_> = bounds
-            .chain([f64::MAX])
+            .chain([f64::INFINITY])
             .enumerate()
             .map(|(at, bound)| (bound, self.0.sum(|c| &c.lag[at])))
             .collect();

@@ -34,6 +34,7 @@ use slab::Slab;
 use super::batch::{Batch, Frame, Kind};
 use super::lag::Lag;
 use super::registry::Entry;
+use super::rendition::{Renderer, Rendition};
 use crate::metrics::Tally;
 use topics::{Subscription, TopicTable};
 use wheel::Wheel;
@@ -84,8 +85,8 @@ struct Member<S> {
     socket: S,
     /// Frames noted within `noted`.
     count: u16,
-    /// Takes compressed frames.
-    packed: bool,
+    /// Which bytes it gets.
+    rendition: Rendition,
     noted: [u16; NOTED_WITHIN],
     /// First and last index into `Hub::notes` of those beyond.
     first_note: u32,
@@ -112,12 +113,12 @@ struct Round<'a> {
 
 impl<'a> Round<'a> {
     /// A frame's bytes as a session takes them.
-    fn bytes_for(self, at: u16, packed: bool) -> &'a [u8] {
+    fn bytes_for(self, at: u16, rendition: Rendition, renderer: &mut Renderer) -> &'a [u8] {
         let at = usize::from(at);
-        if packed {
-            return self.batch.packed_bytes_of(self.first + at);
+        match rendition {
+            Rendition::Plain => self.batch.bytes_of(&self.frames[at]),
+            Rendition::Deflated => self.batch.deflated_bytes_of(self.first + at, renderer),
         }
-        self.batch.bytes_of(&self.frames[at])
     }
 }
 
@@ -140,6 +141,7 @@ pub struct Hub<S> {
     outbox_limit: usize,
     tally: Tally,
     todo: Todo,
+    renderer: Renderer,
     /// Where the wheel's time begins.
     started: Instant,
     wheel: Wheel,
@@ -219,6 +221,7 @@ impl<S: Socket> Hub<S> {
             outbox_limit,
             tally: Tally::default(),
             todo: Todo::default(),
+            renderer: Renderer::default(),
             started: Instant::now(),
             wheel: Wheel::default(),
             paced: 0,
@@ -236,6 +239,11 @@ impl<S: Socket> Hub<S> {
     /// given back: 0.2 to 0.5 KiB for each client.
     pub fn reserve(&mut self, sessions: usize) {
         self.members.reserve(sessions);
+    }
+
+    /// Frames that this worker compressed so far: only those that somebody is to get so.
+    pub fn deflated(&self) -> u64 {
+        self.renderer.made()
     }
 
     /// What became of deliveries since the last call.
@@ -308,10 +316,14 @@ impl<S: Socket> Hub<S> {
                 let Some(handle) = handles[at] else { continue };
                 let member = &self.members[session as usize];
                 self.notes.read(member, &mut self.wanted);
-                let bytes = if member.packed {
-                    gather_packed(round, &self.wanted, &mut self.gathered)
-                } else {
-                    gather(round, &self.wanted, &mut self.gathered)
+                let bytes = match member.rendition {
+                    Rendition::Plain => gather(round, &self.wanted, &mut self.gathered),
+                    other => gather_as(
+                        (other, &mut self.renderer),
+                        round,
+                        &self.wanted,
+                        &mut self.gathered,
+                    ),
                 };
                 self.tally.writes += 1;
                 due[at] = bytes.len();
@@ -350,13 +362,16 @@ impl<S: Socket> Hub<S> {
     ) {
         let mut wanted = std::mem::take(&mut self.wanted);
         let member = &self.members[session as usize];
-        let packed = member.packed;
+        let rendition = member.rendition;
         self.notes.read(member, &mut wanted);
         if let Some(mut written) = taken {
             self.tally.bytes += written as u64;
             for &at in &wanted {
                 let frame = &round.frames[usize::from(at)];
-                let kept = (&frame.head, round.bytes_for(at, packed));
+                let kept = (
+                    &frame.head,
+                    round.bytes_for(at, rendition, &mut self.renderer),
+                );
                 written = self.queue(session, kept, written, now);
             }
         } else {
@@ -422,12 +437,17 @@ fn gather<'a>(
     gathered
 }
 
-/// The wanted frames as one piece, for a session that takes compressed ones. Always copied: few take
+/// The wanted frames as one piece, in another rendition than the plain one. Always copied: few take
 /// them, and the frames are small.
-fn gather_packed<'a>(round: Round<'_>, wanted: &[u16], gathered: &'a mut Vec<u8>) -> &'a [u8] {
+fn gather_as<'a>(
+    (rendition, renderer): (Rendition, &mut Renderer),
+    round: Round<'_>,
+    wanted: &[u16],
+    gathered: &'a mut Vec<u8>,
+) -> &'a [u8] {
     gathered.clear();
     for &at in wanted {
-        gathered.extend_from_slice(round.bytes_for(at, true));
+        gathered.extend_from_slice(round.bytes_for(at, rendition, renderer));
     }
     gathered
 }
