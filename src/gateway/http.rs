@@ -31,6 +31,7 @@ use super::cors;
 use super::documents;
 use super::node::{Node, Refused};
 use super::reading::Reading;
+use super::rendition::Rendition;
 use super::session::{Connection, Session};
 use super::worker::Worker;
 use super::ws::{Agreed, Decoder};
@@ -249,8 +250,8 @@ pub struct Accepted {
     pub response: Response<Full<Bytes>>,
     /// The connection, once the answer has gone out.
     pub upgraded: OnUpgrade,
-    /// Messages may come and go compressed.
-    pub packed: bool,
+    /// Which bytes the client gets, and whether it may send compressed ones, too.
+    pub rendition: Rendition,
 }
 
 /// Accepts a good handshake; with `compression` also what the client offers of it (RFC 7692).
@@ -262,16 +263,15 @@ pub fn accept(
     compression: bool,
 ) -> Result<Accepted, Box<Response<Full<Bytes>>>> {
     let offers = request.headers().get_all(SEC_WEBSOCKET_EXTENSIONS).iter();
-    let agreed = Agreed::on(offers.filter_map(|offer| offer.to_str().ok()))
-        .filter(|_| compression)
-        .and_then(|agreed| HeaderValue::try_from(agreed.header()).ok());
+    let agreed = Agreed::on(offers.filter_map(|offer| offer.to_str().ok())).filter(|_| compression);
+    let rendition = Rendition::agreed(agreed);
+    let agreed = agreed.and_then(|agreed| HeaderValue::try_from(agreed.header()).ok());
     // Taken first: fastwebsockets takes it, too, and gives back a stream that has lost the bytes
     // which came right behind the handshake.
     let upgraded = hyper::upgrade::on(&mut *request);
     match fastwebsockets::upgrade::upgrade(request) {
         Ok((response, _)) => {
             let mut response = response.map(|_| Full::default());
-            let packed = agreed.is_some();
             if let Some(agreed) = agreed {
                 response
                     .headers_mut()
@@ -280,7 +280,7 @@ pub fn accept(
             Ok(Accepted {
                 response,
                 upgraded,
-                packed,
+                rendition,
             })
         }
         Err(why) => Err(Box::new(refuse(StatusCode::BAD_REQUEST, &why.to_string()))),
@@ -328,14 +328,12 @@ fn upgrade(
     let Accepted {
         response,
         upgraded,
-        packed,
+        rendition,
     } = match accept(&mut request, compression) {
         Ok(accepted) => accepted,
         Err(refusal) => return *refusal,
     };
-    if packed {
-        admission.pack();
-    }
+    admission.rendition = rendition;
     let worker = Rc::clone(worker);
     let limits = worker.node.config.limits.clone();
     spawn_local(async move {
@@ -346,7 +344,7 @@ fn upgrade(
         let connection = Connection::new(stream, admission, worker.seconds());
         let session = Session::new(worker, connection);
         let mut decoder = Decoder::new(limits.max_message_bytes);
-        if packed {
+        if rendition == Rendition::Deflated {
             decoder = decoder.inflating();
         }
         // A task of its own, so that an idle client costs no more than its session.

@@ -8,7 +8,7 @@ mod gaps;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::batch::{Batch, Head, Kind, TopicId};
@@ -18,7 +18,6 @@ use super::mailbox::Mailbox;
 use super::protocol::write_gap;
 use super::registry::{Entry, Registry, TopicLimit};
 use super::state::Stored;
-use super::ws::Packer;
 use crate::bar::{Decoder, Message, Topic, write_update};
 use crate::bus::Sink;
 use crate::clock::now_ms;
@@ -67,10 +66,6 @@ pub struct Ingest {
 struct Outlet {
     mailboxes: Vec<Arc<Mailbox>>,
     metrics: GatewayMetrics,
-    /// Clients who take compressed frames.
-    packing: Arc<AtomicUsize>,
-    /// Made when the first of them comes.
-    packer: Option<Packer>,
 }
 
 impl Outlet {
@@ -84,10 +79,6 @@ impl Outlet {
         self.metrics.unwatched.inc_by(received - encoded);
         if frames.batch.is_empty() {
             return frames.workers.clear();
-        }
-        if self.packing.load(Ordering::Relaxed) > 0 {
-            let packer = self.packer.get_or_insert_default();
-            frames.batch.pack(packer);
         }
         let next = Batch::like(&frames.batch);
         let batch = Arc::new(std::mem::replace(&mut frames.batch, next));
@@ -142,8 +133,6 @@ impl Ingest {
             outlet: Outlet {
                 mailboxes,
                 metrics: metrics.clone(),
-                packing: Arc::default(),
-                packer: None,
             },
             metrics,
             bus,
@@ -157,13 +146,6 @@ impl Ingest {
             proof_due: None,
             malformed_log: Limited::default(),
         }
-    }
-
-    /// Compresses frames, too, while that counter is above zero.
-    #[must_use]
-    pub fn packing_for(mut self, clients: Arc<AtomicUsize>) -> Self {
-        self.outlet.packing = clients;
-        self
     }
 
     /// Gives topics that long after the bus is back, instead of [`PROOF_WAIT`].

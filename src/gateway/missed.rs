@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 
-use super::batch::{Batch, Frame, Head, Kept, Kind, TopicId};
+use super::batch::{Batch, Frame, Head, Kind, TopicId};
 use super::hub::{Hub, Socket};
 use super::protocol::write_gap;
 use super::registry::Entry;
@@ -57,6 +57,13 @@ pub struct Settled {
     pub conflated: u64,
     /// They are told as a gap.
     pub gapped: u64,
+}
+
+/// A frame that outlives its batch. Copied out, so that it does not hold the whole batch.
+#[derive(Clone, Debug)]
+struct Kept {
+    head: Head,
+    bytes: Bytes,
 }
 
 impl Missed {

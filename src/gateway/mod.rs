@@ -27,6 +27,7 @@ mod placeholders;
 pub mod protocol;
 pub mod reading;
 pub mod registry;
+pub mod rendition;
 pub mod session;
 pub mod state;
 mod subscribe;
@@ -135,7 +136,6 @@ impl Gateway {
             Arc::clone(&node.bus),
             bus.address(),
         )
-        .packing_for(Arc::clone(&node.packing))
         .proof_within(node.config.proof_wait);
         Answers::start(&node)?;
         let mut ends = Vec::new();

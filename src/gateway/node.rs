@@ -15,6 +15,7 @@ use super::ingest::{BusState, DROPPED_AT_LIMIT};
 use super::load::Load;
 use super::placeholders::Shares;
 use super::registry::Registry;
+use super::rendition::Rendition;
 use super::udf;
 use super::worker::REFUSED_HTTP;
 use super::ws::CloseCode;
@@ -35,8 +36,6 @@ pub struct Node {
     /// Counters of a generator in the same process, shown beside the gateway's own.
     generator: OnceLock<GeneratorMetrics>,
     clients: AtomicUsize,
-    /// Clients who take compressed frames: without any, none is made.
-    pub packing: Arc<AtomicUsize>,
     per_address: DashMap<IpAddr, usize>,
     draining: AtomicBool,
     /// What is known of each worker's load.
@@ -93,21 +92,8 @@ impl Limit {
 pub struct Admission {
     node: Arc<Node>,
     address: IpAddr,
-    packed: bool,
-}
-
-impl Admission {
-    /// The client takes compressed frames.
-    pub fn pack(&mut self) {
-        if !std::mem::replace(&mut self.packed, true) {
-            self.node.packing.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    /// Whether the client takes compressed frames.
-    pub fn is_packed(&self) -> bool {
-        self.packed
-    }
+    /// Which bytes the client gets.
+    pub rendition: Rendition,
 }
 
 impl Refused {
@@ -170,7 +156,6 @@ impl Node {
             bus: Arc::default(),
             generator: OnceLock::new(),
             clients: AtomicUsize::new(0),
-            packing: Arc::default(),
             per_address: DashMap::new(),
             draining: AtomicBool::new(false),
             loads,
@@ -231,7 +216,7 @@ impl Node {
         admitted.map(|()| Admission {
             node: Arc::clone(self),
             address,
-            packed: false,
+            rendition: Rendition::Plain,
         })
     }
 
@@ -261,9 +246,6 @@ impl Node {
 impl Drop for Admission {
     fn drop(&mut self) {
         self.node.clients.fetch_sub(1, Ordering::Relaxed);
-        if self.packed {
-            self.node.packing.fetch_sub(1, Ordering::Relaxed);
-        }
         self.node.metrics.clients.dec();
         if self.node.config.limits.max_clients_per_address > 0
             && let Some(mut count) = self.node.per_address.get_mut(&self.address)

@@ -28,6 +28,7 @@ use super::ws::{CloseCode, FrameBuilder};
 use crate::bar::Pattern;
 use crate::clock::now_us;
 use crate::limited::Limited;
+use crate::metrics::Counts;
 
 /// One read's size. Shared by all clients of the worker, so it can be generous; a client's message
 /// is at most 4 KiB by default.
@@ -68,6 +69,7 @@ pub struct Worker {
     frames: RefCell<FrameBuilder>,
     pub(super) policy_log: RefCell<Limited>,
     started: Instant,
+    counts: Arc<Counts>,
 }
 
 impl Worker {
@@ -79,6 +81,7 @@ impl Worker {
         let share = limits.max_clients.div_ceil(node.config.workers);
         hub.reserve(share.saturating_add(share / 8).min(MAX_RESERVED_SESSIONS));
         let watching = Watching::new(at, Arc::clone(&node.registry));
+        let counts = node.metrics.worker();
         Self {
             at,
             node,
@@ -94,6 +97,7 @@ impl Worker {
             frames: RefCell::default(),
             policy_log: RefCell::default(),
             started: Instant::now(),
+            counts,
         }
     }
 
@@ -108,10 +112,10 @@ impl Worker {
 
     /// Takes a session in; one that comes while this gateway drains is closed at once.
     pub fn join(self: &Rc<Self>, connection: &Rc<Connection>) -> SessionId {
-        let id = self.hub.borrow_mut().add(Rc::clone(connection));
-        if connection.admission.is_packed() {
-            self.hub.borrow_mut().pack(id);
-        }
+        let mut hub = self.hub.borrow_mut();
+        let id = hub.add(Rc::clone(connection));
+        hub.set_rendition(id, connection.admission.rendition);
+        drop(hub);
         self.tell_clients();
         if self.node.is_draining() {
             self.close(id, connection, CloseCode::GoingAway, GOING_AWAY);
@@ -216,7 +220,8 @@ impl Worker {
             }
             (hub.take_todo(), hub.take_tally())
         };
-        self.node.metrics.add(&tally);
+        self.counts.add(&tally);
+        self.node.metrics.add_gapped(&tally);
         for id in todo.lagging {
             if let Some(connection) = self.connection(id) {
                 spawn_local(session::flush(Rc::clone(self), id, connection));
@@ -240,15 +245,15 @@ impl Worker {
         let now = Instant::now();
         self.hub.borrow_mut().fan_out(batch, now);
         let sent = now_us();
+        let hub = self.hub.borrow();
         for frame in &batch.frames {
             if let Some(ts) = frame.head.ts
-                && self.hub.borrow().is_watched(frame.head.topic)
+                && hub.is_watched(frame.head.topic)
             {
-                #[expect(clippy::cast_precision_loss, reason = "microseconds of lag are small")]
-                let lag = sent.saturating_sub(ts) as f64 / 1e6;
-                self.node.metrics.lag.observe(lag);
+                self.counts.observe_lag(sent.saturating_sub(ts));
             }
         }
+        drop(hub);
         self.see_to_todo();
     }
 
