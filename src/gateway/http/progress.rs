@@ -9,8 +9,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 
-/// Less than this taken in the grace is no progress, in bytes.
-const PROGRESS_BYTES: usize = 1 << 10;
+use crate::gateway::lag::PROGRESS_BYTES;
 
 /// Writing fails once the peer took next to nothing for `grace` while something waited for it.
 pub struct Progressing {
