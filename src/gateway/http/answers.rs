@@ -25,6 +25,10 @@ use crate::metrics;
 const MAX_QUEUED_REQUESTS: usize = 1_024;
 /// How old a shared body may be.
 pub(super) const SHARED_FOR: Duration = Duration::from_secs(1);
+/// Bodies of so many bytes are shared: many may wait to be read. Smaller ones are made anew.
+const SHARED_FROM_BYTES: usize = 64 << 10;
+/// Likewise those that took this long.
+const SHARED_FROM: Duration = Duration::from_millis(5);
 /// Shared bodies kept at once: one is at most some 1 MB.
 const MAX_SHARED: usize = 16;
 /// Longest query string that is looked at, in bytes.
@@ -145,7 +149,8 @@ impl Bodies {
             return body.clone();
         }
         let body = build(self);
-        if self.shared.len() < MAX_SHARED {
+        let is_dear = body.len() >= SHARED_FROM_BYTES || now.elapsed() >= SHARED_FROM;
+        if is_dear && self.shared.len() < MAX_SHARED {
             self.shared.insert(key, (now, body.clone()));
         }
         body

@@ -12,6 +12,9 @@ use crate::gateway::registry::Entry;
 /// Topics of one page at most, and without a `limit`: some 200 bytes each.
 pub const MAX_LISTED_TOPICS: usize = 5_000;
 
+/// Fewer topics than this are sorted for each request.
+const SORTED_ANEW_BELOW: usize = 1_000;
+
 /// The topics in the order of their names, as they were a moment ago.
 pub struct Listing {
     built: Instant,
@@ -58,7 +61,9 @@ impl Page {
 impl Listing {
     /// What is kept if it is young enough, otherwise sorted anew.
     pub fn fresh<'a>(kept: &'a mut Option<Self>, node: &Node) -> &'a Self {
-        let old = kept.take().filter(|old| old.built.elapsed() < SHARED_FOR);
+        let is_young =
+            |old: &Self| old.entries.len() >= SORTED_ANEW_BELOW && old.built.elapsed() < SHARED_FOR;
+        let old = kept.take().filter(is_young);
         kept.insert(old.unwrap_or_else(|| {
             let mut entries = node.registry.all();
             entries.sort_unstable_by_key(|entry| entry.topic);
