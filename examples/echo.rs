@@ -13,8 +13,9 @@ use std::rc::Rc;
 
 use barcast::gateway::http;
 use barcast::gateway::reading::{Listener, ReadBuffer, Reading};
+use barcast::gateway::rendition::Rendition;
 use barcast::gateway::ws::{
-    CloseCode, Decoder, Event, FrameBuilder, Packer, Violation, close_frame, pong_frame,
+    CloseCode, Decoder, Deflater, Event, FrameBuilder, Violation, close_frame, pong_frame,
 };
 use bytes::Bytes;
 use clap::Parser;
@@ -55,15 +56,15 @@ struct Echo {
     buffer: ReadBuffer,
     frames: FrameBuilder,
     /// For a client who takes compressed frames.
-    packer: Option<Packer>,
+    deflater: Option<Deflater>,
     out: UnboundedSender<Out>,
 }
 
 impl Echo {
     fn text(&mut self, text: &[u8]) -> Bytes {
         let mut frame = Vec::new();
-        let packed = self.packer.as_mut();
-        match packed.and_then(|packer| packer.append_text(text, &mut frame)) {
+        let deflater = self.deflater.as_mut();
+        match deflater.and_then(|deflater| deflater.append_text(text, &mut frame)) {
             // It may begin behind bytes that are no part of it.
             Some(range) => Bytes::from(frame).slice(range),
             None => self.frames.text(|out| out.extend_from_slice(text)),
@@ -140,11 +141,12 @@ fn answer(mut request: Request<Incoming>, buffer: ReadBuffer) -> Response<Full<B
     let http::Accepted {
         response,
         upgraded,
-        packed,
+        rendition,
     } = match http::accept(&mut request, true) {
         Ok(accepted) => accepted,
         Err(refusal) => return *refusal,
     };
+    let compressed = rendition == Rendition::Deflated;
     spawn_local(async move {
         let Some((stream, early)) = http::stream_of(upgraded).await else {
             return;
@@ -157,11 +159,11 @@ fn answer(mut request: Request<Incoming>, buffer: ReadBuffer) -> Response<Full<B
             buffer,
             frames: FrameBuilder::default(),
             // What is not text, or would not become smaller, goes back plain (RFC 7692, section 6).
-            packer: packed.then(Packer::default),
+            deflater: compressed.then(Deflater::default),
             out,
         };
         let mut decoder = Decoder::new(MAX_MESSAGE_BYTES);
-        if packed {
+        if compressed {
             decoder = decoder.inflating();
         }
         Reading::new(echo, decoder, early).await;

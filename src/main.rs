@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use barcast::cli::{self, Command};
 use barcast::feed::{self, FeedError};
+use barcast::record::RecordError;
 use barcast::replay::ReplayError;
 use barcast::tail::tail;
 use barcast::{generator, record, replay, run};
@@ -68,8 +69,11 @@ async fn command(command: Command, stop: CancellationToken) -> anyhow::Result<Ex
         }
         Command::Record(args) => {
             let settings = args.validate().unwrap_or_else(|why| cli::fail(&why));
-            let lost = record::record(settings, stop).await?;
-            return Ok(ExitCode::from(u8::from(lost > 0)));
+            return match record::record(settings, stop).await {
+                Ok(lost) => Ok(ExitCode::from(u8::from(lost > 0))),
+                Err(RecordError::Folder(why)) => cli::fail(&why),
+                Err(why) => Err(why.into()),
+            };
         }
         Command::Replay(args) => {
             let settings = args.validate().unwrap_or_else(|why| cli::fail(&why));

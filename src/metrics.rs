@@ -1,20 +1,22 @@
 //! Every counter, its name and its help, in one place; a recorder's, and what is read at a scrape instead
 //! of counted, are in the modules below.
 
+mod counts;
 pub mod process;
 mod record;
 mod topics;
 pub mod workers;
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+pub use counts::{Counts, WorkerCounter, WorkerCounts, WorkerLag};
 pub use record::{OutputMetrics, RecordMetrics};
 pub use topics::TopicSubscribers;
 
@@ -112,15 +114,11 @@ impl FeedMetrics {
 type Labelled = Family<[(&'static str, String); 1], Counter>;
 type UdfRequests = Family<[(&'static str, &'static str); 2], Counter>;
 
-/// From publish to send, in seconds: a loopback's tenth of a millisecond to a stuck ten seconds.
-const LAG_BUCKETS: [f64; 16] = [
-    0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
-    5.0, 10.0,
-];
-
 /// Labels of [`GatewayMetrics::gapped`]: the outbox's bound was reached; the client left first.
 pub const GAPPED_SLOW: &str = "slow_client";
 pub const GAPPED_LEFT: &str = "disconnected";
+/// The same: their worker was so far behind that history did not have them any more.
+pub const GAPPED_GATEWAY: &str = "gateway";
 
 /// What became of deliveries since the last call, counted by one worker without atomics.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -135,6 +133,8 @@ pub struct Tally {
     pub gapped_slow: u64,
     /// Still waiting when their client left.
     pub gapped_left: u64,
+    /// Not to be had any more when the worker came to them; the client is told.
+    pub gapped_gateway: u64,
     /// Still waiting for their turn when the client ended the subscription, and so not wanted.
     pub unsubscribed: u64,
     /// Bytes that the kernel took.
@@ -155,11 +155,11 @@ pub struct GatewayMetrics {
     pub received: Counter,
     pub broadcast: Counter,
     pub unwatched: Counter,
-    pub due: Counter,
-    pub delivered: Counter,
-    pub conflated: Counter,
+    pub due: WorkerCounter,
+    pub delivered: WorkerCounter,
+    pub conflated: WorkerCounter,
     gapped: Labelled,
-    pub unsubscribed: Counter,
+    pub unsubscribed: WorkerCounter,
     pub gaps_upstream: Counter,
     dropped: Labelled,
     pub clients: Gauge,
@@ -170,29 +170,32 @@ pub struct GatewayMetrics {
     refused: Labelled,
     limited: Labelled,
     closed: Labelled,
+    pub shed: Counter,
     udf_requests: UdfRequests,
     pub bus_connected: Gauge,
     pub bus_reconnects: Counter,
     pub stored: Counter,
     pub store_failures: Counter,
     pub history_bytes: Gauge,
-    pub sent_bytes: Counter,
-    pub writes: Counter,
-    pub full: Counter,
-    pub lag: Histogram,
+    pub sent_bytes: WorkerCounter,
+    pub writes: WorkerCounter,
+    pub full: WorkerCounter,
+    lag: WorkerLag,
+    workers: WorkerCounts,
 }
 
 impl Default for GatewayMetrics {
     fn default() -> Self {
+        let workers = WorkerCounts::default();
         Self {
             received: Counter::default(),
             broadcast: Counter::default(),
             unwatched: Counter::default(),
-            due: Counter::default(),
-            delivered: Counter::default(),
-            conflated: Counter::default(),
+            due: workers.due(),
+            delivered: workers.delivered(),
+            conflated: workers.conflated(),
             gapped: Labelled::default(),
-            unsubscribed: Counter::default(),
+            unsubscribed: workers.unsubscribed(),
             gaps_upstream: Counter::default(),
             dropped: Labelled::default(),
             clients: Gauge::default(),
@@ -203,16 +206,18 @@ impl Default for GatewayMetrics {
             refused: Labelled::default(),
             limited: Labelled::default(),
             closed: Labelled::default(),
+            shed: Counter::default(),
             udf_requests: UdfRequests::default(),
             bus_connected: Gauge::default(),
             bus_reconnects: Counter::default(),
             stored: Counter::default(),
             store_failures: Counter::default(),
             history_bytes: Gauge::default(),
-            sent_bytes: Counter::default(),
-            writes: Counter::default(),
-            full: Counter::default(),
-            lag: Histogram::new(LAG_BUCKETS),
+            sent_bytes: workers.sent_bytes(),
+            writes: workers.writes(),
+            full: workers.full(),
+            lag: workers.lag(),
+            workers,
         }
     }
 }
@@ -254,18 +259,17 @@ impl GatewayMetrics {
         labelled(&self.gapped, "reason", reason)
     }
 
-    /// Adds what a worker counted.
-    pub fn add(&self, tally: &Tally) {
-        self.due.inc_by(tally.due);
-        self.delivered.inc_by(tally.delivered);
-        self.conflated.inc_by(tally.conflated);
-        self.unsubscribed.inc_by(tally.unsubscribed);
-        self.sent_bytes.inc_by(tally.bytes);
-        self.writes.inc_by(tally.writes);
-        self.full.inc_by(tally.full);
+    /// Counts of its own for one more worker.
+    pub fn worker(&self) -> Arc<Counts> {
+        self.workers.one_more()
+    }
+
+    /// Adds deliveries that a worker counted as lost. They are rare, so all workers share them.
+    pub fn add_gapped(&self, tally: &Tally) {
         for (reason, count) in [
             (GAPPED_SLOW, tally.gapped_slow),
             (GAPPED_LEFT, tally.gapped_left),
+            (GAPPED_GATEWAY, tally.gapped_gateway),
         ] {
             if count > 0 {
                 self.gapped(reason).inc_by(count);
@@ -273,25 +277,10 @@ impl GatewayMetrics {
         }
     }
 
-    /// Registers all under their names.
-    pub fn register(&self, registry: &mut Registry) {
+    /// Registers what workers count.
+    fn register_deliveries(&self, registry: &mut Registry) {
         let mut counter =
-            |name, help, metric: &Counter| registry.register(name, help, metric.clone());
-        counter(
-            "barcast_received_bars",
-            "Valid bars from the bus",
-            &self.received,
-        );
-        counter(
-            "barcast_broadcast_bars",
-            "Bars encoded because somebody watches their topic",
-            &self.broadcast,
-        );
-        counter(
-            "barcast_unwatched_bars",
-            "Bars not encoded because nobody watches their topic",
-            &self.unwatched,
-        );
+            |name, help, metric: &WorkerCounter| registry.register(name, help, metric.clone());
         counter(
             "barcast_due_bars",
             "Deliveries due: bars times subscribers",
@@ -311,6 +300,49 @@ impl GatewayMetrics {
             "barcast_unsubscribed_bars",
             "Deliveries that waited for their turn when the client ended the subscription",
             &self.unsubscribed,
+        );
+        counter(
+            "barcast_sent_bytes",
+            "Bytes that client sockets took",
+            &self.sent_bytes,
+        );
+        counter("barcast_writes", "Writes to client sockets", &self.writes);
+        counter(
+            "barcast_full_sockets",
+            "Times a client's socket became full",
+            &self.full,
+        );
+        registry.register(
+            "barcast_lag_seconds",
+            "From a bar's publish time to its last send by one worker",
+            self.lag.clone(),
+        );
+    }
+
+    /// Registers all under their names.
+    pub fn register(&self, registry: &mut Registry) {
+        self.register_deliveries(registry);
+        let mut counter =
+            |name, help, metric: &Counter| registry.register(name, help, metric.clone());
+        counter(
+            "barcast_shed_clients",
+            "Clients closed because more waited on this node than --waiting-bytes allows",
+            &self.shed,
+        );
+        counter(
+            "barcast_received_bars",
+            "Valid bars from the bus",
+            &self.received,
+        );
+        counter(
+            "barcast_broadcast_bars",
+            "Bars encoded because somebody watches their topic",
+            &self.broadcast,
+        );
+        counter(
+            "barcast_unwatched_bars",
+            "Bars not encoded because nobody watches their topic",
+            &self.unwatched,
         );
         counter(
             "barcast_upstream_gaps",
@@ -336,17 +368,6 @@ impl GatewayMetrics {
             "barcast_store_failures",
             "Times the store could not be read to its end",
             &self.store_failures,
-        );
-        counter(
-            "barcast_sent_bytes",
-            "Bytes that client sockets took",
-            &self.sent_bytes,
-        );
-        counter("barcast_writes", "Writes to client sockets", &self.writes);
-        counter(
-            "barcast_full_sockets",
-            "Times a client's socket became full",
-            &self.full,
         );
         let mut family =
             |name, help, metric: &Labelled| registry.register(name, help, metric.clone());
@@ -406,11 +427,6 @@ impl GatewayMetrics {
             "barcast_history_bytes",
             "Memory of the bars kept of all topics, in bytes",
             &self.history_bytes,
-        );
-        registry.register(
-            "barcast_lag_seconds",
-            "From a bar's publish time to its last send by one worker",
-            self.lag.clone(),
         );
     }
 }

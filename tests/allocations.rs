@@ -31,6 +31,7 @@ fn batch(entries: &[Arc<Entry>], version: u64) -> Batch {
             topic: entry.id,
             version,
             time: 0,
+            from: 0,
             kind: Kind::Forming,
             ts: None,
         };
@@ -51,7 +52,7 @@ fn a_delivery_that_the_socket_takes_allocates_nothing() {
     let entries: Vec<_> = (0..TOPICS)
         .map(|n| {
             registry
-                .watch(&format!("bars:T{n}:1").parse().unwrap())
+                .watch(&format!("bars:T{n}:1").parse().unwrap(), 0)
                 .unwrap()
         })
         .collect();

@@ -76,7 +76,7 @@ proptest! {
             prop_assert!(told.len() <= kept);
             bars.extend(told.iter().map(|bar| (bar.time(), price(bar))));
             // As the gateway tells it in a `bars.gap`.
-            let first = history.first().unwrap().time();
+            let first = history.known_from().unwrap();
             let lacking = history.lacking(since).unwrap_or(since)..first;
             bars.retain(|time, _| !lacking.contains(time));
             let mut whole = truth.clone();
@@ -91,7 +91,7 @@ proptest! {
 fn what_a_node_got_later_by_the_store_is_for_who_comes_back() {
     let topic = "bars:A:1S".parse().unwrap();
     let registry = Registry::new(1, 100);
-    let entry = registry.watch(&topic).unwrap();
+    let entry = registry.watch(&topic, 0).unwrap();
     let mut state = entry.lock();
     let revised = Message {
         rev: Some(1),

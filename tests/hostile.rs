@@ -5,14 +5,15 @@
 
 mod common;
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::Shutdown;
 use std::thread;
 use std::time::Duration;
 
-use barcast::gateway::worker::{MAX_HTTP_CONNECTIONS, REFUSED_HTTP};
+use barcast::gateway::http::places::MAX_HTTP_CONNECTIONS;
+use barcast::gateway::worker::REFUSED_HTTP;
 use common::client::{
-    BINARY, CLOSE, CONTINUATION, Client, PING, PONG, TEXT, Wire, frame, frame_with, handshake,
+    BINARY, CLOSE, CONTINUATION, Client, PING, PONG, TEXT, Wire, frame, frame_with, get, handshake,
     metric,
 };
 use common::eventually_blocking;
@@ -220,8 +221,9 @@ fn lengths_are_judged_when_they_are_declared() {
     given_back(&gateway, 1);
 }
 
+/// Whoever takes all places for connections without a session keeps nobody out: neither clients nor probes.
 #[test]
-fn connections_that_never_become_sessions_are_bounded() {
+fn idle_connections_give_way_to_clients_and_probes() {
     const BEYOND: usize = 16;
     allow_files(MAX_HTTP_CONNECTIONS + BEYOND);
     let mut config = config();
@@ -233,15 +235,16 @@ fn connections_that_never_become_sessions_are_bounded() {
         let silent: Vec<_> = (0..MAX_HTTP_CONNECTIONS + BEYOND)
             .map(|_| Wire::connect(address))
             .collect();
-        eventually_blocking("refused", || refused.get() == BEYOND as u64);
+        eventually_blocking("as many as there are places beyond", || {
+            refused.get() == BEYOND as u64
+        });
+        for _ in 0..BEYOND {
+            let mut client = Client::connect(address);
+            assert!(client.until_pong().is_empty());
+            assert_eq!(get(address, "/healthz").status, 200);
+        }
         silent
     });
     drop(silent);
-    eventually_blocking("there is room again", || {
-        let mut wire = Wire::connect(gateway.address);
-        push(&mut wire.stream, handshake().as_bytes());
-        let mut status = [0; 12];
-        wire.stream.read_exact(&mut status).is_ok() && status == *b"HTTP/1.1 101"
-    });
     given_back(&gateway, 1);
 }

@@ -71,7 +71,7 @@ fn storms_of_subscriptions_are_closed_as_too_fast() {
         .concat();
         for _ in 0..4 {
             let mut client = Client::connect(address);
-            push(&mut client.wire.stream, &turn.repeat(200));
+            push(&mut client.wire.stream, &turn.repeat(400));
             drain(&mut client.wire.stream);
         }
     });

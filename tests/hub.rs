@@ -84,7 +84,7 @@ fn entries(count: usize) -> Vec<Arc<Entry>> {
     let registry = Registry::new(count, 10);
     let topic = |n: usize| format!("bars:T{n}:1").parse().unwrap();
     (0..count)
-        .map(|n| registry.watch(&topic(n)).unwrap())
+        .map(|n| registry.watch(&topic(n), 0).unwrap())
         .collect()
 }
 
@@ -93,6 +93,7 @@ fn frame(entry: &Entry, version: u64, time: i64, kind: Kind) -> (Head, String) {
         topic: entry.id,
         version,
         time,
+        from: time,
         kind,
         ts: None,
     };

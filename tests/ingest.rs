@@ -357,6 +357,38 @@ fn ingest(redis: &RedisServer, arguments: &[&str], input: &str) -> Output {
     child.wait_with_output().unwrap()
 }
 
+/// A row is handed on when it came, not when the next one comes, in either format.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_live_row_is_published_before_the_next_one_comes() {
+    for (format, header, row) in [
+        (
+            "ndjson",
+            "",
+            r#"{"symbol":"A","time":1704067200000,"price":2.5,"size":1}"#,
+        ),
+        ("csv", "symbol,time,price,size\n", "A,1704067200000,2.5,1"),
+    ] {
+        let server = RedisServer::start();
+        let subscription = Subscription::start(RedisBus::new(&server.url()).unwrap()).await;
+        let mut child = Command::new(env!("CARGO_BIN_EXE_barcast"))
+            .args(["ingest", "--redis-url", &server.url(), "--format", format])
+            .args(["--resolutions", "1", "-"])
+            .stdin(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut pipe = child.stdin.take().unwrap();
+        pipe.write_all(format!("{header}{row}\n").as_bytes())
+            .unwrap();
+        eventually("the row, while the pipe stays open", || {
+            !bars(&subscription.collector.decoded(), "bars:A:1").is_empty()
+        })
+        .await;
+        drop(pipe);
+        assert!(child.wait().unwrap().success(), "{format}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn standard_input_and_the_exit_code() {
     let server = RedisServer::start();

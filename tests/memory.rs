@@ -186,7 +186,7 @@ fn kept(gateway: &Running) -> (usize, usize, i64) {
         let history = &entry.lock().history;
         all += history.count();
         least = least.min(history.count());
-        begin = begin.max(history.first().map_or(i64::MIN, Bar::time));
+        begin = begin.max(history.known_from().unwrap_or(i64::MIN));
     });
     (all, least, begin)
 }

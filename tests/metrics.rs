@@ -162,7 +162,11 @@ fn the_lag_from_publish_to_send_is_a_histogram() {
 /// However many topics there are, the metric has a bounded number of labels.
 #[test]
 fn only_the_most_watched_topics_are_named() {
-    let (gateway, _feed) = in_process(config());
+    let (gateway, mut feed) = in_process(config());
+    for n in 0..120 {
+        feed.bar(&candle(format!("T{n}").leak(), 0, 1));
+    }
+    gateway.received(120);
     let topics = |range: std::ops::Range<u32>| {
         let names: Vec<_> = range.map(|n| format!("\"bars:T{n}:1\"")).collect();
         format!(
@@ -208,8 +212,8 @@ fn topics_are_listed_with_subscribers_and_last_bar() {
     let body = get(gateway.address, "/api/v1/topics").body;
     let listed: serde_json::Value = serde_json::from_str(&body).unwrap();
     let last: serde_json::Value = serde_json::from_str(&bar.json()).unwrap();
-    let expected = json!({"total": 2, "topics": [
-        {"topic": "bars:AAPL:D", "symbol": "AAPL", "resolution": "D", "subscribers": 1, "last": null, "messages": 0},
+    // The other is a name as yet.
+    let expected = json!({"total": 1, "topics": [
         {"topic": "bars:MSFT:1", "symbol": "MSFT", "resolution": "1", "subscribers": 1, "last": last, "messages": 2},
     ]});
     assert_eq!(listed, expected);

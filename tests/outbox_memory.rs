@@ -47,6 +47,7 @@ fn an_outbox_takes_up_no_more_than_it_counts() {
                     topic: TopicId(random.u32(0..topics)),
                     version: 0,
                     time: i64::try_from(step).unwrap(),
+                    from: 0,
                     kind: [Kind::Forming, Kind::Closed][random.usize(0..2)],
                     ts: None,
                 };

@@ -199,7 +199,11 @@ fn a_client_that_never_reads_again_is_closed_as_slow() {
     never.subscribe("bars:*:1");
     let fast = Fast::start(&gateway, last_of_all());
     let closed = gateway.node.metrics.closed(4503);
-    let published = publish_until(&mut feed, &fast, || closed.get() == 2);
+    let published = publish_until(&mut feed, &fast, || {
+        // Progress is looked at once a second.
+        thread::sleep(Duration::from_millis(1));
+        closed.get() == 2
+    });
     returning.wire.widen();
     // One reads at last, and finds whole frames and then why it was closed.
     loop {

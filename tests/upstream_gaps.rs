@@ -6,68 +6,16 @@
 
 mod common;
 
-use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
-use barcast::bus::{Bus, MemoryBus, Sink};
+use barcast::bus::Sink;
 use common::client::Client;
 use common::gateway::{Candle, Running, START, candle, config};
+use common::script::Scripted;
 use serde_json::Value;
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio_util::sync::CancellationToken;
 
 /// Longer than any test.
 const NEVER: Duration = Duration::from_secs(3_600);
-
-type Step = Box<dyn FnOnce(&mut dyn Sink) + Send>;
-
-/// A bus whose subscriber is called by the test.
-#[derive(Clone)]
-struct Scripted {
-    steps: UnboundedSender<Step>,
-    taken: Arc<Mutex<Option<UnboundedReceiver<Step>>>>,
-}
-
-impl Scripted {
-    fn new() -> Self {
-        let (steps, taken) = unbounded_channel();
-        Self {
-            steps,
-            taken: Arc::new(Mutex::new(Some(taken))),
-        }
-    }
-
-    /// Calls the sink, and waits until that is done.
-    fn call(&self, step: impl FnOnce(&mut dyn Sink) + Send + 'static) {
-        let (done, until_done) = mpsc::channel();
-        let step = move |sink: &mut dyn Sink| {
-            step(sink);
-            done.send(()).unwrap();
-        };
-        assert!(self.steps.send(Box::new(step)).is_ok());
-        until_done.recv_timeout(common::DEADLINE).unwrap();
-    }
-}
-
-impl Bus for Scripted {
-    type Publisher = <MemoryBus as Bus>::Publisher;
-
-    fn publisher(&self) -> Self::Publisher {
-        MemoryBus::default().publisher()
-    }
-
-    async fn subscribe<S: Sink>(self, mut sink: S, stop: CancellationToken) {
-        let mut steps = self.taken.lock().unwrap().take().unwrap();
-        sink.connected();
-        while let Some(Some(step)) = stop.run_until_cancelled(steps.recv()).await {
-            step(&mut sink);
-        }
-    }
-
-    fn address(&self) -> String {
-        "a script".to_owned()
-    }
-}
 
 /// A gateway with one client that watches `bars:A:1`.
 struct Scene {

@@ -46,8 +46,8 @@ pub fn bench(criterion: &mut Criterion) {
     group.bench_function("watch and let go", |bencher| {
         bencher.iter(|| {
             for topic in &topics {
-                let entry = full.watch(black_box(topic)).expect("room");
-                full.unwatch(&entry);
+                let entry = full.watch(black_box(topic), 0).expect("room");
+                full.unwatch(&entry, 0);
             }
         });
     });

@@ -69,7 +69,7 @@ pub fn batch_payload(messages: &[Message], compress: bool) -> Vec<u8> {
 
 /// The entries of the messages' topics, each watched.
 pub fn watched(registry: &Registry, messages: &[Message]) -> Vec<Arc<Entry>> {
-    let watch = |message: &Message| registry.watch(&message.topic).expect("room for topics");
+    let watch = |message: &Message| registry.watch(&message.topic, 0).expect("room for topics");
     messages.iter().map(watch).collect()
 }
 
@@ -79,6 +79,7 @@ pub fn head(entry: &Entry, message: &Message) -> Head {
         topic: entry.id,
         version: 1,
         time: message.bar.time(),
+        from: message.bar.time(),
         kind: Kind::Forming,
         ts: message.ts,
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use barcast::bar::write_update;
-use barcast::gateway::ws::Packer;
+use barcast::gateway::ws::Deflater;
 use loadtest::clock::Clock;
 use loadtest::frame::{CLOSE, PING, TEXT, write_server_frame};
 use loadtest::market::{FIRST_BAR_MS, Market};
@@ -77,7 +77,7 @@ fn serve(bytes: &[u8], piece: usize, received: u64) -> (Swarm, WebSocket<TcpStre
 #[test]
 fn compressed_updates_count_with_the_bytes_that_came() {
     let plain = updates(0, &[1, 2, 3, 4]);
-    let (mut packer, mut bytes) = (Packer::default(), Vec::new());
+    let (mut packer, mut bytes) = (Deflater::default(), Vec::new());
     for seq in 1..=4 {
         let (mut text, mut frame) = (Vec::new(), Vec::new());
         write_update(&mut text, &market().message(0, seq, 1).unwrap());

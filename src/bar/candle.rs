@@ -3,7 +3,7 @@ use std::fmt;
 use super::{Number, Resolution};
 
 /// 0001-01-01 and 9999-12-31T23:59:59.999, UTC: beyond lies no date that a chart can print.
-const TIME_RANGE: std::ops::RangeInclusive<i64> = -62_135_596_800_000..=253_402_300_799_999;
+pub const TIME_RANGE: std::ops::RangeInclusive<i64> = -62_135_596_800_000..=253_402_300_799_999;
 
 /// One of a bar's five numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -14,7 +14,7 @@ mod resolution;
 mod symbol;
 mod topic;
 
-pub use candle::{Bar, BarError, Field};
+pub use candle::{Bar, BarError, Field, TIME_RANGE};
 pub use decode::{Decoder, MAX_BATCH_BYTES, MAX_PAYLOAD_BYTES, Malformed};
 pub use encode::{
     BatchEncoder, ZSTD_LEVEL, write_bar, write_bar_fields, write_message, write_update,

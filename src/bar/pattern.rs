@@ -15,6 +15,12 @@ pub struct Pattern {
 pub type PatternError = TopicError;
 
 impl Pattern {
+    /// What means every topic.
+    pub const ALL: Self = Self {
+        symbol: None,
+        resolution: None,
+    };
+
     /// The one topic meant, when there is no `*`.
     pub fn topic(&self) -> Option<Topic> {
         Some(Topic {

@@ -48,10 +48,10 @@ pub struct GatewayArgs {
     /// Memory, in bytes, of bars that may wait for one slow client
     #[arg(long, env = "BARCAST_OUTBOX_BYTES", default_value_t = Limits::default().outbox_bytes, value_parser = values::positive)]
     outbox_bytes: usize,
-    /// Seconds that a slow client may stay at that bound before it is closed with 4503
+    /// Seconds in which a client at that bound must take 1 KiB, or it is closed with 4503
     #[arg(long, env = "BARCAST_SLOW_GRACE", default_value = "10", value_parser = values::seconds)]
     slow_grace: Duration,
-    /// Bytes that may wait on this node, over all clients and answers; the largest is shed first
+    /// Bytes that may wait on this node, over all clients and answers; beyond it the largest is closed with 4503
     #[arg(long, env = "BARCAST_WAITING_BYTES", default_value_t = Limits::default().waiting_bytes, value_parser = values::positive)]
     waiting_bytes: usize,
     /// Names that clients subscribe to and that no bar came for yet; when full, the client with most loses one
@@ -78,6 +78,9 @@ pub struct GatewayArgs {
     /// Seconds that draining may take after SIGTERM
     #[arg(long, env = "BARCAST_DRAIN_GRACE", default_value = "10", value_parser = values::seconds)]
     drain_grace: Duration,
+    /// Seconds over which a drain spreads its closes, half of the grace at most; few clients are closed at once
+    #[arg(long, env = "BARCAST_DRAIN_SPREAD", default_value = "5", value_parser = values::seconds)]
+    drain_spread: Duration,
 }
 
 impl GatewayArgs {
@@ -109,6 +112,7 @@ impl GatewayArgs {
             ui: !self.no_ui,
             cors: self.cors_origin.clone().unwrap_or_default(),
             drain_grace: self.drain_grace,
+            drain_spread: self.drain_spread,
             proof_wait: PROOF_WAIT,
         }
     }

@@ -253,9 +253,10 @@ impl Follower {
             }
             Message::Gap(gap) => {
                 let track = self.tracks.entry(gap.topic).or_default();
-                let told = track.gap(gap.from);
+                let hole = (gap.from, gap.to);
+                let told = track.gap(hole);
                 if told.repair {
-                    track.repairs(gap.from);
+                    track.repairs(hole);
                     self.waiting.push_back(Request {
                         patterns: vec![gap.topic.into()],
                         start: Start::Since(gap.from),
@@ -266,7 +267,9 @@ impl Follower {
                 }
             }
             Message::Done(id) => {
-                self.asked.take_if(|asked| Some(asked.id) == id);
+                if let Some(done) = self.asked.take_if(|asked| Some(asked.id) == id) {
+                    self.done(&done.request);
+                }
             }
             Message::Refused { id, code, message } => {
                 let refused = self.asked.take_if(|asked| Some(asked.id) == id);
@@ -282,6 +285,15 @@ impl Follower {
             Message::Other => {}
         }
         Ok(())
+    }
+
+    /// What comes next of its topics are their snapshots, if it asked for any.
+    fn done(&mut self, request: &Request) {
+        if request.start != Start::Current {
+            for topic in request.patterns.iter().filter_map(Pattern::topic) {
+                self.tracks.entry(topic).or_default().answered();
+            }
+        }
     }
 
     async fn tell_hole(&self, topic: Topic, hole: Option<Hole>) -> Result<(), End> {

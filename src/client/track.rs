@@ -17,8 +17,8 @@ pub(super) type Hole = (i64, i64);
 enum Asked {
     /// After a lost connection.
     Resume(i64),
-    /// After a gap.
-    Repair(i64),
+    /// After a gap, from the first bar to the last one that was told.
+    Repair(i64, i64),
 }
 
 /// What to do about a gap that the gateway told.
@@ -37,6 +37,9 @@ pub(super) struct Track {
     /// From a lost connection until it is known where the topic goes on.
     is_resuming: bool,
     asked: Option<Asked>,
+    /// From the answer to a request until the snapshot that belongs to it: gaps between them are what that
+    /// snapshot lacks, and to ask for them again would bring the same.
+    is_answered: bool,
 }
 
 impl Track {
@@ -48,6 +51,12 @@ impl Track {
     pub fn lost(&mut self) {
         self.is_resuming = true;
         self.asked = None;
+        self.is_answered = false;
+    }
+
+    /// The answer to a request came, and its snapshot will.
+    pub fn answered(&mut self) {
+        self.is_answered = true;
     }
 
     /// It is asked for again from its newest bar on.
@@ -56,8 +65,8 @@ impl Track {
     }
 
     /// Its gap is asked for.
-    pub fn repairs(&mut self, from: i64) {
-        self.asked = Some(Asked::Repair(from));
+    pub fn repairs(&mut self, (from, to): Hole) {
+        self.asked = Some(Asked::Repair(from, to));
     }
 
     /// No snapshot will come after all.
@@ -76,8 +85,9 @@ impl Track {
     pub fn snapshot(&mut self, mut bars: Vec<Update>) -> (Option<Hole>, Vec<Update>) {
         let first = bars.first();
         let hole = first.and_then(|first| self.hole_before(first.view.time));
+        self.is_answered = false;
         let repaired = match self.asked.take() {
-            Some(Asked::Repair(from)) => from,
+            Some(Asked::Repair(from, _)) => from,
             _ => i64::MAX,
         };
         let (first, last) = (self.seen.front().copied(), self.last());
@@ -103,22 +113,26 @@ impl Track {
     }
 
     /// A gap that the gateway told.
-    pub fn gap(&mut self, from: i64) -> Told {
+    pub fn gap(&mut self, (from, to): Hole) -> Told {
         self.is_resuming = false;
-        match self.asked {
-            // Asked for because of this very gap: nobody has its bars.
-            Some(Asked::Repair(asked)) if from >= asked => Told {
-                is_news: false,
-                repair: false,
-            },
-            Some(Asked::Resume(asked)) if from >= asked => Told {
-                is_news: true,
-                repair: false,
-            },
-            _ => Told {
-                is_news: true,
-                repair: true,
-            },
+        let is_asked = match &mut self.asked {
+            Some(Asked::Repair(asked, told)) => {
+                // Asked for because of this very gap: nobody has its bars.
+                if *asked <= from && to <= *told {
+                    return Told {
+                        is_news: false,
+                        repair: false,
+                    };
+                }
+                *told = to.max(*told);
+                *asked <= from
+            }
+            Some(Asked::Resume(asked)) => *asked <= from,
+            None => false,
+        };
+        Told {
+            is_news: true,
+            repair: !is_asked && !self.is_answered,
         }
     }
 
@@ -216,21 +230,49 @@ mod tests {
         for time in [1, 2, 5] {
             track.live(&bar(time, 1));
         }
-        let first = track.gap(2);
+        let first = track.gap((2, 5));
         assert!(first.is_news && first.repair);
-        track.repairs(2);
-        let again = track.gap(2);
+        track.repairs((2, 5));
+        let again = track.gap((2, 5));
         assert!(!again.is_news && !again.repair, "told in the answer");
         let bars = [(2, 2), (3, 1), (4, 1), (5, 1)].map(|(time, close)| bar(time, close));
         assert_eq!(times(&track.snapshot(bars.to_vec()).1), [2, 3, 4]);
-        assert!(track.gap(4).repair, "another gap");
+        assert!(track.gap((4, 5)).repair, "another gap");
+    }
+
+    /// A gateway that lacks older bars, too, begins its gap before what was asked for: to ask for that
+    /// would go on for ever.
+    #[test]
+    fn a_gap_that_comes_with_an_answer_is_told_and_not_asked_for() {
+        let news = |is_news| Told {
+            is_news,
+            repair: false,
+        };
+        let mut track = Track::default();
+        track.live(&bar(5, 1));
+        track.lost();
+        track.resumes();
+        track.answered();
+        assert_eq!(track.gap((3, 4)), news(true));
+        assert_eq!(track.gap((5, 8)), news(true));
+        assert_eq!(track.snapshot(vec![bar(5, 1), bar(9, 1)]).0, None, "told");
+        assert!(track.gap((9, 12)).repair, "a live one");
+        track.repairs((9, 12));
+        assert_eq!(track.gap((13, 15)), news(true), "the answer will have it");
+        track.answered();
+        assert_eq!(track.gap((9, 12)), news(false));
+        assert_eq!(track.gap((1, 15)), news(true));
+        track.snapshot(Vec::new());
+        // The first bars, without any wish to resume or to repair.
+        track.answered();
+        assert_eq!(track.gap((1, 2)), news(true));
     }
 
     #[test]
     fn what_is_older_than_all_that_was_seen_is_left_alone() {
         let mut track = Track::default();
         track.live(&bar(10, 1));
-        track.repairs(5);
+        track.repairs((5, 8));
         assert_eq!(times(&track.snapshot(vec![bar(6, 1), bar(11, 1)]).1), [11]);
     }
 }

@@ -1,5 +1,6 @@
 //! Where rows come from. Each source reads on a thread of its own and hands rows over in chunks.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
@@ -21,6 +22,8 @@ const CHUNK_ROWS: usize = 512;
 const QUEUED_CHUNKS: usize = 16;
 /// Longest line of JSON, in bytes; longer ones are left out. A trade has some 100.
 const MAX_LINE_BYTES: usize = 64 * 1024;
+/// What one read of a CSV file asks for, in bytes: some thousand rows, so that chunks fill.
+const CSV_BUFFER_BYTES: usize = 64 * 1024;
 /// A chunk that is not full is handed over after this long, so that a slow feed is not held up.
 const CHUNK_WAIT: Duration = Duration::from_millis(20);
 
@@ -232,11 +235,32 @@ fn from_json(text: &[u8], config: &Config) -> Result<super::row::Entry, String> 
     Values::json(text)?.entry(config)
 }
 
+/// Hands over what was read before it waits for more: a row must not wait for the next one.
+struct FlushFirst<'a, 'b> {
+    reader: Box<dyn Read + Send>,
+    out: &'a RefCell<&'b mut Out>,
+}
+
+impl Read for FlushFirst<'_, '_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.out.borrow_mut().flush().is_err() {
+            // Nobody takes rows any more, so there are no more.
+            return Ok(0);
+        }
+        self.reader.read(buffer)
+    }
+}
+
 fn rows(file: Text, config: &Config, out: &mut Out) -> io::Result<Result<(), Gone>> {
+    let out = RefCell::new(out);
     let mut reader = csv::ReaderBuilder::new()
         .flexible(true)
         .trim(csv::Trim::All)
-        .from_reader(file.reader);
+        .buffer_capacity(CSV_BUFFER_BYTES)
+        .from_reader(FlushFirst {
+            reader: file.reader,
+            out: &out,
+        });
     let header = reader.headers().map_err(io::Error::other)?.clone();
     let mut record = csv::StringRecord::new();
     loop {
@@ -253,7 +277,7 @@ fn rows(file: Text, config: &Config, out: &mut Out) -> io::Result<Result<(), Gon
             Err(why) => return Err(io::Error::other(why)),
         };
         let at = format!("{}, line {line}", file.name);
-        if out.add(Row { at, entry }).is_err() {
+        if out.borrow_mut().add(Row { at, entry }).is_err() {
             return Ok(Err(Gone));
         }
     }

@@ -1,6 +1,7 @@
-use bytes::Bytes;
+use std::sync::OnceLock;
 
-use super::ws::{Packer, append_text, payload_of};
+use super::rendition::Renderer;
+use super::ws::append_text;
 use crate::bar::Topic;
 
 /// A topic's dense number on this node: an index into every worker's table.
@@ -33,6 +34,8 @@ pub struct Head {
     pub version: u64,
     /// The bar's time; for a gap, where it ends.
     pub time: i64,
+    /// Where a gap begins; for a bar its time.
+    pub from: i64,
     pub kind: Kind,
     /// Publish time in µs since the epoch, when the producer gave one.
     pub ts: Option<u64>,
@@ -46,13 +49,8 @@ pub struct Frame {
     pub end: u32,
 }
 
-/// A frame that outlives its batch, for a session that cannot take it yet. Copied out, so that one
-/// slow client holds on to its frames only and not to whole batches.
-#[derive(Clone, Debug)]
-pub struct Kept {
-    pub head: Head,
-    pub bytes: Bytes,
-}
+/// A frame's compressed form, once it is made.
+type Deflated = OnceLock<Box<[u8]>>;
 
 /// What ingest hands to every worker at once.
 #[derive(Debug, Default)]
@@ -65,17 +63,9 @@ pub struct Batch {
     pub bytes: Vec<u8>,
     /// How many of the frames are notices and no bars.
     pub notices: usize,
-    packed: Packed,
-}
-
-/// The same frames compressed, while there are clients who take them so. Apart from the plain ones,
-/// which stay neighbours.
-#[derive(Debug, Default)]
-struct Packed {
-    bytes: Vec<u8>,
-    /// Where each frame lies; empty for one that did not become smaller. None at all without such
-    /// clients.
-    spans: Vec<(u32, u32)>,
+    /// The frames compressed, each when a client is to get it so, by the first worker that has one. Empty
+    /// for a frame that did not become smaller.
+    deflated: OnceLock<Box<[Deflated]>>,
 }
 
 /// A batch is bounded far below 4 GiB by the size of what comes over the bus.
@@ -104,9 +94,23 @@ impl Batch {
         });
     }
 
+    /// Adds a frame that was encoded before.
+    pub fn push_frame(&mut self, head: Head, frame: &[u8]) {
+        let start = offset(self.bytes.len());
+        self.bytes.extend_from_slice(frame);
+        self.notices += usize::from(head.kind == Kind::Gap);
+        self.frames.push(Frame {
+            head,
+            start,
+            end: offset(self.bytes.len()),
+        });
+    }
+
     /// Adds all that `other` holds behind what is here.
     pub fn append(&mut self, other: &Self) {
         let moved = u32::try_from(self.bytes.len()).unwrap_or(u32::MAX);
+        // What is missing of the compressed form is made anew, when a client is to get it.
+        self.deflated.take();
         self.opened.extend_from_slice(&other.opened);
         self.frames.extend(other.frames.iter().map(|frame| Frame {
             start: frame.start + moved,
@@ -123,6 +127,7 @@ impl Batch {
         self.frames.clear();
         self.bytes.clear();
         self.notices = 0;
+        self.deflated.take();
     }
 
     /// A frame's bytes, header and payload.
@@ -130,33 +135,27 @@ impl Batch {
         &self.bytes[frame.start as usize..frame.end as usize]
     }
 
-    /// Compresses every frame, once for all who take it so.
-    pub fn pack(&mut self, packer: &mut Packer) {
-        let Packed { bytes, spans } = &mut self.packed;
-        spans.reserve(self.frames.len());
-        for frame in &self.frames {
-            let plain = &self.bytes[frame.start as usize..frame.end as usize];
-            let range = packer.append_text(payload_of(plain), bytes);
-            let range = range.unwrap_or_default();
-            spans.push((offset(range.start), offset(range.end)));
+    /// The bytes of the frame at this index for a client that takes compressed ones: plain where
+    /// compressing does not help.
+    pub fn deflated_bytes_of(&self, at: usize, renderer: &mut Renderer) -> &[u8] {
+        let Some(plain) = self.frames.get(at).map(|frame| self.bytes_of(frame)) else {
+            return &[];
+        };
+        let places = self
+            .deflated
+            .get_or_init(|| self.frames.iter().map(|_| OnceLock::new()).collect());
+        match places.get(at) {
+            Some(place) => match &**place.get_or_init(|| renderer.deflate(plain)) {
+                [] => plain,
+                smaller => smaller,
+            },
+            None => plain,
         }
     }
 
-    /// The bytes of the frame at this index for a client who takes compressed ones: plain where
-    /// compressing did not help, or was not done.
-    pub fn packed_bytes_of(&self, at: usize) -> &[u8] {
-        match self.packed.spans.get(at) {
-            Some(&(start, end)) if start < end => &self.packed.bytes[start as usize..end as usize],
-            _ => self
-                .frames
-                .get(at)
-                .map_or(&[], |frame| self.bytes_of(frame)),
-        }
-    }
-
-    /// Bytes of all frames, in every form.
+    /// Bytes of all frames as they were encoded.
     pub fn total_bytes(&self) -> usize {
-        self.bytes.len() + self.packed.bytes.len()
+        self.bytes.len()
     }
 
     /// Whether there is nothing to hand over.
@@ -174,6 +173,7 @@ mod tests {
             topic: TopicId(0),
             version: 1,
             time: 0,
+            from: 0,
             kind,
             ts: None,
         };

@@ -49,11 +49,16 @@ impl Budget {
         self.limit
     }
 
+    /// Whether the bound is passed.
+    pub fn is_over(&self) -> bool {
+        self.waiting() > self.limit
+    }
+
     /// Whether the bound is passed and this holder has the largest single thing that waits.
     pub fn must_shed(&self, holder: usize) -> bool {
         let largest = |h: &Holding| h.largest.load(Ordering::Relaxed);
         let own = self.holders.get(holder).map_or(0, largest);
-        own > 0 && self.waiting() > self.limit && self.holders.iter().all(|h| largest(h) <= own)
+        own > 0 && self.is_over() && self.holders.iter().all(|h| largest(h) <= own)
     }
 }
 

@@ -3,18 +3,25 @@
 
 use std::net::Shutdown;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::hub::SessionId;
+use super::lag::GATHER_BYTES;
+use super::reading::LINGER;
 use super::session::{CLOSE_TIMEOUT, Connection};
 use super::worker::Worker;
 use super::ws::{Close, CloseCode, close_frame, ping_frame};
 
 /// How often slow, silent and closing clients are looked for.
 const SWEEP: Duration = Duration::from_secs(1);
+
+/// Time between two slices of a drain.
+const DRAIN_SLICE: Duration = Duration::from_millis(100);
+/// Clients of a worker that are closed at once at least: their coming back is no storm.
+const DRAIN_SLICE_CLIENTS: usize = 64;
 
 /// Reason of the close frames of a drain.
 pub(super) const GOING_AWAY: &str = "gateway is going away";
@@ -59,7 +66,13 @@ impl Worker {
         if connection.closing.get().is_some() {
             return;
         }
-        let timeout = u32::try_from(CLOSE_TIMEOUT.as_secs()).unwrap_or(u32::MAX);
+        // One that has left answers nothing.
+        let timeout = if connection.left.get() {
+            LINGER
+        } else {
+            CLOSE_TIMEOUT
+        };
+        let timeout = u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX);
         connection
             .closing
             .set(Some(self.seconds().saturating_add(timeout)));
@@ -88,59 +101,149 @@ impl Worker {
 
     /// Looks after closing, slow and silent clients.
     fn sweep(self: &Rc<Self>, round: u32) {
+        for id in self.stalled() {
+            if let Some(connection) = self.connection(id) {
+                let reason = "too slow: what waits is not being read";
+                self.close(id, &connection, CloseCode::SlowClient, reason);
+                if connection.left.get() {
+                    // It takes nothing, so no close frame either, and waits for none.
+                    connection.shut(Shutdown::Both);
+                }
+            }
+        }
         let now = self.seconds();
-        let limits = &self.node.config.limits;
-        let period = u32::try_from(limits.ping_interval.as_secs())
-            .unwrap_or(u32::MAX)
-            .max(1);
-        let mut closes = Vec::new();
+        let interval = self.node.config.limits.ping_interval;
+        let period = u32::try_from(interval.as_secs()).unwrap_or(u32::MAX).max(1);
+        let mut silent = Vec::new();
         let mut pings = Vec::new();
         for (id, connection) in self.hub.borrow().sessions() {
-            let lag = self.hub.borrow();
-            let over = lag.lag(id).and_then(|lag| lag.over_since());
             if let Some(deadline) = connection.closing.get() {
                 if now >= deadline {
                     connection.shut(Shutdown::Both);
                 }
-            } else if over.is_some_and(|since| since.elapsed() > limits.slow_grace) {
-                closes.push((id, CloseCode::SlowClient, "too slow for its subscriptions"));
-            } else if id % period == round % period {
+            } else if id % period == round % period && !connection.left.get() {
                 // Spread over the interval by the session's number.
                 if now.saturating_sub(connection.heard.get()) > 2 * period {
-                    closes.push((id, CloseCode::IdleTimeout, "silent for two ping intervals"));
+                    silent.push(id);
                 } else {
                     pings.push(id);
                 }
             }
         }
-        for (id, code, reason) in closes {
+        for id in silent {
             if let Some(connection) = self.connection(id) {
-                self.close(id, &connection, code, reason);
+                let reason = "silent for two ping intervals";
+                self.close(id, &connection, CloseCode::IdleTimeout, reason);
             }
         }
         for id in pings {
             self.send(id, ping_frame());
         }
+        self.keep_budget();
         self.see_to_todo();
     }
 
-    /// Closes everyone with 1001.
-    pub fn close_all(self: &Rc<Self>) {
-        let all: Vec<_> = self
-            .hub
-            .borrow()
-            .sessions()
-            .map(|(id, connection)| (id, Rc::clone(connection)))
-            .collect();
-        for (id, connection) in all {
-            self.close(
-                id,
-                &connection,
-                CloseCode::GoingAway,
-                "gateway is going away",
-            );
+    /// The sessions that are slow: no progress for so long, while so much waits that it must be made. All
+    /// that waits is too much for a client that has left.
+    fn stalled(&self) -> Vec<SessionId> {
+        let limits = &self.node.config.limits;
+        let (bound, grace) = (limits.outbox_bytes, limits.slow_grace);
+        let now = Instant::now();
+        let mut hub = self.hub.borrow_mut();
+        let full = hub.laggards().filter_map(|(id, connection, lag)| {
+            (connection.left.get() || lag.is_at_bound(bound)).then_some(id)
+        });
+        for id in full.collect::<Vec<_>>() {
+            hub.nudge(id);
         }
-        self.see_to_todo();
+        let stalled = hub.laggards().filter_map(|(id, connection, lag)| {
+            let open = connection.closing.get().is_none();
+            let slow = open && lag.is_stalled(bound, connection.left.get(), grace, now);
+            slow.then_some(id)
+        });
+        stalled.collect()
+    }
+
+    /// Tells the node what waits here, and sheds the largest laggards while all that waits on the node is
+    /// beyond `--waiting-bytes`.
+    pub(super) fn keep_budget(self: &Rc<Self>) {
+        let mut laggards: Vec<_> = {
+            let mut hub = self.hub.borrow_mut();
+            let laggards = hub.laggards();
+            laggards.map(|(id, _, lag)| (lag.bytes(), id)).collect()
+        };
+        let largest = laggards.iter().map(|(bytes, _)| *bytes).max();
+        self.tell_waiting(largest.unwrap_or_default());
+        if !self.node.budget.is_over() {
+            return;
+        }
+        laggards.sort_unstable();
+        while let Some((bytes, id)) = laggards.pop() {
+            self.tell_waiting(bytes);
+            if !self.node.budget.must_shed(self.at) && !self.is_far_over() {
+                return;
+            }
+            self.shed(id);
+        }
+        self.tell_waiting(0);
+    }
+
+    /// Whether so much waits that every worker sheds its own largest: others may look once a second only,
+    /// and clients are faster.
+    fn is_far_over(&self) -> bool {
+        let budget = &self.node.budget;
+        budget.waiting() > budget.limit().saturating_add(budget.limit() / 8)
+    }
+
+    /// Tells the node what waits here, and the most that waits for one client, in bytes.
+    pub(super) fn tell_waiting(&self, largest: usize) {
+        let bytes = self.hub.borrow().waiting_bytes();
+        self.reported_bytes.set(bytes);
+        self.reported_largest.set(largest);
+        self.node.budget.report(self.at, bytes, largest);
+    }
+
+    /// Closes a laggard as slow and gives back what waited for it.
+    fn shed(self: &Rc<Self>, id: SessionId) {
+        let Some(connection) = self.connection(id) else {
+            return;
+        };
+        if connection.closing.get().is_none() {
+            self.node.metrics.shed.inc();
+            let reason = "more waits than this gateway may hold (--waiting-bytes)";
+            self.close(id, &connection, CloseCode::SlowClient, reason);
+            let hub = self.hub.borrow();
+            if hub
+                .lag(id)
+                .is_none_or(|lag| lag.begun_bytes() <= GATHER_BYTES)
+            {
+                return;
+            }
+        }
+        // Its close frame would have to wait for the rest of a large answer, which takes the memory.
+        self.hub.borrow_mut().abandon(id);
+        connection.shut(Shutdown::Both);
+    }
+
+    /// Closes everyone with 1001, in slices over `spread`, so that they do not all come back in the same
+    /// second. A slice has [`DRAIN_SLICE_CLIENTS`] at least: few clients are gone at once.
+    pub async fn close_all(self: &Rc<Self>, spread: Duration) {
+        let all: Vec<SessionId> = self.hub.borrow().sessions().map(|(id, _)| id).collect();
+        let slices = spread.as_millis() / DRAIN_SLICE.as_millis();
+        let slices = usize::try_from(slices).unwrap_or(usize::MAX).max(1);
+        let each = all.len().div_ceil(slices).max(DRAIN_SLICE_CLIENTS);
+        for (nth, slice) in all.chunks(each).enumerate() {
+            if nth > 0 {
+                sleep(DRAIN_SLICE).await;
+            }
+            for &id in slice {
+                // By now another's number perhaps: one that came while draining, and is closing.
+                if let Some(connection) = self.connection(id) {
+                    self.close(id, &connection, CloseCode::GoingAway, GOING_AWAY);
+                }
+            }
+            self.see_to_todo();
+        }
     }
 }
 

@@ -33,6 +33,9 @@ pub struct Config {
     pub proof_wait: Duration,
     /// How long draining may take before the remaining clients are cut.
     pub drain_grace: Duration,
+    /// Over how much of that the closes are spread, so that clients do not all come back at once; half of
+    /// it at most.
+    pub drain_spread: Duration,
 }
 
 /// What strangers may use up.
@@ -59,7 +62,7 @@ pub struct Limits {
     pub ping_interval: Duration,
     /// Memory of bars that may wait for one slow client, in bytes.
     pub outbox_bytes: usize,
-    /// How long a slow client may stay at that bound before it is closed.
+    /// How long a client may make no progress, less than 1 KiB taken, while it is at that bound.
     pub slow_grace: Duration,
     /// Bytes that may wait on this node, over all clients and answers; the largest is shed first.
     pub waiting_bytes: usize,
@@ -79,6 +82,7 @@ impl Default for Config {
             cors: Cors::default(),
             proof_wait: PROOF_WAIT,
             drain_grace: Duration::from_secs(10),
+            drain_spread: Duration::from_secs(5),
         }
     }
 }

@@ -1,9 +1,14 @@
-//! The HTTP side of a worker: routes, and the upgrade to a WebSocket.
+//! The HTTP side of a worker: routes, and the upgrade to a WebSocket. What grows with the topics is built
+//! by the thread of [`answers`].
+
+pub mod answers;
+pub mod listing;
+pub mod places;
+mod progress;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -26,20 +31,17 @@ use super::cors;
 use super::documents;
 use super::node::{Node, Refused};
 use super::reading::Reading;
+use super::rendition::Rendition;
 use super::session::{Connection, Session};
-use super::udf;
 use super::worker::Worker;
 use super::ws::{Agreed, Decoder};
-use crate::bar::write_bar;
-use crate::metrics;
 use crate::ui;
+use progress::Progressing;
 
 /// Largest head of a request, in bytes: hyper answers 431 beyond it.
 const MAX_HEAD_BYTES: usize = 16 << 10;
 /// Longest life of a connection that stays HTTP: pages and probes open new ones.
 const HTTP_LIFETIME: Duration = Duration::from_secs(120);
-/// Topics listed by one request, some 200 bytes each; `total` tells how many there are.
-const MAX_LISTED_TOPICS: usize = 5_000;
 /// What a page of ours may load: nothing from elsewhere.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; connect-src 'self' ws: wss:";
 const JSON: &str = "application/json";
@@ -47,14 +49,21 @@ const TEXT: &str = "text/plain; charset=utf-8";
 
 /// The server side of one TCP connection, until it ends or becomes a session.
 pub async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr) {
-    let Some(_place) = worker.http_connection() else {
+    let Some(place) = worker.http_connection(peer.ip()) else {
         tracing::debug!(%peer, "connection refused: too many without a session");
         return;
     };
-    let handshake_timeout = worker.node.config.limits.handshake_timeout;
-    let service = service_fn(move |request| {
-        let response = route(&worker, request, peer);
-        async move { Ok::<_, Infallible>(response) }
+    let limits = &worker.node.config.limits;
+    let (handshake_timeout, grace) = (limits.handshake_timeout, limits.slow_grace);
+    let stream = Progressing::new(stream, grace);
+    let service = service_fn(|request| {
+        let in_use = place.in_use();
+        let worker = Rc::clone(&worker);
+        async move {
+            let response = route(&worker, request, peer).await;
+            drop(in_use);
+            Ok::<_, Infallible>(response)
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -62,10 +71,13 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr) {
         .max_buf_size(MAX_HEAD_BYTES)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
-    match timeout(HTTP_LIFETIME, connection).await {
-        Ok(Ok(())) => {}
-        Ok(Err(why)) => tracing::debug!(%peer, %why, "HTTP connection ended"),
-        Err(_) => tracing::debug!(%peer, "HTTP connection ended: too old"),
+    tokio::select! {
+        ended = timeout(HTTP_LIFETIME, connection) => match ended {
+            Ok(Ok(())) => {}
+            Ok(Err(why)) => tracing::debug!(%peer, %why, "HTTP connection ended"),
+            Err(_) => tracing::debug!(%peer, "HTTP connection ended: too old"),
+        },
+        () = place.evicted() => tracing::debug!(%peer, "HTTP connection ended: others need its place"),
     }
 }
 
@@ -93,7 +105,7 @@ fn refuse(status: StatusCode, why: &str) -> Response<Full<Bytes>> {
     respond(status, TEXT, format!("{why}\n"))
 }
 
-fn route(
+async fn route(
     worker: &Rc<Worker>,
     request: Request<Incoming>,
     peer: SocketAddr,
@@ -105,7 +117,9 @@ fn route(
     let node = &worker.node;
     let shared = node.config.cors.shares(path);
     let mut response = match *request.method() {
-        Method::GET | Method::HEAD => get(node, path, request.uri().query().unwrap_or_default()),
+        Method::GET | Method::HEAD => {
+            get(node, path, request.uri().query().unwrap_or_default()).await
+        }
         Method::OPTIONS if shared => cors::preflight(),
         _ => method_not_allowed(),
     };
@@ -124,25 +138,15 @@ fn method_not_allowed() -> Response<Full<Bytes>> {
     response
 }
 
-fn get(node: &Node, path: &str, query: &str) -> Response<Full<Bytes>> {
+async fn get(node: &Node, path: &str, query: &str) -> Response<Full<Bytes>> {
     match path {
         "/healthz" => respond(StatusCode::OK, JSON, r#"{"status":"alive"}"#),
         "/readyz" => ready(node),
-        "/metrics" => respond(StatusCode::OK, metrics::CONTENT_TYPE, node.render_metrics()),
-        "/api/v1/topics" => respond(StatusCode::OK, JSON, topics(node)),
+        "/metrics" | "/api/v1/topics" => node.answers.ask(path, query).await,
         documents::ASYNCAPI_PATH => respond(StatusCode::OK, JSON, documents::ASYNCAPI),
         documents::OPENAPI_PATH => respond(StatusCode::OK, JSON, documents::OPENAPI),
-        _ => match path.strip_prefix("/udf/") {
-            Some(name) => {
-                let reply = udf::reply(node, name, query);
-                respond(
-                    reply.code,
-                    if reply.is_json { JSON } else { TEXT },
-                    reply.body,
-                )
-            }
-            None => page(node, path),
-        },
+        _ if path.starts_with("/udf/") => node.answers.ask(path, query).await,
+        _ => page(node, path),
     }
 }
 
@@ -173,36 +177,6 @@ fn ready(node: &Node) -> Response<Full<Bytes>> {
     } else {
         respond(StatusCode::SERVICE_UNAVAILABLE, JSON, body)
     }
-}
-
-fn topics(node: &Node) -> Vec<u8> {
-    let mut entries = node.registry.all();
-    entries.sort_unstable_by_key(|entry| entry.topic);
-    let total = entries.len();
-    let mut out = format!(r#"{{"total":{total},"topics":["#).into_bytes();
-    for (at, entry) in entries.iter().take(MAX_LISTED_TOPICS).enumerate() {
-        let topic = entry.topic;
-        let subscribers = entry.subscribers.load(Ordering::Relaxed);
-        out.extend_from_slice(if at == 0 { b"" } else { b"," });
-        out.extend_from_slice(
-            format!(
-                r#"{{"topic":"{topic}","symbol":"{}","resolution":"{}","subscribers":{subscribers},"last":"#,
-                topic.symbol, topic.resolution
-            )
-            .as_bytes(),
-        );
-        let messages = {
-            let state = entry.lock();
-            match state.history.last() {
-                Some(bar) => write_bar(&mut out, bar),
-                None => out.extend_from_slice(b"null"),
-            }
-            state.version
-        };
-        out.extend_from_slice(format!(r#","messages":{messages}}}"#).as_bytes());
-    }
-    out.extend_from_slice(b"]}");
-    out
 }
 
 /// What is wrong with a WebSocket handshake (RFC 6455, section 4.2.1), if anything.
@@ -276,8 +250,8 @@ pub struct Accepted {
     pub response: Response<Full<Bytes>>,
     /// The connection, once the answer has gone out.
     pub upgraded: OnUpgrade,
-    /// Messages may come and go compressed.
-    pub packed: bool,
+    /// Which bytes the client gets, and whether it may send compressed ones, too.
+    pub rendition: Rendition,
 }
 
 /// Accepts a good handshake; with `compression` also what the client offers of it (RFC 7692).
@@ -289,16 +263,15 @@ pub fn accept(
     compression: bool,
 ) -> Result<Accepted, Box<Response<Full<Bytes>>>> {
     let offers = request.headers().get_all(SEC_WEBSOCKET_EXTENSIONS).iter();
-    let agreed = Agreed::on(offers.filter_map(|offer| offer.to_str().ok()))
-        .filter(|_| compression)
-        .and_then(|agreed| HeaderValue::try_from(agreed.header()).ok());
+    let agreed = Agreed::on(offers.filter_map(|offer| offer.to_str().ok())).filter(|_| compression);
+    let rendition = Rendition::agreed(agreed);
+    let agreed = agreed.and_then(|agreed| HeaderValue::try_from(agreed.header()).ok());
     // Taken first: fastwebsockets takes it, too, and gives back a stream that has lost the bytes
     // which came right behind the handshake.
     let upgraded = hyper::upgrade::on(&mut *request);
     match fastwebsockets::upgrade::upgrade(request) {
         Ok((response, _)) => {
             let mut response = response.map(|_| Full::default());
-            let packed = agreed.is_some();
             if let Some(agreed) = agreed {
                 response
                     .headers_mut()
@@ -307,7 +280,7 @@ pub fn accept(
             Ok(Accepted {
                 response,
                 upgraded,
-                packed,
+                rendition,
             })
         }
         Err(why) => Err(Box::new(refuse(StatusCode::BAD_REQUEST, &why.to_string()))),
@@ -317,8 +290,13 @@ pub fn accept(
 /// An upgraded connection's socket, and what the client sent right behind its handshake.
 pub async fn stream_of(upgraded: OnUpgrade) -> Option<(TcpStream, Bytes)> {
     let upgraded = upgraded.await.ok()?;
+    let upgraded = match upgraded.downcast::<TokioIo<Progressing>>() {
+        Ok(parts) => return Some((parts.io.into_inner().into_inner(), parts.read_buf)),
+        Err(upgraded) => upgraded,
+    };
+    // Of a server that serves the bare socket.
     let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else {
-        tracing::error!("an upgraded connection is no TCP stream");
+        tracing::error!("upgraded connection is not a TCP stream");
         return None;
     };
     Some((parts.io.into_inner(), parts.read_buf))
@@ -350,14 +328,12 @@ fn upgrade(
     let Accepted {
         response,
         upgraded,
-        packed,
+        rendition,
     } = match accept(&mut request, compression) {
         Ok(accepted) => accepted,
         Err(refusal) => return *refusal,
     };
-    if packed {
-        admission.pack();
-    }
+    admission.rendition = rendition;
     let worker = Rc::clone(worker);
     let limits = worker.node.config.limits.clone();
     spawn_local(async move {
@@ -368,7 +344,7 @@ fn upgrade(
         let connection = Connection::new(stream, admission, worker.seconds());
         let session = Session::new(worker, connection);
         let mut decoder = Decoder::new(limits.max_message_bytes);
-        if packed {
+        if rendition == Rendition::Deflated {
             decoder = decoder.inflating();
         }
         // A task of its own, so that an idle client costs no more than its session.

@@ -1,24 +1,28 @@
 //! From the bus to batches of frames: everything that is done once per bar.
 //!
 //! Runs on its own thread. Decode and validate, find the topic, keep the bar, and — only if somebody
-//! on this node watches — encode one WebSocket frame. The same batch then goes to every worker.
+//! on this node watches — encode one WebSocket frame. The same batch then goes to the workers that watch
+//! something in it, and to no other.
+
+mod gaps;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::batch::{Batch, Head, Kind, TopicId};
 use super::config::PROOF_WAIT;
+use super::interest::Workers;
 use super::mailbox::Mailbox;
 use super::memory::Memory;
 use super::protocol::write_gap;
 use super::registry::{Entry, Registry, TopicLimit};
-use super::state::Hole;
-use super::ws::Packer;
+use super::state::Stored;
 use crate::bar::{Bar, Decoder, Message, Topic, write_update};
 use crate::bus::Sink;
 use crate::clock::now_ms;
+use crate::history::Hole;
 use crate::limited::Limited;
 use crate::metrics::GatewayMetrics;
 
@@ -46,16 +50,12 @@ impl BusState {
 /// The sink of the bus on a gateway.
 pub struct Ingest {
     registry: Arc<Registry>,
-    mailboxes: Vec<Arc<Mailbox>>,
+    outlet: Outlet,
     metrics: GatewayMetrics,
     bus: Arc<BusState>,
     address: String,
     decoder: Decoder,
     frames: Frames,
-    /// Clients who take compressed frames.
-    packing: Arc<AtomicUsize>,
-    /// Made when the first of them comes.
-    packer: Option<Packer>,
     /// How long a topic may take to prove by `seq` that nothing was missed.
     proof_wait: Duration,
     /// When the topics that are still suspect are told of a gap.
@@ -63,10 +63,48 @@ pub struct Ingest {
     malformed_log: Limited,
 }
 
+/// Where batches go.
+struct Outlet {
+    mailboxes: Vec<Arc<Mailbox>>,
+    metrics: GatewayMetrics,
+}
+
+impl Outlet {
+    /// Hands what is ready to the workers that watch something in it.
+    fn hand_over(&mut self, frames: &mut Frames) {
+        let received = std::mem::take(&mut frames.received);
+        let encoded = std::mem::take(&mut frames.encoded);
+        self.metrics.received.inc_by(received);
+        self.metrics.broadcast.inc_by(encoded);
+        // Every bar that is encoded was received.
+        self.metrics.unwatched.inc_by(received - encoded);
+        if frames.batch.is_empty() {
+            return frames.workers.clear();
+        }
+        let next = Batch::like(&frames.batch);
+        let batch = Arc::new(std::mem::replace(&mut frames.batch, next));
+        for (worker, mailbox) in self.mailboxes.iter().enumerate() {
+            if frames.workers.contains(worker) {
+                mailbox.push(&batch);
+            }
+        }
+        frames.workers.clear();
+    }
+
+    /// Likewise, once that is as much as a worker may note down at once.
+    fn hand_over_full(&mut self, frames: &mut Frames) {
+        if frames.batch.frames.len() >= MAX_BATCH_FRAMES {
+            self.hand_over(frames);
+        }
+    }
+}
+
 /// The batch in the making.
 #[derive(Debug, Default)]
 struct Frames {
     batch: Batch,
+    /// Who watches something in it.
+    workers: Workers,
     received: u64,
     encoded: u64,
     /// Bars that came over the bus since the store is being read; only while that lasts.
@@ -78,6 +116,13 @@ struct Frames {
     memory: Memory,
     /// Whether there was no room for a bar of the store.
     crowded: bool,
+    /// What the store gave of each topic; only while it is read.
+    stored: HashMap<Topic, Stored>,
+    /// Not all of the store was read.
+    is_partial: bool,
+    /// While the bus does not stand: from when on it was not heard, ms since the epoch. Of topics without
+    /// a bar nothing else is known.
+    unheard_since: Option<i64>,
 }
 
 impl Ingest {
@@ -91,25 +136,22 @@ impl Ingest {
     ) -> Self {
         Self {
             registry,
-            mailboxes,
+            outlet: Outlet {
+                mailboxes,
+                metrics: metrics.clone(),
+            },
             metrics,
             bus,
             address,
             decoder: Decoder::default(),
-            frames: Frames::default(),
-            packing: Arc::default(),
-            packer: None,
+            frames: Frames {
+                unheard_since: Some(now_ms()),
+                ..Frames::default()
+            },
             proof_wait: PROOF_WAIT,
             proof_due: None,
             malformed_log: Limited::default(),
         }
-    }
-
-    /// Compresses frames, too, while that counter is above zero.
-    #[must_use]
-    pub fn packing_for(mut self, clients: Arc<AtomicUsize>) -> Self {
-        self.packing = clients;
-        self
     }
 
     /// Gives topics that long after the bus is back, instead of [`PROOF_WAIT`].
@@ -127,75 +169,7 @@ impl Ingest {
     }
 
     fn hand_over(&mut self) {
-        let history = i64::try_from(self.frames.memory.bytes());
-        self.metrics.history_bytes.set(history.unwrap_or(i64::MAX));
-        let received = std::mem::take(&mut self.frames.received);
-        let encoded = std::mem::take(&mut self.frames.encoded);
-        self.metrics.received.inc_by(received);
-        self.metrics.broadcast.inc_by(encoded);
-        // Every bar that is encoded was received.
-        self.metrics.unwatched.inc_by(received - encoded);
-        if self.frames.batch.is_empty() {
-            return;
-        }
-        if self.packing.load(Ordering::Relaxed) > 0 {
-            let packer = self.packer.get_or_insert_default();
-            self.frames.batch.pack(packer);
-        }
-        let next = Batch::like(&self.frames.batch);
-        let batch = Arc::new(std::mem::replace(&mut self.frames.batch, next));
-        for mailbox in &self.mailboxes {
-            mailbox.push(&batch);
-        }
-    }
-
-    /// Tells the watchers of every topic that is still suspect; with `unproven`, those whose `seq`
-    /// may yet prove that nothing was missed, too.
-    fn tell_gaps(&mut self, unproven: bool) {
-        let losses = self.bus.losses.load(Ordering::Relaxed);
-        for entry in self.registry.all() {
-            let hole = {
-                let mut state = entry.lock();
-                if state.losses_seen >= losses || (state.provable() && !unproven) {
-                    continue;
-                }
-                state.losses_seen = losses;
-                let Some(last) = state.history.last() else {
-                    continue;
-                };
-                let from = last.time();
-                let to = entry.topic.resolution.floor(now_ms()).max(from);
-                state.version += 1;
-                (state.watchers > 0).then_some((Hole { from, to }, state.version))
-            };
-            if let Some((hole, version)) = hole {
-                self.frames.gap(&entry, hole, version);
-                self.metrics.gaps_upstream.inc();
-            }
-        }
-        self.hand_over();
-    }
-
-    /// Tells the watchers of what history got while the store was read, and of holes found meanwhile.
-    fn tell_loaded(&mut self) {
-        for (topic, hole) in std::mem::take(&mut self.frames.untold) {
-            let Some(entry) = self.registry.get(&topic) else {
-                continue;
-            };
-            let version = {
-                let mut state = entry.lock();
-                state.version += 1;
-                (state.watchers > 0).then_some(state.version)
-            };
-            if let Some(version) = version {
-                self.frames.gap(&entry, hole, version);
-                self.metrics.gaps_upstream.inc();
-            }
-            if self.frames.batch.frames.len() >= MAX_BATCH_FRAMES {
-                self.hand_over();
-            }
-        }
-        self.hand_over();
+        self.outlet.hand_over(&mut self.frames);
     }
 }
 
@@ -207,6 +181,7 @@ impl Frames {
             topic: entry.id,
             version,
             time: message.bar.time(),
+            from: message.bar.time(),
             kind: if message.bar.closed {
                 Kind::Closed
             } else {
@@ -222,6 +197,7 @@ impl Frames {
             topic: entry.id,
             version,
             time: hole.to,
+            from: hole.from,
             kind: Kind::Gap,
             ts: None,
         };
@@ -231,17 +207,25 @@ impl Frames {
     }
 
     /// One valid message: kept, and encoded if anybody watches. Tells whether a hole was found.
-    fn take(&mut self, entry: &Entry, message: &Message, losses: u64) -> bool {
+    fn take(&mut self, registry: &Registry, entry: &Entry, message: &Message, losses: u64) -> bool {
         self.received += 1;
         let (hole, version, watched) = {
             let mut state = entry.lock();
+            let watched = registry.watched_by(entry, &mut self.workers);
+            let mut unheard = None;
             if state.history.last().is_none() {
                 self.batch.opened.push((entry.id, entry.topic));
+                unheard = self.unheard_since.filter(|_| watched);
             }
-            let before = state.history.bytes();
+            let size = state.history.bytes();
             let hole = state.apply(message, losses);
-            self.memory.resized(before, state.history.bytes());
-            (hole, state.version, state.watchers > 0)
+            self.memory.resized(size, state.history.bytes());
+            let before = unheard.map(|since| Hole {
+                from: entry.topic.resolution.floor(since),
+                to: message.bar.time(),
+            });
+            let before = before.filter(|hole| hole.from <= hole.to);
+            (hole.or(before), state.version, watched)
         };
         // Not kept back for as long as a large store takes: what it fills is told again.
         let later = self.is_fresh(entry, message) && hole.is_some() && !self.reachable;
@@ -282,11 +266,14 @@ impl Frames {
             return false;
         }
         let is_fresh = fresh.contains(&(entry.id, message.bar.time()));
-        let (hole, watched) = {
+        let hole = {
             let mut state = entry.lock();
             if state.history.last().is_none() {
                 self.batch.opened.push((entry.id, entry.topic));
             }
+            let stored = self.stored.entry(entry.topic);
+            let stored = stored.or_insert_with(|| Stored::new(&state.history, &message.bar));
+            stored.add(&message.bar);
             let last = state.history.last().map(Bar::time);
             if self.memory.is_full() && last.is_some_and(|last| message.bar.time() < last) {
                 self.crowded = true;
@@ -295,9 +282,10 @@ impl Frames {
             let before = state.history.bytes();
             let hole = state.restore(message, is_fresh);
             self.memory.resized(before, state.history.bytes());
-            (hole, state.watchers > 0)
+            hole
         };
-        if let Some(hole) = hole.filter(|_| watched) {
+        // Also when nobody watches: who comes before all is read does not get all.
+        if let Some(hole) = hole {
             self.tell_later(entry.topic, hole);
         }
         hole.is_some()
@@ -328,6 +316,8 @@ impl Sink for Ingest {
         self.tell_loaded();
         self.bus.connected.store(true, Ordering::Relaxed);
         self.metrics.bus_connected.set(1);
+        self.tell_gaps(false);
+        self.frames.unheard_since = None;
         let losses = self.bus.losses.load(Ordering::Relaxed);
         if losses == 0 {
             tracing::info!(bus = self.address, "bus connected");
@@ -335,7 +325,6 @@ impl Sink for Ingest {
         }
         self.metrics.bus_reconnects.inc();
         tracing::info!(bus = self.address, losses, "bus connected again, bars flow");
-        self.tell_gaps(false);
         self.proof_due = Some(Instant::now() + self.proof_wait);
     }
 
@@ -346,7 +335,9 @@ impl Sink for Ingest {
         self.frames.reachable = false;
         let fresh = self.frames.fresh.take();
         let was_heard = fresh.is_some_and(|fresh| !fresh.is_empty());
+        self.frames.is_partial = true;
         self.tell_loaded();
+        self.frames.unheard_since.get_or_insert_with(now_ms);
         if self.bus.connected.swap(false, Ordering::Relaxed) || was_heard {
             self.bus.losses.fetch_add(1, Ordering::Relaxed);
             tracing::warn!(
@@ -366,6 +357,7 @@ impl Sink for Ingest {
     fn message(&mut self, channel: &str, payload: &[u8]) {
         let Self {
             registry,
+            outlet,
             metrics,
             bus,
             decoder,
@@ -377,13 +369,16 @@ impl Sink for Ingest {
         let before = frames.received;
         decoder.decode(channel, payload, |message| match message {
             Ok(message) => {
-                match registry.of_bar(&message.topic, |e| frames.take(e, &message, losses)) {
+                let take = |entry: &Entry| frames.take(registry, entry, &message, losses);
+                match registry.of_bar(&message.topic, take) {
                     Ok(false) => {}
                     Ok(true) => {
                         metrics.gaps_upstream.inc();
                     }
                     Err(why) => over_limit(metrics, malformed_log, &message, why),
                 }
+                // Within the message: it may hold hundreds of thousands.
+                outlet.hand_over_full(frames);
             }
             Err(why) => {
                 metrics.dropped(why.reason()).inc();
@@ -391,13 +386,11 @@ impl Sink for Ingest {
             }
         });
         frames.memory.trim(registry, frames.received - before);
-        if self.frames.batch.frames.len() >= MAX_BATCH_FRAMES {
-            self.hand_over();
-        }
     }
 
     fn loading(&mut self) {
         self.frames.fresh = Some(HashSet::new());
+        self.frames.is_partial = false;
     }
 
     fn stored(&mut self, topic: &str, payload: &[u8]) {
@@ -425,6 +418,7 @@ impl Sink for Ingest {
     }
 
     fn unloaded(&mut self, why: &str) {
+        self.frames.is_partial = true;
         self.metrics.store_failures.inc();
         tracing::warn!(
             store = self.address,

@@ -1,11 +1,12 @@
 //! A session whose socket is full: what the kernel took a part of, and the outbox behind it.
 
-use std::time::Instant;
+use std::io;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
 use super::batch::{Head, TopicId};
-use super::hub::{Socket, would_block};
+use super::hub::would_block;
 use super::outbox::{Out, Outbox, Taken};
 use super::protocol::write_gap;
 use super::ws::FrameBuilder;
@@ -14,6 +15,10 @@ use crate::metrics::Tally;
 
 /// Bytes gathered into one write when a slow client can be written again, or is shown many topics.
 pub const GATHER_BYTES: usize = 16 << 10;
+
+/// Bytes that a client at its bound must take within `--slow-grace`: fewer are no progress. A handful of
+/// bars, which the slowest line carries in a second.
+pub const PROGRESS_BYTES: usize = 1 << 10;
 
 /// How a flush ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +36,10 @@ pub struct Lag {
     /// Where in `begun` a bar's frame ends, counted from its end so that it holds while it shrinks.
     bar_ends: Vec<usize>,
     outbox: Outbox,
+    /// Bytes that the socket took since `looked_at`.
+    taken: usize,
+    /// When progress was last seen, or first looked for.
+    looked_at: Option<Instant>,
 }
 
 impl Lag {
@@ -53,7 +62,7 @@ impl Lag {
         tally: &mut Tally,
     ) {
         match self.outbox.push(head, bytes, limit, now) {
-            Taken::Queued => {}
+            Taken::Queued | Taken::Merged => {}
             Taken::Conflated => tally.conflated += 1,
             Taken::Gapped => tally.gapped_slow += 1,
         }
@@ -84,9 +93,40 @@ impl Lag {
         self.outbox.answer_bytes()
     }
 
-    /// When the outbox's bound was first reached since it was last empty.
-    pub fn over_since(&self) -> Option<Instant> {
-        self.outbox.over_since()
+    /// Bytes of a frame that was begun, which must be finished before anything else can be sent.
+    pub fn begun_bytes(&self) -> usize {
+        self.begun.len()
+    }
+
+    /// Whether so much waits that only progress keeps the client: bars or answers are at the bound of
+    /// `limit` bytes.
+    pub fn is_at_bound(&self, limit: usize) -> bool {
+        self.outbox.over_since().is_some() || self.outbox.answer_bytes() >= limit
+    }
+
+    /// Whether the client made no progress for `grace` while so much waited. Looked at once a second;
+    /// `always` counts what waits as too much, whatever it is.
+    pub fn is_stalled(
+        &mut self,
+        limit: usize,
+        always: bool,
+        grace: Duration,
+        now: Instant,
+    ) -> bool {
+        if !always && !self.is_at_bound(limit) {
+            self.looked_at = None;
+            self.taken = 0;
+            return false;
+        }
+        // At the first look it may have been at its bound for a while, with what it took since counted.
+        let full = self.outbox.over_since().unwrap_or(now);
+        let since = *self.looked_at.get_or_insert(full);
+        if self.taken >= PROGRESS_BYTES {
+            self.looked_at = Some(now);
+            self.taken = 0;
+            return false;
+        }
+        now.saturating_duration_since(since) >= grace
     }
 
     /// Forgets all but the frame that was begun; tells how many bars went.
@@ -95,9 +135,9 @@ impl Lag {
     }
 
     /// Writes as much as the socket takes.
-    pub fn flush<S: Socket>(
+    pub fn flush(
         &mut self,
-        socket: &S,
+        mut write: impl FnMut(&[u8]) -> io::Result<usize>,
         name: impl Fn(TopicId) -> Option<Topic>,
         tally: &mut Tally,
     ) -> Progress {
@@ -106,13 +146,14 @@ impl Lag {
                 return Progress::Empty;
             }
             tally.writes += 1;
-            let written = match socket.try_write(&self.begun) {
+            let written = match write(&self.begun) {
                 Ok(0) => return Progress::Dead,
                 Ok(written) => written,
                 Err(why) if would_block(&why) => return Progress::Full,
                 Err(_) => return Progress::Dead,
             };
             tally.bytes += written as u64;
+            self.taken = self.taken.saturating_add(written);
             self.begun = self.begun.slice(written..);
             let left = self.begun.len();
             let before = self.bar_ends.len();

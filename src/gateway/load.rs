@@ -32,6 +32,7 @@ impl Load {
             clients,
             busy_seconds: runtime.worker_total_busy_duration(0).as_secs_f64(),
             waiting_bytes: mailbox.waiting_bytes(),
+            wakes: mailbox.wakes(),
         })
     }
 }

@@ -15,20 +15,26 @@ mod documents;
 pub mod http;
 pub mod hub;
 pub mod ingest;
+pub mod interest;
 pub mod lag;
 mod load;
 mod machine;
 pub mod mailbox;
 pub mod memory;
+pub mod missed;
 pub mod node;
 pub mod outbox;
+mod patterns;
+mod placeholders;
 pub mod protocol;
 pub mod reading;
 pub mod registry;
+pub mod rendition;
 pub mod session;
 pub mod state;
 mod subscribe;
 pub mod udf;
+pub mod watching;
 pub mod worker;
 pub mod ws;
 
@@ -51,6 +57,7 @@ pub use config::{Config, Limits};
 use crate::bus::Bus;
 use crate::limited::Limited;
 use crate::metrics::GatewayMetrics;
+use http::answers::Answers;
 use ingest::Ingest;
 use mailbox::Mailbox;
 use node::Node;
@@ -117,7 +124,12 @@ impl Gateway {
     /// When a thread or a runtime cannot be made.
     pub async fn run<B: Bus>(self, bus: B, stop: CancellationToken) -> io::Result<Ended> {
         let node = self.node;
-        let mailboxes: Vec<_> = self.listeners.iter().map(|_| Arc::default()).collect();
+        let mailbox = match self.listeners.as_slice() {
+            // Nobody else waits while it blocks ingest, and Redis can hold more than it.
+            [_] => Mailbox::default,
+            _ => Mailbox::never_full,
+        };
+        let mailboxes: Vec<_> = self.listeners.iter().map(|_| Arc::new(mailbox())).collect();
         let ingest_stop = CancellationToken::new();
         let ingest = Ingest::new(
             Arc::clone(&node.registry),
@@ -127,8 +139,8 @@ impl Gateway {
             bus.address(),
         )
         .history_within(node.config.history_bytes)
-        .packing_for(Arc::clone(&node.packing))
         .proof_within(node.config.proof_wait);
+        Answers::start(&node)?;
         let mut ends = Vec::new();
         for (at, (listener, mailbox)) in self.listeners.into_iter().zip(&mailboxes).enumerate() {
             let worker = (Arc::clone(&node), listener, Arc::clone(mailbox));
@@ -219,6 +231,7 @@ fn run_worker(
         duties.spawn_local(worker::deliver(Rc::clone(&worker), Arc::clone(&mailbox)));
         duties.spawn_local(closing::sweep(Rc::clone(&worker)));
         duties.spawn_local(worker::pace(Rc::clone(&worker)));
+        duties.spawn_local(placeholders::evict(Rc::clone(&worker)));
         tokio::select! {
             () = stop.cancelled() => {}
             // None of them ends by itself: a worker that lacks one only looks alive.
@@ -229,8 +242,9 @@ fn run_worker(
         }
         // Probes are still answered, with 503, and upgrades are refused.
         node.drain();
-        worker.close_all();
         let grace = Instant::now() + node.config.drain_grace;
+        let spread = node.config.drain_spread.min(node.config.drain_grace / 2);
+        worker.close_all(spread).await;
         // Of the whole node: a worker that has none left still answers the probes that reach it.
         while node.clients() > 0 && Instant::now() < grace {
             sleep(DRAIN_POLL).await;

@@ -9,16 +9,22 @@ use prometheus_client::registry::Registry as MetricsRegistry;
 
 use super::budget::Budget;
 use super::config::Config;
+use super::http::answers::Answers;
+use super::http::places::holder_of;
 use super::ingest::{BusState, DROPPED_AT_LIMIT};
 use super::load::Load;
+use super::placeholders::Shares;
 use super::registry::Registry;
+use super::rendition::Rendition;
 use super::udf;
 use super::worker::REFUSED_HTTP;
 use super::ws::CloseCode;
 use crate::bar::Malformed;
 use crate::metrics::process::ProcessCollector;
 use crate::metrics::workers::WorkerLoads;
-use crate::metrics::{self, GAPPED_LEFT, GAPPED_SLOW, GatewayMetrics, GeneratorMetrics};
+use crate::metrics::{
+    self, GAPPED_GATEWAY, GAPPED_LEFT, GAPPED_SLOW, GatewayMetrics, GeneratorMetrics,
+};
 
 /// One gateway.
 #[derive(Debug)]
@@ -30,14 +36,16 @@ pub struct Node {
     /// Counters of a generator in the same process, shown beside the gateway's own.
     generator: OnceLock<GeneratorMetrics>,
     clients: AtomicUsize,
-    /// Clients who take compressed frames: without any, none is made.
-    pub packing: Arc<AtomicUsize>,
     per_address: DashMap<IpAddr, usize>,
     draining: AtomicBool,
     /// What is known of each worker's load.
     pub loads: Box<[Load]>,
     /// What waits: one holder a worker, and behind them the HTTP thread's.
     pub budget: Budget,
+    /// The thread that builds what grows with the topics.
+    pub answers: Answers,
+    /// Who holds most of the names that no bar came for.
+    pub(super) shares: Shares,
 }
 
 /// Why a client was not let in.
@@ -56,7 +64,7 @@ pub enum Refused {
 pub enum Limit {
     TopicsPerClient,
     PatternsPerClient,
-    Topics,
+    Placeholders,
     SnapshotBars,
 }
 
@@ -64,7 +72,7 @@ impl Limit {
     const ALL: [Self; 4] = [
         Self::TopicsPerClient,
         Self::PatternsPerClient,
-        Self::Topics,
+        Self::Placeholders,
         Self::SnapshotBars,
     ];
 
@@ -73,7 +81,7 @@ impl Limit {
         match self {
             Self::TopicsPerClient => "topics_per_client",
             Self::PatternsPerClient => "patterns_per_client",
-            Self::Topics => "topics",
+            Self::Placeholders => "placeholders",
             Self::SnapshotBars => "snapshot_bars",
         }
     }
@@ -84,21 +92,8 @@ impl Limit {
 pub struct Admission {
     node: Arc<Node>,
     address: IpAddr,
-    packed: bool,
-}
-
-impl Admission {
-    /// The client takes compressed frames.
-    pub fn pack(&mut self) {
-        if !std::mem::replace(&mut self.packed, true) {
-            self.node.packing.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    /// Whether the client takes compressed frames.
-    pub fn is_packed(&self) -> bool {
-        self.packed
-    }
+    /// Which bytes the client gets.
+    pub rendition: Rendition,
 }
 
 impl Refused {
@@ -129,7 +124,7 @@ fn foresee(metrics: &GatewayMetrics) {
     {
         metrics.refused(reason);
     }
-    for reason in [GAPPED_SLOW, GAPPED_LEFT] {
+    for reason in [GAPPED_SLOW, GAPPED_LEFT, GAPPED_GATEWAY] {
         metrics.gapped(reason);
     }
     for limit in Limit::ALL {
@@ -147,17 +142,20 @@ impl Node {
         let max_clients = i64::try_from(config.limits.max_clients);
         metrics.max_clients.set(max_clients.unwrap_or(i64::MAX));
         let loads = (0..config.workers).map(|_| Load::default()).collect();
-        let registry = Registry::new(config.limits.max_topics, config.history_bars);
+        let registry = Registry::new(config.limits.max_topics, config.history_bars)
+            .for_workers(config.workers)
+            .with_placeholders(config.limits.max_placeholders);
         let budget = Budget::new(config.limits.waiting_bytes, config.workers + 1);
         Self {
             budget,
+            answers: Answers::default(),
+            shares: Shares::of(config.workers),
             registry: Arc::new(registry),
             config,
             metrics,
             bus: Arc::default(),
             generator: OnceLock::new(),
             clients: AtomicUsize::new(0),
-            packing: Arc::default(),
             per_address: DashMap::new(),
             draining: AtomicBool::new(false),
             loads,
@@ -210,6 +208,7 @@ impl Node {
     /// # Errors
     /// [`Refused`], counted.
     pub fn admit(self: &Arc<Self>, address: IpAddr) -> Result<Admission, Refused> {
+        let address = holder_of(address);
         let admitted = self.try_admit(address);
         if let Err(why) = admitted {
             self.metrics.refused(why.reason()).inc();
@@ -217,7 +216,7 @@ impl Node {
         admitted.map(|()| Admission {
             node: Arc::clone(self),
             address,
-            packed: false,
+            rendition: Rendition::Plain,
         })
     }
 
@@ -247,9 +246,6 @@ impl Node {
 impl Drop for Admission {
     fn drop(&mut self) {
         self.node.clients.fetch_sub(1, Ordering::Relaxed);
-        if self.packed {
-            self.node.packing.fetch_sub(1, Ordering::Relaxed);
-        }
         self.node.metrics.clients.dec();
         if self.node.config.limits.max_clients_per_address > 0
             && let Some(mut count) = self.node.per_address.get_mut(&self.address)

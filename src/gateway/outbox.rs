@@ -6,7 +6,8 @@
 //! 2. Within the bound everything else is queued: a bar that closed, or that was followed by a newer
 //!    one, is never replaced.
 //! 3. At the bound the topic's newest waiting frame gives way to the new one, and the client is told
-//!    by one `bars.gap` before it which bars' final states are missing.
+//!    by one `bars.gap` before it which bars' final states are missing. A notice of a gap that gives way
+//!    gives its whole range to that one.
 //!
 //! So the memory is bounded by the limit plus one frame for each subscribed topic. Memory, not bytes
 //! on the wire: what a frame takes up beside its bytes counts, too ([`taken_up`]), and what waits is
@@ -43,10 +44,38 @@ enum Item {
 struct Waiting {
     topic: TopicId,
     time: i64,
+    /// Where a gap begins; for a bar its time.
+    from: i64,
     kind: Kind,
     bytes: Box<[u8]>,
     /// Bars lost right before this one, first and last.
     gap: Option<(i64, i64)>,
+}
+
+impl Waiting {
+    /// Takes a newer frame of its topic in at the bound. One of the two is lost, and added to the range
+    /// that the client will be told: the older one, or a revision of the past.
+    fn give_way(&mut self, head: &Head, bytes: &[u8]) -> Taken {
+        let revision = self.kind != Kind::Gap && head.time < self.time;
+        let (from, to, kind) = if revision {
+            (head.from, head.time, head.kind)
+        } else {
+            (self.from, self.time, self.kind)
+        };
+        let (first, last) = self.gap.unwrap_or((from, to));
+        self.gap = Some((first.min(from), last.max(to)));
+        if !revision {
+            self.time = head.time;
+            self.from = head.from;
+            self.kind = head.kind;
+            self.bytes = bytes.into();
+        }
+        if kind == Kind::Gap {
+            Taken::Merged
+        } else {
+            Taken::Gapped
+        }
+    }
 }
 
 /// What happened to a frame that was offered.
@@ -55,6 +84,9 @@ pub enum Taken {
     Queued,
     /// It replaced an older update of the same bar, which will not be sent.
     Conflated,
+    /// The bound is reached: a notice of a gap became part of another. It was due to nobody, so nothing
+    /// is lost.
+    Merged,
     /// The bound is reached: an update was lost and its client will be told.
     Gapped,
 }
@@ -88,7 +120,7 @@ pub struct Outbox {
     bar_bytes: usize,
     /// Likewise of answers.
     answer_bytes: usize,
-    /// When the bound was first reached since the outbox was last empty.
+    /// Since when something has not fitted, and nothing has left.
     over_since: Option<Instant>,
 }
 
@@ -108,7 +140,7 @@ impl Outbox {
         self.answer_bytes
     }
 
-    /// When the bound was first reached since the outbox was last empty.
+    /// Since when the outbox has been at its bound: something did not fit, and nothing has left since.
     pub fn over_since(&self) -> Option<Instant> {
         self.over_since
     }
@@ -141,26 +173,16 @@ impl Outbox {
                 bar.bytes = bytes.into();
                 return Taken::Conflated;
             }
-            // A notice is never replaced: there is one a loss of the bus, so they stay few.
-            if !fits && bar.kind != Kind::Gap {
+            if !fits {
                 self.over_since.get_or_insert(now);
-                let lost = if head.time < bar.time {
-                    // A revision of the past that there is no room for.
-                    head.time
-                } else {
-                    bar.time
-                };
-                let (from, to) = bar.gap.unwrap_or((lost, lost));
-                bar.gap = Some((from.min(lost), to.max(lost)));
-                if head.time >= bar.time {
-                    self.bar_bytes -= taken_up(bar.bytes.len());
-                    self.bar_bytes += taken_up(bytes.len());
-                    bar.time = head.time;
-                    bar.kind = head.kind;
-                    bar.bytes = bytes.into();
-                }
-                return Taken::Gapped;
+                let before = self.bar_bytes - taken_up(bar.bytes.len());
+                let taken = bar.give_way(head, bytes);
+                self.bar_bytes = before + taken_up(bar.bytes.len());
+                return taken;
             }
+        }
+        if !fits {
+            self.over_since.get_or_insert(now);
         }
         self.bar_bytes += taken_up(bytes.len());
         // The bounds let far fewer than 2^32 wait.
@@ -170,6 +192,7 @@ impl Outbox {
         self.push_back(Item::Bar(Waiting {
             topic: head.topic,
             time: head.time,
+            from: head.from,
             kind: head.kind,
             bytes: bytes.into(),
             gap: None,
@@ -231,9 +254,7 @@ impl Outbox {
                 }
             }
         };
-        if self.queue.is_empty() {
-            self.over_since = None;
-        }
+        self.over_since = None;
         self.shrink();
         Some(out)
     }

@@ -6,8 +6,7 @@
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::bar::{Bar, Pattern, Resolution, Topic, write_bar};
-use crate::history::History;
+use crate::bar::{Bar, Pattern, TIME_RANGE, Topic, write_bar};
 
 /// What a subscription without one means.
 const DEFAULT_RESOLUTION: &str = "1";
@@ -159,7 +158,10 @@ fn selection(payload: &str) -> Result<(Selection, Wishes), String> {
     };
     let wishes = Wishes {
         snapshot: payload.snapshot,
-        since: payload.since,
+        // There is no bar beyond, and arithmetic on any other number might overflow.
+        since: payload
+            .since
+            .map(|since| since.clamp(*TIME_RANGE.start(), *TIME_RANGE.end())),
         max_rate: payload.max_rate,
     };
     Ok((selection, wishes))
@@ -267,14 +269,6 @@ pub fn write_gap(out: &mut Vec<u8>, topic: &Topic, from: i64, to: i64, reason: &
         out,
         &format!("\",\"payload\":{{\"from\":{from},\"to\":{to},\"reason\":\"{reason}\"}}}}"),
     );
-}
-
-/// The gap before a kept history for who comes back with `since`, if there is one: it starts later, or
-/// bars before it were revised meanwhile.
-pub fn gap_before(resolution: Resolution, since: i64, history: &History) -> Option<(i64, i64)> {
-    let first = history.first()?.time();
-    let from = resolution.floor(history.lacking(since).unwrap_or(since));
-    (from < first).then(|| (from, resolution.previous(first)))
 }
 
 #[cfg(test)]

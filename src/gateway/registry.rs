@@ -1,18 +1,33 @@
 //! The topics of this node: names to dense numbers, who watches, and what is known of each.
 //!
-//! Looked at once per bar by ingest and once per subscription by a worker; never per delivery.
+//! Looked at once per bar by ingest and once per subscription by a worker; never per delivery. The one
+//! owner of what is watched: a bit for each worker in each topic, and in each pattern with a `*` that a
+//! client holds. A topic is watched by the workers of its own bits and of the three patterns that mean it,
+//! so that to hold a pattern touches no topic.
+//!
+//! A name that a client made up, or that just has no bar yet, is a *placeholder* and no topic: not listed,
+//! not counted as one, bounded apart, and gone with its last watcher. Its first bar makes it a topic, for
+//! good.
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::ptr;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use dashmap::DashMap;
 
 use super::batch::TopicId;
+use super::interest::{AtomicWorkers, Workers};
 use super::state::State;
 use crate::bar::{Pattern, Topic};
 use crate::metrics::{MAX_LABELLED_TOPICS, TopicSubscribers};
+
+/// Placeholders beyond their bound while those who hold most are made to let some go: a few requests'
+/// worth. With more a new name is refused.
+const MAX_EXCESS_PLACEHOLDERS: usize = 1_024;
+/// Topics that are shown at a time while the list of all is held.
+const SHOWN_AT_ONCE: usize = 1_024;
 
 /// What this node knows of one topic. Shared by ingest and the workers.
 #[derive(Debug)]
@@ -21,6 +36,10 @@ pub struct Entry {
     pub topic: Topic,
     /// Clients of this node that get it, for metrics and `/api/v1/topics`.
     pub subscribers: AtomicU32,
+    /// Workers that watch it by its name.
+    watchers: AtomicWorkers,
+    /// Who holds the patterns that mean it; from its first bar on.
+    patterns: OnceLock<[Arc<AtomicWorkers>; 3]>,
     state: Mutex<State>,
 }
 
@@ -30,6 +49,11 @@ impl Entry {
         // A panic inside would have to come from a plain assignment.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Whether it had a bar, and so is no placeholder.
+    pub fn is_open(&self) -> bool {
+        self.patterns.get().is_some()
+    }
 }
 
 /// There are as many topics as this node may hold.
@@ -37,81 +61,110 @@ impl Entry {
 #[error("this node already holds {0} topics, its limit")]
 pub struct TopicLimit(pub usize);
 
+/// There are as many names without a bar as this node may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("this node already holds {0} names that no bar came for, its limit")]
+pub struct PlaceholderLimit(pub usize);
+
 /// Names to entries. One for the node.
 #[derive(Debug)]
 pub struct Registry {
     topics: DashMap<Topic, Arc<Entry>>,
+    /// Patterns with a `*`: who holds them, and the topics that they mean. Those without either are not
+    /// there.
+    patterns: DashMap<Pattern, Meaning>,
+    /// How many bits are set in all of them: with none, no bar looks at them.
+    held: AtomicUsize,
+    /// Locked only to make a name, and to give its number back.
     ids: Mutex<Ids>,
-    /// Patterns with a `*` that clients hold now, and how many hold each. Locked before any topic
-    /// is made or looked through for a pattern, so that a new topic knows its patterns.
-    patterns: Mutex<HashMap<Pattern, u32>>,
     max_topics: usize,
+    max_placeholders: usize,
     history_bars: usize,
+    workers: usize,
     count: AtomicUsize,
+    placeholders: AtomicUsize,
+}
+
+/// One pattern with a `*`.
+#[derive(Debug)]
+struct Meaning {
+    holders: Arc<AtomicWorkers>,
+    /// In the order in which they opened; none ever leaves.
+    topics: Vec<Arc<Entry>>,
 }
 
 #[derive(Debug, Default)]
 struct Ids {
     next: u32,
     free: Vec<u32>,
+    /// How often names were made.
+    makings: u64,
 }
 
 impl Registry {
-    /// A registry of at most `max_topics`, each with `history_bars` closed bars.
+    /// A registry of at most `max_topics`, each with `history_bars` closed bars, for up to 64 workers.
     pub fn new(max_topics: usize, history_bars: usize) -> Self {
         Self {
             topics: DashMap::new(),
+            patterns: DashMap::new(),
+            held: AtomicUsize::new(0),
             ids: Mutex::default(),
-            patterns: Mutex::default(),
             max_topics,
+            max_placeholders: usize::MAX,
             history_bars,
+            workers: 1,
             count: AtomicUsize::new(0),
+            placeholders: AtomicUsize::new(0),
         }
     }
 
-    fn patterns(&self) -> MutexGuard<'_, HashMap<Pattern, u32>> {
-        self.patterns.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Of so many workers.
+    #[must_use]
+    pub fn for_workers(mut self, workers: usize) -> Self {
+        self.workers = workers;
+        self
+    }
+
+    /// With at most so many names that no bar came for.
+    #[must_use]
+    pub fn with_placeholders(mut self, max: usize) -> Self {
+        self.max_placeholders = max;
+        self
     }
 
     fn ids(&self) -> MutexGuard<'_, Ids> {
         self.ids.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The topic, made if it is new.
-    fn open(&self, topic: Topic, watchers: u32) -> Result<Arc<Entry>, TopicLimit> {
-        let patterns = self.patterns();
-        // With the pattern lock held nobody else makes topics.
-        let entry = self.topics.entry(topic);
-        if let dashmap::Entry::Occupied(found) = &entry {
-            found.get().lock().watchers += watchers;
-            return Ok(Arc::clone(found.get()));
-        }
-        if self.count.load(Ordering::Relaxed) >= self.max_topics {
-            return Err(TopicLimit(self.max_topics));
-        }
-        self.count.fetch_add(1, Ordering::Relaxed);
-        let matching: u32 = Pattern::covering(&topic)
-            .iter()
-            .filter_map(|pattern| patterns.get(pattern))
-            .sum();
-        let id = {
-            let mut ids = self.ids();
-            ids.free.pop().unwrap_or_else(|| {
+    // ---- names ---------------------------------------------------------------------------------
+
+    /// Makes a placeholder, if the name is still unknown.
+    fn make(&self, topic: Topic) {
+        let mut ids = self.ids();
+        ids.makings += 1;
+        self.topics.entry(topic).or_insert_with(|| {
+            let id = ids.free.pop().unwrap_or_else(|| {
                 ids.next += 1;
                 ids.next - 1
+            });
+            self.placeholders.fetch_add(1, Ordering::Relaxed);
+            Arc::new(Entry {
+                id: TopicId(id),
+                topic,
+                subscribers: AtomicU32::new(0),
+                watchers: AtomicWorkers::of(self.workers),
+                patterns: OnceLock::new(),
+                state: Mutex::new(State::new(self.history_bars)),
             })
-        };
-        let made = Arc::new(Entry {
-            id: TopicId(id),
-            topic,
-            subscribers: AtomicU32::new(0),
-            state: Mutex::new(State::new(self.history_bars, watchers + matching)),
         });
-        entry.insert(Arc::clone(&made));
-        Ok(made)
     }
 
-    /// The topic of a bar that came in, made if it is new.
+    /// How often the lock was taken that only making a name needs.
+    pub fn makings(&self) -> u64 {
+        self.ids().makings
+    }
+
+    /// The topic of a bar that came in, made if it is new. What clients asked for is never in the way.
     ///
     /// # Errors
     /// [`TopicLimit`]
@@ -124,91 +177,190 @@ impl Registry {
             // Looked at while it is held in the table: another thread may forget a topic that has no
             // bar yet, and its number would then be another's.
             if let Some(entry) = self.topics.get(topic) {
+                self.open(&entry)?;
                 return Ok(view(&entry));
             }
-            self.open(*topic, 0)?;
+            if self.len() >= self.max_topics {
+                return Err(TopicLimit(self.max_topics));
+            }
+            self.make(*topic);
         }
     }
 
-    /// The topic, if it is known.
+    /// Makes a placeholder a topic.
+    fn open(&self, entry: &Arc<Entry>) -> Result<(), TopicLimit> {
+        if entry.is_open() {
+            return Ok(());
+        }
+        if self.len() >= self.max_topics {
+            return Err(TopicLimit(self.max_topics));
+        }
+        entry.patterns.get_or_init(|| {
+            self.count.fetch_add(1, Ordering::Relaxed);
+            self.placeholders.fetch_sub(1, Ordering::Relaxed);
+            // Listed before any bar of it is looked at: whoever holds a pattern either finds the topic in
+            // the list, or is seen when its first bar is handed out.
+            Pattern::covering(&entry.topic).map(|pattern| {
+                let mut meaning = self.meaning(pattern);
+                meaning.topics.push(Arc::clone(entry));
+                Arc::clone(&meaning.holders)
+            })
+        });
+        Ok(())
+    }
+
+    /// The topic or placeholder, if the name is known.
     pub fn get(&self, topic: &Topic) -> Option<Arc<Entry>> {
         self.topics.get(topic).map(|entry| Arc::clone(&entry))
     }
 
-    /// The topic with one watcher more, made if it is new: from here on its bars are encoded.
+    /// The name with this worker as a watcher, made if it is new: from here on its bars are handed to it.
     ///
     /// # Errors
-    /// [`TopicLimit`]
-    pub fn watch(&self, topic: &Topic) -> Result<Arc<Entry>, TopicLimit> {
-        self.open(*topic, 1)
+    /// [`PlaceholderLimit`]
+    pub fn watch(&self, topic: &Topic, worker: usize) -> Result<Arc<Entry>, PlaceholderLimit> {
+        loop {
+            // Within the table, too: it must not be forgotten in between.
+            if let Some(entry) = self.topics.get(topic) {
+                entry.watchers.set(worker);
+                return Ok(Arc::clone(&entry));
+            }
+            let bound = self
+                .max_placeholders
+                .saturating_add(MAX_EXCESS_PLACEHOLDERS);
+            if self.placeholders() >= bound {
+                return Err(PlaceholderLimit(self.max_placeholders));
+            }
+            self.make(*topic);
+        }
     }
 
-    /// One watcher less. A topic that nobody watches and that never had a bar is forgotten, so that
-    /// clients cannot fill the table with names.
-    pub fn unwatch(&self, entry: &Entry) {
+    /// Likewise for a topic that is known, without a look at the table: an open one never leaves it.
+    pub fn watch_open(&self, entry: &Entry, worker: usize) {
+        entry.watchers.set(worker);
+    }
+
+    /// This worker watches it by its name no more. A placeholder that nobody watches is forgotten.
+    pub fn unwatch(&self, entry: &Entry, worker: usize) {
+        entry.watchers.clear(worker);
+        if entry.is_open() {
+            return;
+        }
         let removed = self.topics.remove_if(&entry.topic, |_, found| {
-            let mut state = found.lock();
-            state.watchers = state.watchers.saturating_sub(1);
-            state.watchers == 0 && state.history.last().is_none()
+            ptr::eq(Arc::as_ptr(found), entry) && !found.is_open() && found.watchers.is_empty()
         });
         if removed.is_some() {
-            self.count.fetch_sub(1, Ordering::Relaxed);
+            self.placeholders.fetch_sub(1, Ordering::Relaxed);
             self.ids().free.push(entry.id.0);
         }
     }
 
-    /// Adds a holder of a pattern with a `*`; topics that match, now and later, count as watched.
-    pub fn add_pattern(&self, pattern: Pattern) {
-        let mut patterns = self.patterns();
-        *patterns.entry(pattern).or_insert(0) += 1;
-        for entry in self.topics.iter().filter(|e| pattern.matches(e.key())) {
-            entry.lock().watchers += 1;
+    // ---- interest ------------------------------------------------------------------------------
+
+    fn meaning(&self, pattern: Pattern) -> dashmap::mapref::one::RefMut<'_, Pattern, Meaning> {
+        self.patterns.entry(pattern).or_insert_with(|| Meaning {
+            holders: Arc::new(AtomicWorkers::of(self.workers)),
+            topics: Vec::new(),
+        })
+    }
+
+    /// Clients of this worker hold a pattern with a `*` from here on: what opens and is meant is handed
+    /// to it.
+    pub fn hold(&self, pattern: Pattern, worker: usize) {
+        if self.meaning(pattern).holders.set(worker) {
+            self.held.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// Takes a holder of a pattern away.
-    pub fn remove_pattern(&self, pattern: Pattern) {
-        let mut patterns = self.patterns();
-        if let Some(count) = patterns.get_mut(&pattern) {
-            *count -= 1;
-            if *count == 0 {
-                patterns.remove(&pattern);
+    /// No client of this worker holds it any more.
+    pub fn release(&self, pattern: Pattern, worker: usize) {
+        let held = self.patterns.get(&pattern);
+        if held.is_some_and(|meaning| meaning.holders.clear(worker)) {
+            self.held.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.patterns.remove_if(&pattern, |_, meaning| {
+            meaning.topics.is_empty() && meaning.holders.is_empty()
+        });
+    }
+
+    /// Adds the workers that watch a topic, by its name or a pattern, to `workers`; tells whether there
+    /// are any. To miss none, it is asked while the topic is locked.
+    pub fn watched_by(&self, entry: &Entry, workers: &mut Workers) -> bool {
+        let mut any = entry.watchers.add_to(workers);
+        if self.held.load(Ordering::Relaxed) > 0 {
+            for holders in entry.patterns.get().into_iter().flatten() {
+                any |= holders.add_to(workers);
             }
         }
-        for entry in self.matching(&pattern) {
-            self.unwatch(&entry);
+        any
+    }
+
+    /// Whether any worker watches a topic.
+    pub fn is_watched(&self, entry: &Entry) -> bool {
+        let holders = entry.patterns.get().into_iter().flatten();
+        !entry.watchers.is_empty() || holders.into_iter().any(|holders| !holders.is_empty())
+    }
+
+    /// How many topics a pattern with a `*` means.
+    pub fn count(&self, pattern: &Pattern) -> usize {
+        self.patterns
+            .get(pattern)
+            .map_or(0, |found| found.topics.len())
+    }
+
+    /// Shows the topics that a pattern with a `*` means, those that opened first before the others, from
+    /// the one at `from` until `view` has enough. They are held meanwhile, so it should be short.
+    pub fn visit(
+        &self,
+        pattern: &Pattern,
+        from: usize,
+        view: impl FnMut(&Arc<Entry>) -> ControlFlow<()>,
+    ) {
+        if let Some(found) = self.patterns.get(pattern) {
+            let _ = found.topics.iter().skip(from).try_for_each(view);
         }
     }
 
-    /// The topics that match.
-    pub fn matching(&self, pattern: &Pattern) -> Vec<Arc<Entry>> {
-        self.topics
-            .iter()
-            .filter(|entry| pattern.matches(entry.key()))
-            .map(|entry| Arc::clone(&entry))
-            .collect()
+    /// Where a topic that opened not long ago stands among those that a pattern means.
+    pub fn place(&self, pattern: &Pattern, topic: TopicId) -> Option<usize> {
+        let found = self.patterns.get(pattern)?;
+        found.topics.iter().rposition(|entry| entry.id == topic)
     }
 
-    /// All topics, in no order.
+    // ---- all of them ---------------------------------------------------------------------------
+
+    /// All topics, in the order in which they opened.
     pub fn all(&self) -> Vec<Arc<Entry>> {
-        self.topics.iter().map(|e| Arc::clone(&e)).collect()
+        let all = self.patterns.get(&Pattern::ALL);
+        all.map_or_else(Vec::new, |found| found.topics.clone())
     }
 
-    /// Shows every topic, in no order, while it is held in the table: `view` should be short.
+    /// Shows every topic, in the order in which they opened. Nothing is held for longer than a part of
+    /// the list takes to copy.
     pub fn each(&self, mut view: impl FnMut(&Entry)) {
-        for entry in &self.topics {
-            view(&entry);
+        let mut shown = Vec::with_capacity(SHOWN_AT_ONCE);
+        for from in (0..).step_by(SHOWN_AT_ONCE) {
+            shown.clear();
+            if let Some(found) = self.patterns.get(&Pattern::ALL) {
+                let part = found.topics.iter().skip(from).take(SHOWN_AT_ONCE);
+                shown.extend(part.cloned());
+            }
+            if shown.is_empty() {
+                return;
+            }
+            shown.iter().for_each(|entry| view(entry));
         }
     }
 
     /// The topics with the most subscribers, for a metric whose labels must stay few.
     pub fn topics_by_subscribers(&self) -> TopicSubscribers {
-        let mut topics: Vec<_> = self
-            .topics
-            .iter()
-            .map(|entry| (entry.subscribers.load(Ordering::Relaxed), entry.topic))
-            .filter(|(count, _)| *count > 0)
-            .collect();
+        let mut topics = Vec::new();
+        self.each(|entry| {
+            let count = entry.subscribers.load(Ordering::Relaxed);
+            if count > 0 {
+                topics.push((count, entry.topic));
+            }
+        });
         topics.sort_unstable_by_key(|(count, topic)| (Reverse(*count), *topic));
         let others = topics
             .iter()
@@ -223,6 +375,7 @@ impl Registry {
                 .collect(),
             others,
             topics: self.len(),
+            placeholders: self.placeholders(),
         }
     }
 
@@ -234,5 +387,15 @@ impl Registry {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// How many names there are that clients asked for and that no bar came for.
+    pub fn placeholders(&self) -> usize {
+        self.placeholders.load(Ordering::Relaxed)
+    }
+
+    /// Whether some of them must go.
+    pub fn has_too_many_placeholders(&self) -> bool {
+        self.placeholders() > self.max_placeholders
     }
 }

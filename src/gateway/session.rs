@@ -22,12 +22,18 @@ use crate::bar::Pattern;
 
 /// From our close frame to the end of the connection, whatever the client does.
 pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Bytes of answers and snapshots that may wait for one client; one that asks without reading is
-/// closed as slow. Room for the largest snapshot.
+/// Bytes of answers and snapshots that may wait for one client; one that asks for more without reading is
+/// closed as slow at once, since it says itself how much it wants. Room for the largest snapshot. From the
+/// outbox's bound on it must make progress, as with bars.
 const MAX_ANSWER_BYTES: usize = 4 << 20;
-/// A pattern with a `*` counts as so many messages, since all topics are looked through for it: some
-/// 0.3 ms with 10,000 of them.
-const PATTERN_COST: u32 = 10;
+/// A request counts as one message more for so many topics that it names or that its patterns mean: each
+/// costs about a microsecond.
+const TOPICS_PER_MESSAGE: usize = 16;
+/// A request counts as one message more for so many bars that it is shown: each costs about a third of a
+/// microsecond.
+const BARS_PER_MESSAGE: usize = 256;
+/// And as so many more for each pattern with a `*`.
+const PATTERN_COST: usize = 1;
 
 /// A client's socket and what the worker must know of it without asking the session.
 #[derive(Debug)]
@@ -35,6 +41,11 @@ pub struct Connection {
     pub stream: TcpStream,
     /// The session has ended; its number may be another's by now.
     pub gone: Cell<bool>,
+    /// The client sends nothing more, and has yet to take what waits for it: the session is in the hub
+    /// and nowhere else.
+    pub left: Cell<bool>,
+    /// Nothing more is sent.
+    pub is_shut: Cell<bool>,
     /// When bytes last came, in the worker's seconds.
     pub heard: Cell<u32>,
     /// The worker's second by which a closing connection is cut.
@@ -50,6 +61,8 @@ impl Connection {
         Self {
             stream,
             gone: Cell::new(false),
+            left: Cell::new(false),
+            is_shut: Cell::new(false),
             heard: Cell::new(now),
             closing: Cell::new(None),
             patterns: RefCell::default(),
@@ -59,6 +72,7 @@ impl Connection {
 
     /// Ends sending or everything; the reading task then sees the end.
     pub fn shut(&self, how: Shutdown) {
+        self.is_shut.set(true);
         // An error means that the other side was faster.
         let _ = SockRef::from(&self.stream).shutdown(how);
     }
@@ -109,16 +123,21 @@ impl Listener for Session {
         self.connection.heard.set(self.worker.seconds());
     }
 
+    fn is_done(&self) -> bool {
+        self.connection.closing.get().is_some()
+    }
+
+    fn is_shut(&self) -> bool {
+        self.connection.is_shut.get()
+    }
+
     fn event(&mut self, event: Event<'_>) -> ControlFlow<()> {
         if let Event::Close(close) = event {
             self.worker.answer_close(self.id, &self.connection, close);
             return ControlFlow::Break(());
         }
-        if self.connection.closing.get().is_some() {
-            return ControlFlow::Continue(());
-        }
         if !self.allow(1) {
-            return ControlFlow::Continue(());
+            return ControlFlow::Break(());
         }
         match event {
             Event::Text(text) => self.text(text),
@@ -128,6 +147,9 @@ impl Listener for Session {
         }
         if self.worker.answer_backlog(self.id) > MAX_ANSWER_BYTES {
             self.close(CloseCode::SlowClient, "answers are not being read");
+        }
+        if self.is_done() {
+            return ControlFlow::Break(());
         }
         ControlFlow::Continue(())
     }
@@ -139,6 +161,10 @@ impl Listener for Session {
     fn fed(&mut self) {
         self.worker.see_to_todo();
     }
+}
+
+fn messages(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
 }
 
 impl Session {
@@ -170,18 +196,24 @@ impl Session {
         allowed
     }
 
+    /// How many messages a command counts as, beside its own: by what it makes the worker look at.
+    fn cost(&self, command: &Command) -> u32 {
+        let (which, subscribes) = match command {
+            Command::Subscribe(which, _) => (which, true),
+            Command::Unsubscribe(which) => (which, false),
+            Command::Ping => return 0,
+        };
+        let patterns = which.patterns.iter().filter(|p| p.topic().is_none());
+        let topics = self.worker.touched(self.id, which, subscribes);
+        messages(patterns.count() * PATTERN_COST + topics / TOPICS_PER_MESSAGE)
+    }
+
     fn text(&mut self, text: &str) {
         let parsed = protocol::parse(text);
-        if let Ok(Request {
-            command: Command::Subscribe(which, _) | Command::Unsubscribe(which),
-            ..
-        }) = &parsed
+        if let Ok(Request { command, .. }) = &parsed
+            && !self.allow(self.cost(command))
         {
-            let patterns = which.patterns.iter().filter(|p| p.topic().is_none());
-            let patterns = u32::try_from(patterns.count()).unwrap_or(u32::MAX);
-            if !self.allow(patterns.saturating_mul(PATTERN_COST)) {
-                return;
-            }
+            return;
         }
         let done = parsed.and_then(|Request { id, command }| match command {
             Command::Ping => {
@@ -190,8 +222,16 @@ impl Session {
                 Ok(())
             }
             Command::Subscribe(which, wishes) => {
-                self.worker
-                    .subscribe(self.id, &self.connection, &which, wishes, id)
+                let shown = self.worker.subscribe(
+                    self.id,
+                    &self.connection,
+                    &which,
+                    wishes,
+                    id.as_deref(),
+                )?;
+                // Known only now: who spent more than it had is closed when it has been answered.
+                self.allow(messages(shown / BARS_PER_MESSAGE));
+                Ok(())
             }
             Command::Unsubscribe(which) => {
                 self.worker
@@ -211,14 +251,17 @@ impl Session {
     }
 }
 
-/// Writes what waits for a slow session as its socket takes it, until nothing is left.
+/// Writes what waits for a slow session as its socket takes it, until nothing is left. A session whose
+/// client has left ends with it.
 pub async fn flush(worker: Rc<Worker>, id: SessionId, connection: Rc<Connection>) {
     loop {
         if connection.stream.writable().await.is_err() || connection.gone.get() {
             return;
         }
         if worker.flush(id) {
-            if connection.closing.get().is_some() {
+            if connection.left.get() {
+                worker.part(id, &connection);
+            } else if connection.closing.get().is_some() {
                 connection.shut(Shutdown::Write);
             }
             return;

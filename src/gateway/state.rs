@@ -1,7 +1,8 @@
 //! What a node knows of one topic, and what its next message changes: bars, order, holes.
 
-use crate::bar::{Bar, Message, Topic};
-use crate::history::History;
+use crate::bar::{Bar, Message, Resolution, Topic};
+use crate::clock::now_ms;
+use crate::history::{History, Hole};
 
 /// The part that changes with every bar.
 #[derive(Debug)]
@@ -9,8 +10,6 @@ pub struct State {
     /// Messages of this topic so far, gaps among them.
     pub version: u64,
     pub history: History,
-    /// Workers that have a subscriber, plus patterns that match: none, and bars are not encoded.
-    pub watchers: u32,
     /// The last message, for what its producer put beside the bar.
     pub last: Option<Message>,
     /// The furthest that its producer came, if that counts its messages.
@@ -19,6 +18,33 @@ pub struct State {
     pub losses_seen: u64,
     /// Time of the first bar that came over the bus.
     heard_from: Option<i64>,
+}
+
+/// What was read from the store of one topic.
+#[derive(Debug, Clone, Copy)]
+pub struct Stored {
+    /// Time of the oldest bar that was kept before.
+    known_from: Option<i64>,
+    /// Times of the oldest and the newest bar that the store gave.
+    oldest: i64,
+    newest: i64,
+}
+
+impl Stored {
+    /// Of a topic with this history, a first bar.
+    pub fn new(history: &History, bar: &Bar) -> Self {
+        Self {
+            known_from: history.known_from(),
+            oldest: bar.time(),
+            newest: bar.time(),
+        }
+    }
+
+    /// Another bar.
+    pub fn add(&mut self, bar: &Bar) {
+        self.oldest = self.oldest.min(bar.time());
+        self.newest = self.newest.max(bar.time());
+    }
 }
 
 /// Where a producer was when it sent a message.
@@ -70,30 +96,12 @@ impl Place {
     }
 }
 
-/// What must be told before a bar.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Hole {
-    pub from: i64,
-    pub to: i64,
-}
-
-impl Hole {
-    /// Both, and what is between them.
-    pub fn with(self, other: Self) -> Self {
-        Self {
-            from: self.from.min(other.from),
-            to: self.to.max(other.to),
-        }
-    }
-}
-
 impl State {
     /// Nothing known yet; up to `history_bars` closed bars will be kept.
-    pub fn new(history_bars: usize, watchers: u32) -> Self {
+    pub fn new(history_bars: usize) -> Self {
         Self {
             version: 0,
             history: History::new(history_bars),
-            watchers,
             last: None,
             place: None,
             losses_seen: 0,
@@ -113,19 +121,93 @@ impl State {
             self.place = place;
             self.losses_seen = losses;
         }
-        let last = self.history.last().map(Bar::time);
-        self.history.apply(message.bar);
+        let last = self.history.last().map(|bar| (bar.time(), bar.closed));
+        let time = message.bar.time();
+        if last.is_some_and(|(last, _)| time < last) {
+            self.revise(message);
+        } else {
+            self.history.apply(message.bar);
+        }
         self.heard_from.get_or_insert(message.bar.time());
         self.version += 1;
-        let from = last.filter(|_| match order {
+        if self.history.has_holes() {
+            self.settle(message, order);
+        }
+        if last.is_none() && message.rev.is_some() {
+            // Its producer is further than this, and was before it was heard.
+            self.miss((time, true), message);
+        }
+        let last = last.filter(|_| match order {
             Order::Jump => true,
             Order::Unknown => suspect,
             Order::Next | Order::Repeat => false,
         })?;
-        Some(Hole {
-            from,
-            to: message.bar.time().max(from),
-        })
+        Some(self.miss(last, message))
+    }
+
+    /// Takes in an earlier bar than the newest. One from before the first kept does not make the history
+    /// begin there: what is between them is not known.
+    #[cold]
+    fn revise(&mut self, message: &Message) {
+        let first = self.history.known_from();
+        self.history.apply(message.bar);
+        let time = message.bar.time();
+        if let Some(first) = first.filter(|first| time < *first)
+            && self.history.known_from() == Some(time)
+        {
+            self.history
+                .note_hole(message.topic.resolution.next(time), first);
+        }
+    }
+
+    /// Notes the hole between the newest bar so far, which may have been closed, and a message that came
+    /// after it.
+    #[cold]
+    fn miss(&mut self, (from, was_closed): (i64, bool), message: &Message) -> Hole {
+        let time = message.bar.time();
+        let goes_on = time > from || (time == from && !was_closed);
+        if goes_on && message.rev.is_none() {
+            self.history.note_hole(from, time);
+            return Hole { from, to: time };
+        }
+        // A revision of the past says nothing of how far its producer is.
+        let to = message.topic.resolution.floor(now_ms()).max(from).max(time);
+        self.history.note_hole(from, to + 1);
+        self.prove(message);
+        Hole { from, to }
+    }
+
+    /// What a message proves of what was missed before.
+    #[cold]
+    fn settle(&mut self, message: &Message, order: Order) {
+        match order {
+            Order::Next => self.history.trust(),
+            Order::Jump | Order::Unknown => self.history.trust_only_from(None),
+            Order::Repeat => {}
+        }
+        // A repetition may be older than what was missed, unless it is the bar's final state.
+        if order != Order::Repeat || message.bar.closed {
+            self.prove(message);
+        }
+    }
+
+    fn prove(&mut self, message: &Message) {
+        let time = message.bar.time();
+        self.history
+            .prove(time, message.topic.resolution.next(time));
+    }
+
+    /// Notes that bars up to the one that starts at `now` may have been missed, if there is any bar that
+    /// tells from which on.
+    pub fn doubt(&mut self, resolution: Resolution, now: i64) -> Option<Hole> {
+        let from = self.history.last()?.time();
+        let to = resolution.floor(now).max(from);
+        if self.provable() {
+            self.history.doubt(from, to + 1);
+        } else {
+            self.history.note_hole(from, to + 1);
+        }
+        Some(Hole { from, to })
     }
 }
 
@@ -134,12 +216,23 @@ impl State {
     /// changed by it. `fresh`: this bar came over the bus after the store was asked.
     pub fn restore(&mut self, message: &Message, fresh: bool) -> Option<Hole> {
         let place = Place::of(message).filter(|place| place.epoch.is_some());
+        let order = Place::order(self.place, place);
         // The store has all that was published up to there, and watchers are told of what changes.
-        if self.place.is_none() || Place::order(self.place, place).is_ahead() {
+        if self.place.is_none() || order.is_ahead() {
             self.place = place.or(self.place);
+            if self.history.has_holes() {
+                self.history.trust_only_from(Some(message.bar.time()));
+            }
         }
         let time = message.bar.time();
         let last = self.history.last().map(Bar::time);
+        // Until it is read to its end, nothing between them is known.
+        if let Some(last) = last.filter(|last| *last < time && order != Order::Next) {
+            self.history.note_hole(last, time);
+        }
+        if message.bar.closed && self.history.has_holes() {
+            self.prove(message);
+        }
         if !self.history.restore(message.bar, fresh) {
             return None;
         }
@@ -155,6 +248,26 @@ impl State {
             from: last.map_or(time, |last| last.min(time)),
             to: time,
         })
+    }
+
+    /// Notes what the store proves, now that it is read, or that it could not be read whole.
+    pub fn stored(&mut self, resolution: Resolution, stored: &Stored, is_whole: bool) {
+        let history = &mut self.history;
+        if is_whole {
+            // Who publishes stores first: all from the oldest to the newest is there.
+            if history.has_holes() {
+                history.prove(stored.oldest, resolution.next(stored.newest));
+            }
+            return;
+        }
+        // Of what is not there nobody knows whether it was in the store. What came behind the newest bar so
+        // far was noted when it came.
+        let until = stored.known_from.unwrap_or(stored.newest);
+        let times = history.since(stored.oldest).map(Bar::time);
+        let times: Vec<_> = times.take_while(|time| *time <= until).collect();
+        for pair in times.windows(2) {
+            history.note_hole(resolution.next(pair[0]), pair[1]);
+        }
     }
 
     /// The newest bar, with what its producer put beside it as far as that is known.

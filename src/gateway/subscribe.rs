@@ -1,5 +1,7 @@
 //! What happens on `bars.subscribe` and `bars.unsubscribe`.
 
+use std::collections::HashSet;
+use std::ops::ControlFlow;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -7,13 +9,14 @@ use super::hub::SessionId;
 use super::lag::GATHER_BYTES;
 use super::node::Limit;
 use super::protocol::{
-    Answer, Refusal, Selection, Wishes, gap_before, write_answer, write_gap, write_snapshot,
+    Answer, Refusal, Selection, Wishes, write_answer, write_gap, write_snapshot,
 };
 use super::registry::Entry;
 use super::session::Connection;
-use super::worker::{Holder, Worker};
-use crate::bar::{Bar, Message, Pattern, write_update};
-use crate::history::History;
+use super::worker::Worker;
+use crate::bar::{Bar, Message, Pattern, Topic, write_update};
+use crate::clock::now_ms;
+use crate::history::{History, Hole};
 
 /// Bars that one request may bring, over all its topics: bounds one answer to some 1.3 MB.
 const MAX_SNAPSHOT_BARS: usize = 10_000;
@@ -22,11 +25,12 @@ const MAX_SNAPSHOT_BARS: usize = 10_000;
 const MAX_PATTERNS_PER_CLIENT: usize = 64;
 
 /// What a new subscriber is shown first.
-enum First {
+pub(super) enum First {
     Nothing,
     Current(Message),
     Bars {
-        gap: Option<(i64, i64)>,
+        /// What may be missing beside the bars.
+        gaps: Vec<Hole>,
         bars: Vec<Bar>,
     },
 }
@@ -40,8 +44,49 @@ fn asked_bars(history: &History, wishes: Wishes) -> usize {
     }
 }
 
+/// What a request for subscriptions comes to, before anything is done about it.
+struct Judged {
+    /// Named one by one, without repetitions.
+    names: Vec<Topic>,
+    /// With a `*`, and not held before.
+    patterns: Vec<Pattern>,
+    /// Topics that patterns mean and that are not named, held before or not.
+    meant: Vec<Arc<Entry>>,
+    /// How many topics each of `patterns` meant.
+    counts: Vec<usize>,
+    /// Bars that it brings.
+    bars: usize,
+}
+
+/// A limit that is in the way, and what to say of it.
+type Limited = (Limit, String);
+
+/// What is selected, without repetitions: topics by their names, and patterns with a `*`.
+fn distinct(which: &Selection) -> (Vec<Topic>, Vec<Pattern>) {
+    let mut patterns = which.patterns.clone();
+    patterns.sort_unstable();
+    patterns.dedup();
+    let names = patterns.iter().filter_map(Pattern::topic).collect();
+    patterns.retain(|pattern| pattern.topic().is_none());
+    (names, patterns)
+}
+
 impl Worker {
-    /// Subscribes a session to all that is selected, or to nothing.
+    /// How many topics a request makes this worker look at.
+    pub fn touched(&self, id: SessionId, which: &Selection, subscribes: bool) -> usize {
+        let limit = self.node.config.limits.max_topics_per_client;
+        let of = |pattern: &Pattern| match pattern.topic() {
+            Some(_) => 1,
+            None if !subscribes => self.hub().count_of(id),
+            // One that means more is refused for that.
+            None => Some(self.node.registry.count(pattern))
+                .filter(|count| *count <= limit)
+                .unwrap_or(0),
+        };
+        which.patterns.iter().map(of).sum()
+    }
+
+    /// Subscribes a session to all that is selected, or to nothing; tells how many bars it is shown.
     ///
     /// # Errors
     /// A [`Refusal`] with code `limit`.
@@ -51,165 +96,177 @@ impl Worker {
         connection: &Connection,
         which: &Selection,
         wishes: Wishes,
-        request: Option<String>,
-    ) -> Result<(), Refusal> {
-        let patterns = self.hold_patterns(id, connection, which, wishes.max_rate);
-        match self.watch_selected(id, connection, which, wishes) {
-            Ok(entries) => {
-                self.set_pattern_rates(id, which, wishes.max_rate);
-                // Joined before the answer goes out: whoever has it gets every bar from there on.
-                let joined: Vec<_> = entries
-                    .into_iter()
-                    .map(|entry| (self.join_topic(id, &entry, wishes), entry))
-                    .collect();
-                let answer = self.text(|out| {
-                    write_answer(out, Answer::Subscribed, which, request.as_deref());
-                });
-                // Gathered: a pattern would cost a write for each of its topics.
-                let mut frames = Vec::from(answer);
-                for (first, entry) in joined {
-                    self.show(&mut frames, &entry, first);
-                    if frames.len() >= GATHER_BYTES {
-                        self.send(id, std::mem::take(&mut frames).into());
-                    }
-                }
-                if !frames.is_empty() {
-                    self.send(id, frames.into());
-                }
-                Ok(())
+        request: Option<&str>,
+    ) -> Result<usize, Refusal> {
+        let judged = self.judge(id, connection, which, wishes);
+        let watched = judged.and_then(|judged| Ok((self.watch_names(&judged.names)?, judged)));
+        let (mut entries, judged) = watched.map_err(|(limit, message)| {
+            self.node.metrics.limited(limit.label()).inc();
+            Refusal {
+                id: request.map(str::to_owned),
+                code: "limit",
+                message,
             }
-            Err((limit, message)) => {
-                for pattern in patterns {
-                    self.release_pattern(id, connection, pattern);
-                }
-                self.node.metrics.limited(limit.label()).inc();
-                Err(Refusal {
-                    id: request,
-                    code: "limit",
-                    message,
-                })
+        })?;
+        for entry in &judged.meant {
+            self.watching.borrow_mut().watch_open(entry);
+        }
+        entries.extend_from_slice(&judged.meant);
+        self.set_pattern_rates(id, which, wishes.max_rate);
+        for (pattern, count) in judged.patterns.iter().zip(judged.counts) {
+            self.hold_pattern(id, connection, *pattern, wishes.max_rate, count);
+        }
+        // Joined before the answer goes out: whoever has it gets every bar from there on.
+        let mut firsts: Vec<_> = entries
+            .iter()
+            .map(|entry| self.join_topic(id, entry, wishes))
+            .collect();
+        self.add_placeholders(id, &entries);
+        // What opened since the request was judged.
+        for pattern in judged.patterns {
+            for entry in self.take_lacking(id, pattern) {
+                firsts.push(self.join_topic(id, &entry, wishes));
+                entries.push(entry);
             }
         }
-    }
-
-    /// Notes the patterns with a `*` that the session did not hold before. Done before the topics are
-    /// looked through, so that none can open unseen in between.
-    fn hold_patterns(
-        &self,
-        id: SessionId,
-        connection: &Connection,
-        which: &Selection,
-        max_rate: Option<f64>,
-    ) -> Vec<Pattern> {
-        let mut added = Vec::new();
-        let holder = Holder {
-            session: id,
-            max_rate,
-        };
-        let mut held = connection.patterns.take().into_vec();
-        for &pattern in which.patterns.iter().filter(|p| p.topic().is_none()) {
-            if held.contains(&pattern) {
-                continue;
-            }
-            let mut patterns = self.patterns.borrow_mut();
-            patterns.entry(pattern).or_default().push(holder);
-            held.push(pattern);
-            added.push(pattern);
-            self.node.registry.add_pattern(pattern);
-        }
-        connection.patterns.replace(held.into());
-        added
-    }
-
-    /// Gives the patterns that the session held before their new rate, for topics to come. Done when
-    /// nothing can refuse the request any more.
-    fn set_pattern_rates(&self, id: SessionId, which: &Selection, max_rate: Option<f64>) {
-        let mut patterns = self.patterns.borrow_mut();
-        for pattern in &which.patterns {
-            let holders = patterns.get_mut(pattern).into_iter().flatten();
-            for holder in holders.filter(|holder| holder.session == id) {
-                holder.max_rate = max_rate;
+        let answer = self.text(|out| write_answer(out, Answer::Subscribed, which, request));
+        // Gathered: a pattern would cost a write for each of its topics.
+        let mut frames = Vec::from(answer);
+        for (first, entry) in firsts.into_iter().zip(&entries) {
+            self.show(&mut frames, entry, first);
+            if frames.len() >= GATHER_BYTES {
+                self.send(id, std::mem::take(&mut frames).into());
             }
         }
-    }
-
-    fn release_pattern(&self, id: SessionId, connection: &Connection, pattern: Pattern) {
-        let mut held = connection.patterns.take().into_vec();
-        if let Some(at) = held.iter().position(|p| *p == pattern) {
-            held.swap_remove(at);
-            self.forget_pattern(id, pattern);
+        if !frames.is_empty() {
+            self.send(id, frames.into());
         }
-        connection.patterns.replace(held.into());
+        self.evict_placeholders();
+        Ok(judged.bars)
     }
 
-    /// The selected topics, each with one watcher more; or the limit that is in the way.
-    fn watch_selected(
+    /// Looks whether a request is within the limits. Nothing is changed by it, and what is looked at grows
+    /// with what the client may hold, not with what there is.
+    fn judge(
         &self,
         id: SessionId,
         connection: &Connection,
         which: &Selection,
         wishes: Wishes,
-    ) -> Result<Vec<Arc<Entry>>, (Limit, String)> {
-        let limit = self.node.config.limits.max_topics_per_client;
-        let patterns = connection.patterns.borrow().len();
-        let patterns_limit = limit.min(MAX_PATTERNS_PER_CLIENT);
-        if patterns > patterns_limit {
-            return Err((
-                Limit::PatternsPerClient,
-                format!("that would make {patterns} patterns, {patterns_limit} are allowed"),
-            ));
-        }
+    ) -> Result<Judged, Limited> {
         let registry = &self.node.registry;
-        let mut topics = Vec::new();
-        for pattern in &which.patterns {
-            match pattern.topic() {
-                Some(topic) => topics.push(topic),
-                None => topics.extend(registry.matching(pattern).iter().map(|e| e.topic)),
-            }
-        }
-        topics.sort_unstable();
-        topics.dedup();
-        let held = self.hub().count_of(id);
-        let new = topics
-            .iter()
-            .filter(|topic| {
-                registry
-                    .get(topic)
-                    .is_none_or(|entry| !self.hub().is_subscribed(id, entry.id))
-            })
-            .count();
-        if held + new > limit {
-            return Err((
-                Limit::TopicsPerClient,
-                format!(
-                    "{new} more topics would make {}, {limit} are allowed",
-                    held + new
-                ),
-            ));
-        }
-        let bars: usize = topics
-            .iter()
-            .filter_map(|topic| registry.get(topic))
+        let (names, asked) = distinct(which);
+        let mut patterns = asked.clone();
+        patterns.retain(|pattern| !connection.patterns.borrow().contains(pattern));
+        self.judge_patterns(connection, &asked, &patterns)?;
+        let counts = patterns.iter().map(|p| registry.count(p)).collect();
+        let known: Vec<_> = {
+            let watching = self.watching.borrow();
+            names.iter().map(|name| watching.get(name)).collect()
+        };
+        let meant = self.judge_topics(id, &known, &asked)?;
+        let entries = known.iter().flatten().chain(&meant);
+        let bars = entries
             .map(|entry| asked_bars(&entry.lock().history, wishes))
             .sum();
         if bars > MAX_SNAPSHOT_BARS {
-            let count = topics.len();
-            return Err((
-                Limit::SnapshotBars,
-                format!(
-                    "{bars} bars of {count} topics, {MAX_SNAPSHOT_BARS} are allowed in one request"
-                ),
-            ));
+            let count = names.len() + meant.len();
+            let message = format!(
+                "{bars} bars of {count} topics, {MAX_SNAPSHOT_BARS} are allowed in one request"
+            );
+            return Err((Limit::SnapshotBars, message));
         }
-        let mut watched = Vec::with_capacity(topics.len());
-        for topic in topics {
-            match registry.watch(&topic) {
+        Ok(Judged {
+            names,
+            patterns,
+            meant,
+            counts,
+            bars,
+        })
+    }
+
+    /// Whether a client may hold so many patterns, and any of them alone.
+    fn judge_patterns(
+        &self,
+        connection: &Connection,
+        asked: &[Pattern],
+        new: &[Pattern],
+    ) -> Result<(), Limited> {
+        let limit = self.node.config.limits.max_topics_per_client;
+        let count = connection.patterns.borrow().len() + new.len();
+        let allowed = limit.min(MAX_PATTERNS_PER_CLIENT);
+        if count > allowed {
+            let message = format!("that would make {count} patterns, {allowed} are allowed");
+            return Err((Limit::PatternsPerClient, message));
+        }
+        let counts = asked.iter().map(|p| self.node.registry.count(p));
+        match counts.max() {
+            Some(most) if most > limit => Err(self.too_many_topics(most)),
+            _ => Ok(()),
+        }
+    }
+
+    /// The topics that patterns mean beside those that are named, unless that is more than the client may
+    /// get.
+    fn judge_topics(
+        &self,
+        id: SessionId,
+        named: &[Option<Arc<Entry>>],
+        asked: &[Pattern],
+    ) -> Result<Vec<Arc<Entry>>, Limited> {
+        let held = self.hub().count_of(id);
+        let is_new = |entry: &Entry| !self.hub().is_subscribed(id, entry.id);
+        let new = named
+            .iter()
+            .filter(|found| found.as_ref().is_none_or(|entry| is_new(entry)))
+            .count();
+        let Some(mut room) = self.room_of(id).checked_sub(new) else {
+            return Err(self.too_many_topics(held + new));
+        };
+        let mut seen: HashSet<_> = named.iter().flatten().map(|entry| entry.id).collect();
+        let mut meant = Vec::new();
+        let mut is_beyond = false;
+        for pattern in asked {
+            self.node.registry.visit(pattern, 0, |entry| {
+                if seen.insert(entry.id) {
+                    let left = room.checked_sub(usize::from(is_new(entry)));
+                    is_beyond = left.is_none();
+                    room = left.unwrap_or(0);
+                    meant.push(Arc::clone(entry));
+                }
+                if is_beyond {
+                    ControlFlow::Break(())
+                } else {
+                    ControlFlow::Continue(())
+                }
+            });
+            if is_beyond {
+                let limit = self.node.config.limits.max_topics_per_client;
+                return Err(self.too_many_topics(limit + 1));
+            }
+        }
+        Ok(meant)
+    }
+
+    fn too_many_topics(&self, count: usize) -> Limited {
+        let limit = self.node.config.limits.max_topics_per_client;
+        let message = format!("that would make {count} topics or more, {limit} are allowed");
+        (Limit::TopicsPerClient, message)
+    }
+
+    /// Watches all names, or none.
+    fn watch_names(&self, names: &[Topic]) -> Result<Vec<Arc<Entry>>, Limited> {
+        let mut watching = self.watching.borrow_mut();
+        let mut watched: Vec<Arc<Entry>> = Vec::with_capacity(names.len());
+        for name in names {
+            match watching.watch(name) {
                 Ok(entry) => watched.push(entry),
                 Err(why) => {
-                    for entry in watched {
-                        registry.unwatch(&entry);
+                    let hub = self.hub();
+                    for entry in watched.iter().filter(|entry| !hub.is_watched(entry.id)) {
+                        watching.unwatch(entry);
                     }
-                    return Err((Limit::Topics, why.to_string()));
+                    return Err((Limit::Placeholders, why.to_string()));
                 }
             }
         }
@@ -219,16 +276,12 @@ impl Worker {
     /// Lets a session in right behind what it is to be shown first: the version read under the topic's
     /// lock is where the live stream goes on. Nothing is sent in between, since all is one turn of the
     /// worker's thread.
-    fn join_topic(&self, id: SessionId, entry: &Arc<Entry>, wishes: Wishes) -> First {
+    pub(super) fn join_topic(&self, id: SessionId, entry: &Arc<Entry>, wishes: Wishes) -> First {
         let (first, version) = self.first(id, entry, wishes);
         let mut hub = self.hub();
         if matches!(first, First::Bars { .. }) {
             // Asked again: what is on its way to the old subscription is in the snapshot.
             hub.unsubscribe(id, entry.id);
-        }
-        if hub.is_watched(entry.id) {
-            // The worker counts as one watcher, however many clients it has for the topic.
-            self.node.registry.unwatch(entry);
         }
         if hub.is_subscribed(id, entry.id) {
             hub.set_rate(id, entry.id, wishes.max_rate);
@@ -239,14 +292,14 @@ impl Worker {
     }
 
     /// Appends the frames of what a new subscriber is shown first.
-    fn show(&self, frames: &mut Vec<u8>, entry: &Entry, first: First) {
+    pub(super) fn show(&self, frames: &mut Vec<u8>, entry: &Entry, first: First) {
         match first {
             First::Nothing => {}
             First::Current(message) => {
                 frames.extend_from_slice(&self.text(|out| write_update(out, &message)));
             }
-            First::Bars { gap, bars } => {
-                if let Some((from, to)) = gap {
+            First::Bars { gaps, bars } => {
+                for Hole { from, to } in gaps {
                     let gap = self.text(|out| write_gap(out, &entry.topic, from, to, "upstream"));
                     frames.extend_from_slice(&gap);
                 }
@@ -259,15 +312,18 @@ impl Worker {
     fn first(&self, id: SessionId, entry: &Arc<Entry>, wishes: Wishes) -> (First, u64) {
         let again = self.hub().is_subscribed(id, entry.id);
         let state = entry.lock();
+        let (history, resolution) = (&state.history, entry.topic.resolution);
         let first = if let Some(count) = wishes.snapshot {
+            let bars: Vec<Bar> = history.newest(count).copied().collect();
+            let start = bars.first().map_or(i64::MAX, Bar::time);
             First::Bars {
-                gap: None,
-                bars: state.history.newest(count).copied().collect(),
+                gaps: history.holes(resolution, start, i64::MAX).collect(),
+                bars,
             }
         } else if let Some(since) = wishes.since {
             First::Bars {
-                gap: gap_before(entry.topic.resolution, since, &state.history),
-                bars: state.history.since(since).copied().collect(),
+                gaps: history.missing(resolution, since, now_ms()),
+                bars: history.since(since).copied().collect(),
             }
         } else if again {
             // It has the current bar, and may only want another rate.
@@ -282,28 +338,32 @@ impl Worker {
 
     /// Ends the selected subscriptions, narrower patterns among them; what was not subscribed is no error.
     pub fn unsubscribe(
-        &self,
+        self: &Rc<Self>,
         id: SessionId,
         connection: &Connection,
         which: &Selection,
         request: Option<&str>,
     ) {
         for pattern in &which.patterns {
-            let held = connection.patterns.borrow().clone();
-            for narrower in held.iter().filter(|held| pattern.includes(held)) {
-                self.release_pattern(id, connection, *narrower);
-            }
-            let ended: Vec<_> = {
+            let ended: Vec<_> = if let Some(topic) = pattern.topic() {
+                self.watching.borrow().get(&topic).into_iter().collect()
+            } else {
+                let held = connection.patterns.borrow().clone();
+                for narrower in held.iter().filter(|held| pattern.includes(held)) {
+                    self.release_pattern(id, connection, *narrower);
+                }
                 let hub = self.hub();
                 let meant = hub.topics_of(id).filter(|e| pattern.matches(&e.topic));
-                meant.map(|entry| entry.id).collect()
+                meant.map(Arc::clone).collect()
             };
-            for topic in ended {
-                self.hub().unsubscribe(id, topic);
+            for entry in ended {
+                self.hub().unsubscribe(id, entry.id);
             }
         }
         self.answer(id, |out| {
             write_answer(out, Answer::Unsubscribed, which, request);
         });
+        self.end_placeholders(id);
+        self.complete_all(id, connection);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell, RefMut};
 use std::collections::HashMap;
-use std::net::Shutdown;
+use std::net::{IpAddr, Shutdown};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -15,52 +15,61 @@ use tokio::time::timeout_at;
 
 use super::batch::Batch;
 use super::closing::GOING_AWAY;
+use super::http::places::{Place, Places};
 use super::hub::{Hub, SessionId};
 use super::mailbox::Mailbox;
-use super::node::{Limit, Node};
+use super::node::Node;
+use super::patterns::Held;
+use super::placeholders::Placeholders;
 use super::reading::ReadBuffer;
-use super::registry::Entry;
 use super::session::{self, Connection};
+use super::watching::Watching;
 use super::ws::{CloseCode, FrameBuilder};
 use crate::bar::Pattern;
 use crate::clock::now_us;
 use crate::limited::Limited;
+use crate::metrics::Counts;
 
 /// One read's size. Shared by all clients of the worker, so it can be generous; a client's message
 /// is at most 4 KiB by default.
 const READ_BYTES: usize = 16 << 10;
-/// Connections of one worker that are not, or not yet, sessions: handshakes, pages, probes. Each
-/// costs some 10 KiB for at most the handshake's time-out.
-pub const MAX_HTTP_CONNECTIONS: usize = 4_096;
 /// Label of connections refused at that bound.
 pub const REFUSED_HTTP: &str = "http_connections";
+/// Change of what waits for a worker's clients that the node is told of at once; else it is told once a
+/// second.
+const REPORT_STEP_BYTES: usize = 1 << 20;
+/// Frames of several batches that go out together: half of what may by default wait for a client that does not
+/// take them at once.
+const MAX_MERGED_BYTES: usize = 128 << 10;
 /// Sessions whose places are kept in advance, 32 MiB of addresses; with more the list grows as it must.
 const MAX_RESERVED_SESSIONS: usize = 1 << 18;
-
-/// A session that is subscribed to a pattern.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Holder {
-    pub session: SessionId,
-    pub max_rate: Option<f64>,
-}
 
 /// A worker's state. Everything is touched by its own thread only, and no borrow is held across an
 /// await.
 pub struct Worker {
     /// Which of the node's workers it is.
-    at: usize,
+    pub(super) at: usize,
     pub node: Arc<Node>,
     pub read_buffer: ReadBuffer,
     pub(super) hub: RefCell<Hub<Rc<Connection>>>,
     /// Patterns with a `*`, and who holds them.
-    pub(super) patterns: RefCell<HashMap<Pattern, Vec<Holder>>>,
+    pub(super) patterns: RefCell<HashMap<Pattern, HashMap<SessionId, Held>>>,
+    /// What it watches, by name.
+    pub(super) watching: RefCell<Watching>,
+    /// Names without a bar, and who holds them.
+    pub(super) placeholders: RefCell<Placeholders>,
     /// Connections that are not (yet) sessions.
-    http_connections: Cell<usize>,
+    places: Rc<Places>,
+    /// What waited here when the node was last told, in bytes.
+    pub(super) reported_bytes: Cell<usize>,
+    /// And the most that waited for one client.
+    pub(super) reported_largest: Cell<usize>,
     /// Some update began to wait for its turn.
     turns: Notify,
     frames: RefCell<FrameBuilder>,
     pub(super) policy_log: RefCell<Limited>,
     started: Instant,
+    counts: Arc<Counts>,
 }
 
 impl Worker {
@@ -71,17 +80,24 @@ impl Worker {
         // The kernel spreads clients evenly, not exactly.
         let share = limits.max_clients.div_ceil(node.config.workers);
         hub.reserve(share.saturating_add(share / 8).min(MAX_RESERVED_SESSIONS));
+        let watching = Watching::new(at, Arc::clone(&node.registry));
+        let counts = node.metrics.worker();
         Self {
             at,
             node,
             read_buffer: Rc::new(RefCell::new(vec![0; READ_BYTES].into_boxed_slice())),
             hub: RefCell::new(hub),
             patterns: RefCell::default(),
-            http_connections: Cell::new(0),
+            watching: RefCell::new(watching),
+            placeholders: RefCell::default(),
+            places: Rc::default(),
+            reported_bytes: Cell::new(0),
+            reported_largest: Cell::new(0),
             turns: Notify::new(),
             frames: RefCell::default(),
             policy_log: RefCell::default(),
             started: Instant::now(),
+            counts,
         }
     }
 
@@ -96,10 +112,10 @@ impl Worker {
 
     /// Takes a session in; one that comes while this gateway drains is closed at once.
     pub fn join(self: &Rc<Self>, connection: &Rc<Connection>) -> SessionId {
-        let id = self.hub.borrow_mut().add(Rc::clone(connection));
-        if connection.admission.is_packed() {
-            self.hub.borrow_mut().pack(id);
-        }
+        let mut hub = self.hub.borrow_mut();
+        let id = hub.add(Rc::clone(connection));
+        hub.set_rendition(id, connection.admission.rendition);
+        drop(hub);
         self.tell_clients();
         if self.node.is_draining() {
             self.close(id, connection, CloseCode::GoingAway, GOING_AWAY);
@@ -107,11 +123,27 @@ impl Worker {
         id
     }
 
-    /// Forgets a session whose reading ended.
+    /// Ends a session whose reading ended. What waits for a client that only sends no more is still sent,
+    /// and until it is, or the client takes nothing of it, the session stays where the sweep sees it.
     pub fn leave(self: &Rc<Self>, id: SessionId, connection: &Connection) {
-        connection.gone.set(true);
         self.forget_patterns(id, connection);
+        let flushed = {
+            let mut hub = self.hub.borrow_mut();
+            hub.retire(id);
+            hub.flush(id)
+        };
+        if flushed {
+            return self.part(id, connection);
+        }
+        connection.left.set(true);
+        self.see_to_todo();
+    }
+
+    /// Forgets a session for which nothing is left to do.
+    pub fn part(self: &Rc<Self>, id: SessionId, connection: &Connection) {
+        connection.gone.set(true);
         self.hub.borrow_mut().remove(id);
+        connection.shut(Shutdown::Both);
         self.tell_clients();
         self.see_to_todo();
     }
@@ -122,32 +154,22 @@ impl Worker {
         }
     }
 
+    /// A session ends: it holds nothing any more.
     pub(super) fn forget_patterns(&self, id: SessionId, connection: &Connection) {
         for pattern in connection.patterns.take().into_vec() {
             self.forget_pattern(id, pattern);
         }
+        self.forget_placeholders(id);
     }
 
-    pub(super) fn forget_pattern(&self, id: SessionId, pattern: Pattern) {
-        let mut patterns = self.patterns.borrow_mut();
-        if let Some(holders) = patterns.get_mut(&pattern) {
-            holders.retain(|holder| holder.session != id);
-            if holders.is_empty() {
-                patterns.remove(&pattern);
-            }
-        }
-        self.node.registry.remove_pattern(pattern);
-    }
-
-    /// Counts a connection that is no session, until the guard goes; `None` when there are too many.
-    pub fn http_connection(self: &Rc<Self>) -> Option<HttpConnection> {
-        let count = self.http_connections.get();
-        if count >= MAX_HTTP_CONNECTIONS {
+    /// A place for a connection that is no session; `None` when all are taken by others in use.
+    pub fn http_connection(&self, address: IpAddr) -> Option<Place> {
+        let taken = self.places.take(address);
+        // One was refused, or lost its place.
+        if taken.as_ref().is_none_or(|(_, evicted)| *evicted) {
             self.node.metrics.refused(REFUSED_HTTP).inc();
-            return None;
         }
-        self.http_connections.set(count + 1);
-        Some(HttpConnection(Rc::clone(self)))
+        taken.map(|(place, _)| place)
     }
 
     /// Sends an answer, a snapshot or a control frame.
@@ -184,6 +206,13 @@ impl Worker {
     /// Starts what the hub asked for, and adds what it counted to the node's counters: once per batch
     /// or command, never per delivery.
     pub fn see_to_todo(self: &Rc<Self>) {
+        let waiting = self.hub.borrow().waiting_bytes();
+        if waiting.abs_diff(self.reported_bytes.get()) > REPORT_STEP_BYTES {
+            self.tell_waiting(self.reported_largest.get());
+            if self.node.budget.is_over() {
+                self.keep_budget();
+            }
+        }
         let (todo, tally) = {
             let mut hub = self.hub.borrow_mut();
             if hub.next_turn().is_some() {
@@ -191,7 +220,8 @@ impl Worker {
             }
             (hub.take_todo(), hub.take_tally())
         };
-        self.node.metrics.add(&tally);
+        self.counts.add(&tally);
+        self.node.metrics.add_gapped(&tally);
         for id in todo.lagging {
             if let Some(connection) = self.connection(id) {
                 spawn_local(session::flush(Rc::clone(self), id, connection));
@@ -203,63 +233,28 @@ impl Worker {
             }
         }
         for entry in todo.unwatched {
-            self.node.registry.unwatch(&entry);
+            // It may have found another subscriber since.
+            if !self.hub.borrow().is_watched(entry.id) {
+                self.watching.borrow_mut().unwatch(&entry);
+            }
         }
     }
 
     fn deliver(self: &Rc<Self>, batch: &Batch) {
-        for &(id, topic) in &batch.opened {
-            let holders: Vec<Holder> = {
-                let patterns = self.patterns.borrow();
-                let covering = Pattern::covering(&topic);
-                let lists = covering.iter().filter_map(|p| patterns.get(p));
-                lists.flatten().copied().collect()
-            };
-            // The topic just had a bar, so it is there and stays.
-            if !holders.is_empty()
-                && let Some(entry) = self.node.registry.get(&topic)
-                && entry.id == id
-            {
-                for holder in holders {
-                    self.expand(holder, &entry);
-                }
-            }
-        }
+        self.expand(&batch.opened);
         let now = Instant::now();
         self.hub.borrow_mut().fan_out(batch, now);
         let sent = now_us();
+        let hub = self.hub.borrow();
         for frame in &batch.frames {
             if let Some(ts) = frame.head.ts
-                && self.hub.borrow().is_watched(frame.head.topic)
+                && hub.is_watched(frame.head.topic)
             {
-                #[expect(clippy::cast_precision_loss, reason = "microseconds of lag are small")]
-                let lag = sent.saturating_sub(ts) as f64 / 1e6;
-                self.node.metrics.lag.observe(lag);
+                self.counts.observe_lag(sent.saturating_sub(ts));
             }
         }
+        drop(hub);
         self.see_to_todo();
-    }
-
-    /// Subscribes the holder of a pattern to a topic that just opened.
-    fn expand(&self, holder: Holder, entry: &Arc<Entry>) {
-        let id = holder.session;
-        let mut hub = self.hub();
-        if hub.is_subscribed(id, entry.id) {
-            return;
-        }
-        if hub.count_of(id) >= self.node.config.limits.max_topics_per_client {
-            self.node
-                .metrics
-                .limited(Limit::TopicsPerClient.label())
-                .inc();
-            tracing::debug!(session = id, topic = %entry.topic, "pattern at the topic limit");
-            return;
-        }
-        if !hub.is_watched(entry.id) && self.node.registry.watch(&entry.topic).is_err() {
-            return;
-        }
-        // Its first bar is in the batch that opened it, so there is nothing to join.
-        hub.subscribe(id, entry, 0, holder.max_rate);
     }
 
     pub(super) fn hub(&self) -> RefMut<'_, Hub<Rc<Connection>>> {
@@ -272,36 +267,40 @@ impl Worker {
     }
 }
 
-/// A connection that is no session; gives its place back when dropped.
-pub struct HttpConnection(Rc<Worker>);
-
-impl Drop for HttpConnection {
-    fn drop(&mut self) {
-        let count = &self.0.http_connections;
-        count.set(count.get().saturating_sub(1));
-    }
-}
-
 /// Takes batches from the mailbox to the clients.
 pub async fn deliver(worker: Rc<Worker>, mailbox: Arc<Mailbox>) {
     let mut batches = Vec::new();
     let mut merged = Batch::default();
     loop {
-        mailbox.take(&mut batches).await;
-        if let [one] = batches.as_slice() {
-            worker.deliver(one);
-        } else {
-            // Behind: what has gathered meanwhile goes out together, with one write a client. The
-            // copy costs some microseconds once, the writes it saves as much each.
-            merged.clear();
-            for batch in &batches {
-                merged.append(batch);
+        let mut missed = mailbox.take(&mut batches).await;
+        let mut waiting = batches.drain(..).peekable();
+        while let Some(first) = waiting.next() {
+            let fits = |merged: &Batch| merged.total_bytes() < MAX_MERGED_BYTES;
+            if waiting.peek().is_none() || !fits(&first) {
+                worker.deliver(&first);
+            } else {
+                // Behind: what has gathered meanwhile goes out together, with one write a client. The
+                // copy costs some microseconds once, the writes it saves as much each.
+                merged.clear();
+                merged.append(&first);
+                while fits(&merged)
+                    && let Some(next) = waiting.next()
+                {
+                    merged.append(&next);
+                }
+                worker.deliver(&merged);
             }
-            worker.deliver(&merged);
+            // Others get their turn: reads, accepts, answers.
+            tokio::task::yield_now().await;
         }
-        batches.clear();
-        // Others get their turn: reads, accepts, answers.
-        tokio::task::yield_now().await;
+        worker.expand(&missed.opened);
+        while !missed.is_empty() {
+            missed.opened.clear();
+            merged.clear();
+            missed.catch_up(&mut worker.hub(), &mut merged);
+            worker.deliver(&merged);
+            tokio::task::yield_now().await;
+        }
     }
 }
 

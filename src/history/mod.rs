@@ -1,8 +1,13 @@
 //! The bars a gateway keeps of each topic, for those who subscribe later.
 
+mod holes;
+
 use std::collections::{BTreeMap, VecDeque, vec_deque};
 
-use crate::bar::Bar;
+use crate::bar::{Bar, Resolution};
+
+pub use holes::Hole;
+use holes::Holes;
 
 /// Memory of one note of a revision: two numbers, and its share of a node of the tree.
 const REVISION_BYTES: usize = 32;
@@ -22,6 +27,9 @@ pub struct History {
     forgotten: Option<Forgotten>,
     /// What starts before it was let go to save memory, and does not come back.
     floor: i64,
+    /// What may have been missed from the oldest bar kept on; before that one nothing is known. Mostly
+    /// there is none, and no list of them.
+    holes: Option<Box<Holes>>,
 }
 
 /// What is left of revisions whose bars are not kept any more.
@@ -42,6 +50,7 @@ impl History {
             revised: BTreeMap::new(),
             forgotten: None,
             floor: i64::MIN,
+            holes: None,
         }
     }
 
@@ -126,10 +135,15 @@ impl History {
     }
 
     fn drop_oldest(&mut self) {
-        if let Some(bar) = self.bars.pop_front()
-            && let Some(at) = self.revised.remove(&bar.time())
-        {
-            self.forget(bar.time(), at);
+        if let Some(bar) = self.bars.pop_front() {
+            if let Some(at) = self.revised.remove(&bar.time()) {
+                self.forget(bar.time(), at);
+            }
+            if self.holes.is_some()
+                && let Some(first) = self.known_from()
+            {
+                self.with_holes(|holes| holes.forget_before(first));
+            }
         }
     }
 
@@ -158,6 +172,96 @@ impl History {
     /// How many bars are kept.
     pub fn count(&self) -> usize {
         self.bars.len()
+    }
+
+    /// Changes the list of holes, which is let go when it is empty.
+    #[cold]
+    fn with_holes(&mut self, change: impl FnOnce(&mut Holes)) {
+        let mut holes = self.holes.take().unwrap_or_default();
+        change(&mut holes);
+        self.holes = Some(holes).filter(|holes| !holes.is_empty());
+    }
+
+    /// Whether anything from [`known_from`](Self::known_from) on may have been missed.
+    pub fn has_holes(&self) -> bool {
+        self.holes.is_some()
+    }
+
+    /// Notes that bars which start at `from` or later and before `until` may have been missed.
+    pub fn note_hole(&mut self, from: i64, until: i64) {
+        let from = self.known_from().map_or(from, |first| from.max(first));
+        self.with_holes(|holes| holes.note(from, until));
+    }
+
+    /// The same, until the next message in order proves that nothing was.
+    pub fn doubt(&mut self, from: i64, until: i64) {
+        self.with_holes(|holes| holes.doubt(from, until));
+    }
+
+    /// The next message in order came: what was doubted is whole.
+    pub fn trust(&mut self) {
+        self.with_holes(Holes::trust);
+    }
+
+    /// No message to come proves what was doubted before `time`, or anything if there is no time.
+    pub fn trust_only_from(&mut self, time: Option<i64>) {
+        self.with_holes(|holes| holes.trust_only_from(time));
+    }
+
+    /// Bars that start at `from` or later and before `until` are whole.
+    pub fn prove(&mut self, from: i64, until: i64) {
+        self.with_holes(|holes| holes.prove(from, until));
+    }
+
+    /// A hole, or what the store brought of it, is told only now, after bars that came later: who left with
+    /// one of those does not know.
+    pub fn told_late(&mut self, hole: Hole) {
+        let Some(at) = self.last().map(Bar::time) else {
+            return;
+        };
+        for (_, seen) in self.revised.range_mut(hole.from..=hole.to) {
+            *seen = at;
+        }
+        if self.has_holes() {
+            self.with_holes(|holes| holes.told_late(hole.from, at));
+        }
+    }
+
+    /// From when on this history is whole but for its holes: the start of the oldest bar kept. `None`: it
+    /// has no bar, and nothing is known.
+    pub fn known_from(&self) -> Option<i64> {
+        self.bars.front().map(Bar::time)
+    }
+
+    /// The holes from `from` on and before `until`, which are starts of bars.
+    pub fn holes(
+        &self,
+        resolution: Resolution,
+        from: i64,
+        until: i64,
+    ) -> impl Iterator<Item = Hole> {
+        let holes = self.holes.iter();
+        holes.flat_map(move |holes| holes.between(resolution, from, until))
+    }
+
+    /// What whoever asks for all `since` a time will lack beside the bars that it gets, oldest first: what
+    /// lies before all that is kept, and the holes. A history without a bar knows nothing until `now`.
+    pub fn missing(&self, resolution: Resolution, since: i64, now: i64) -> Vec<Hole> {
+        let start = resolution.floor(since);
+        let Some(first) = self.known_from() else {
+            let to = resolution.floor(now);
+            let all = (start <= to).then_some(Hole { from: start, to });
+            return all.into_iter().collect();
+        };
+        let from = resolution.floor(self.lacking(since).unwrap_or(since));
+        let before = (from < first).then(|| Hole {
+            from,
+            to: resolution.previous(first),
+        });
+        let untold = self.holes.as_ref();
+        let start = untold.map_or(start, |holes| holes.untold_from(start));
+        let holes = self.holes(resolution, start, i64::MAX);
+        before.into_iter().chain(holes).collect()
     }
 
     /// The newest `count` bars, oldest first.
@@ -192,11 +296,6 @@ impl History {
     pub fn lacking(&self, time: i64) -> Option<i64> {
         let forgotten = self.forgotten.filter(|forgotten| forgotten.at >= time)?;
         Some(time.saturating_sub(forgotten.depth))
-    }
-
-    /// The oldest bar kept.
-    pub fn first(&self) -> Option<&Bar> {
-        self.bars.front()
     }
 }
 
@@ -285,6 +384,85 @@ mod tests {
         assert_eq!(history.lacking(8_001), None);
     }
 
+    fn told(history: &History, since: i64) -> Vec<(i64, i64)> {
+        let missing = history.missing(Resolution::S1, since * 1_000, 99_000);
+        let told = missing.iter();
+        told.map(|hole| (hole.from / 1_000, hole.to / 1_000))
+            .collect()
+    }
+
+    #[test]
+    fn what_is_missing_begins_before_what_is_kept_and_ends_with_the_holes() {
+        let mut history = History::new(3);
+        assert_eq!(told(&history, 98), [(98, 99)]);
+        assert_eq!(told(&history, 99), [(99, 99)]);
+        assert_eq!(told(&history, 100), []);
+        for second in [5, 6, 9] {
+            history.apply(bar(second, 1.0));
+        }
+        assert!(!history.has_holes());
+        history.note_hole(6_000, 9_000);
+        assert_eq!(told(&history, 4), [(4, 4), (6, 9)]);
+        assert_eq!(told(&history, 5), [(6, 9)]);
+        assert_eq!(told(&history, 8), [(8, 9)]);
+        assert_eq!(told(&history, 9), []);
+        // Whoever left with the bar of 9 was not told yet; with a later one it was.
+        history.told_late(Hole {
+            from: 6_000,
+            to: 9_000,
+        });
+        history.apply(bar(10, 1.0));
+        assert_eq!(told(&history, 9), [(6, 9)]);
+        assert_eq!(told(&history, 10), []);
+        // It goes with the bar that it begins at.
+        history.apply(bar(11, 1.0));
+        assert_eq!(told(&history, 5), [(5, 5), (6, 9)]);
+        history.apply(bar(12, 1.0));
+        assert!(!history.has_holes());
+        assert_eq!(told(&history, 6), [(6, 8)]);
+        history.note_hole(3_000, 10_000);
+        assert_eq!(told(&history, 3), [(3, 8), (9, 10)], "kept from 9 on");
+    }
+
+    #[test]
+    fn only_what_changed_before_the_newest_bar_is_noted_as_revised() {
+        let mut history = History::new(3);
+        history.apply(bar(1, 1.0));
+        history.mark(1_000);
+        assert!(history.revised.is_empty(), "the newest comes anyway");
+        history.apply(bar(1, 2.0));
+        assert!(history.revised.is_empty());
+        history.apply(bar(2, 1.0));
+        history.mark(1_000);
+        assert_eq!(history.revised.len(), 1);
+    }
+
+    #[test]
+    fn a_history_is_full_with_the_limit_and_the_newest() {
+        let full = |count: i64| {
+            let mut history = History::new(3);
+            for second in 1..=count {
+                history.apply(bar(second, 1.0));
+            }
+            history
+        };
+        // One short of full, an older bar is kept; then it is only remembered that there was one.
+        let mut history = full(3);
+        history.apply(bar(0, 1.0));
+        assert_eq!(seconds(history.newest(9)), [0, 1, 2, 3]);
+        assert_eq!(history.lacking(3_000), None);
+        let mut history = full(4);
+        history.apply(bar(0, 1.0));
+        assert_eq!(seconds(history.newest(9)), [1, 2, 3, 4]);
+        assert_eq!(history.lacking(4_000), Some(0));
+        let mut history = full(3);
+        assert!(history.restore(bar(0, 1.0), false));
+        assert!(!history.restore(bar(-1, 1.0), false));
+        assert_eq!(seconds(history.newest(9)), [0, 1, 2, 3]);
+        assert!(history.restore(bar(5, 1.0), false), "newer ones push out");
+        assert_eq!(seconds(history.newest(9)), [1, 2, 3, 5]);
+    }
+
     #[test]
     fn what_was_let_go_does_not_come_back() {
         let mut history = History::new(1_000);
@@ -296,7 +474,7 @@ mod tests {
         history.apply(bar(10, 2.0));
         history.trim_oldest(60);
         assert!(history.bytes() <= 40 * size_of::<Bar>());
-        assert_eq!(history.first().map(Bar::time), Some(60_000));
+        assert_eq!(history.known_from(), Some(60_000));
         assert_eq!(
             history.lacking(99_000),
             Some(10_000),
@@ -305,7 +483,7 @@ mod tests {
         // Otherwise it would seem as if all bars since then were known.
         history.apply(bar(20, 3.0));
         assert!(!history.restore(bar(30, 3.0), false));
-        assert_eq!(history.first().map(Bar::time), Some(60_000));
+        assert_eq!(history.known_from(), Some(60_000));
         history.trim_oldest(usize::MAX);
         assert_eq!(seconds(history.newest(9)), [99]);
     }

@@ -32,10 +32,14 @@ pub struct RecordMetrics {
     dropped: Dropped,
     recorded: ByOutput<Counter>,
     refused: ByOutput<Counter>,
+    set_aside: ByOutput<Counter>,
     failures: ByOutput<Counter>,
     waiting: ByOutput<Gauge>,
     spool_bars: ByOutput<Gauge>,
     spool_bytes: ByOutput<Gauge>,
+    spool_damaged: ByOutput<Counter>,
+    spool_failures: ByOutput<Counter>,
+    spool_failing: ByOutput<Gauge>,
     connected: ByOutput<Gauge>,
     write_lag: ByOutput<Histogram>,
     close_lag: ByOutput<Histogram>,
@@ -54,10 +58,14 @@ impl Default for RecordMetrics {
             dropped: Dropped::default(),
             recorded: counters(),
             refused: counters(),
+            set_aside: counters(),
             failures: counters(),
             waiting: gauges(),
             spool_bars: gauges(),
             spool_bytes: gauges(),
+            spool_damaged: counters(),
+            spool_failures: counters(),
+            spool_failing: gauges(),
             connected: gauges(),
             write_lag: lags(),
             close_lag: lags(),
@@ -70,13 +78,24 @@ impl Default for RecordMetrics {
 pub struct OutputMetrics {
     pub recorded: Counter,
     pub refused: Counter,
+    pub set_aside: Counter,
     pub failures: Counter,
     pub waiting: Gauge,
     pub spool_bars: Gauge,
     pub spool_bytes: Gauge,
+    pub spool_damaged: Counter,
+    pub spool_failures: Counter,
+    pub spool_failing: Gauge,
     pub connected: Gauge,
     pub write_lag: Histogram,
     pub close_lag: Histogram,
+}
+
+impl OutputMetrics {
+    /// Whether the spool, if there is one, takes bars and gave back all that it took.
+    fn spool_is_well(&self) -> bool {
+        self.spool_failing.get() == 0 && self.spool_damaged.get() == 0
+    }
 }
 
 /// Label of bars whose topic would be one more than a recorder remembers.
@@ -89,10 +108,14 @@ impl RecordMetrics {
         OutputMetrics {
             recorded: self.recorded.get_or_create(&label).clone(),
             refused: self.refused.get_or_create(&label).clone(),
+            set_aside: self.set_aside.get_or_create(&label).clone(),
             failures: self.failures.get_or_create(&label).clone(),
             waiting: self.waiting.get_or_create(&label).clone(),
             spool_bars: self.spool_bars.get_or_create(&label).clone(),
             spool_bytes: self.spool_bytes.get_or_create(&label).clone(),
+            spool_damaged: self.spool_damaged.get_or_create(&label).clone(),
+            spool_failures: self.spool_failures.get_or_create(&label).clone(),
+            spool_failing: self.spool_failing.get_or_create(&label).clone(),
             connected: self.connected.get_or_create(&label).clone(),
             write_lag: self.write_lag.get_or_create(&label).clone(),
             close_lag: self.close_lag.get_or_create(&label).clone(),
@@ -115,7 +138,8 @@ impl RecordMetrics {
     pub fn health(&self, outputs: &[(&'static str, OutputMetrics)]) -> String {
         let state = |up: bool| if up { "connected" } else { "disconnected" };
         let bus = self.bus_connected.get() != 0;
-        let is_well = |(_, output): &(_, OutputMetrics)| output.connected.get() != 0;
+        let is_up = |(_, output): &(_, OutputMetrics)| output.connected.get() != 0;
+        let is_well = |output: &(_, OutputMetrics)| is_up(output) && output.1.spool_is_well();
         let status = if bus && outputs.iter().all(is_well) {
             "ok"
         } else {
@@ -125,12 +149,24 @@ impl RecordMetrics {
         for output in outputs {
             let (name, metrics) = output;
             let (waiting, refused) = (metrics.waiting.get(), metrics.refused.get());
-            let state = state(is_well(output));
+            let state = state(is_up(output));
             // Writing into a String cannot fail.
             let _ = write!(
                 text,
-                ",\"{name}\":{{\"state\":\"{state}\",\"waiting\":{waiting},\"refused\":{refused}}}"
+                ",\"{name}\":{{\"state\":\"{state}\",\"waiting\":{waiting},\"refused\":{refused}"
             );
+            if metrics.spool_failing.get() != 0 {
+                text += ",\"spool\":\"failing\"";
+            }
+            let damaged = metrics.spool_damaged.get();
+            if damaged > 0 {
+                let _ = write!(text, ",\"spool_damaged\":{damaged}");
+            }
+            let aside = metrics.set_aside.get();
+            if aside > 0 {
+                let _ = write!(text, ",\"set_aside\":{aside}");
+            }
+            text.push('}');
         }
         text + "}\n"
     }
@@ -184,9 +220,24 @@ impl RecordMetrics {
             &self.refused,
         );
         counter(
+            "barcast_record_set_aside_bars",
+            "Bars that the database refused for what they hold, put aside in barcast_refused_bars",
+            &self.set_aside,
+        );
+        counter(
             "barcast_record_failures",
             "Writes that failed and are tried again",
             &self.failures,
+        );
+        counter(
+            "barcast_record_spool_damaged",
+            "Damaged places of the spool that were skipped",
+            &self.spool_damaged,
+        );
+        counter(
+            "barcast_record_spool_failures",
+            "Batches that the spool's disk refused and that wait in memory",
+            &self.spool_failures,
         );
         let mut gauge =
             |name, help, metric: &ByOutput<Gauge>| registry.register(name, help, metric.clone());
@@ -204,6 +255,11 @@ impl RecordMetrics {
             "barcast_record_spool_bytes",
             "Bytes of the spool on disk",
             &self.spool_bytes,
+        );
+        gauge(
+            "barcast_record_spool_failing",
+            "1 while bars wait in memory because the spool's disk refused them",
+            &self.spool_failing,
         );
         gauge(
             "barcast_record_output_connected",

@@ -14,18 +14,24 @@ pub struct TopicSubscribers {
     pub others: u64,
     /// Topics known to the node.
     pub topics: usize,
+    /// Names that clients asked for and that no bar came for.
+    pub placeholders: usize,
 }
 
 impl Collector for TopicSubscribers {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let topics = ConstGauge::new(i64::try_from(self.topics).unwrap_or(i64::MAX));
-        let metric = encoder.encode_descriptor(
-            "barcast_topics",
-            "Topics known to this node.",
-            None,
-            topics.metric_type(),
-        )?;
-        topics.encode(metric)?;
+        for (name, help, count) in [
+            ("barcast_topics", "Topics known to this node.", self.topics),
+            (
+                "barcast_placeholders",
+                "Names that clients asked for and that no bar came for.",
+                self.placeholders,
+            ),
+        ] {
+            let gauge = ConstGauge::new(i64::try_from(count).unwrap_or(i64::MAX));
+            let metric = encoder.encode_descriptor(name, help, None, gauge.metric_type())?;
+            gauge.encode(metric)?;
+        }
         let mut family = encoder.encode_descriptor(
             "barcast_topic_subscribers",
             "Subscribers of the topics that have the most; the rest are under others.",

@@ -13,6 +13,8 @@ pub struct WorkerLoad {
     pub busy_seconds: f64,
     /// Bytes of frames that it has not taken up yet.
     pub waiting_bytes: usize,
+    /// Times that it was woken to take frames up.
+    pub wakes: u64,
 }
 
 /// All workers of a gateway, in their order.
@@ -65,6 +67,14 @@ impl Collector for WorkerLoads {
                 "Bytes of frames that each worker has not taken up yet.",
             ),
             |worker| gauge(worker.waiting_bytes),
+        )?;
+        self.family(
+            &mut encoder,
+            (
+                "barcast_worker_wakes",
+                "Times that each worker was woken to take frames up.",
+            ),
+            |worker| ConstCounter::new(worker.wakes),
         )
     }
 }

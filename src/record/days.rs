@@ -34,10 +34,11 @@ impl Days {
 impl Output for Days {
     const NAME: &'static str = "parquet";
 
-    async fn write(&mut self, bars: Vec<(Topic, Bar)>) -> Result<(), String> {
+    async fn write(&mut self, bars: Vec<(Topic, Bar)>) -> Result<usize, String> {
         let folder = self.folder.clone();
         let written = tokio::task::spawn_blocking(move || write(&folder, &bars));
-        written.await.map_err(|why| why.to_string())?
+        let written = written.await.map_err(|why| why.to_string())?;
+        written.map(|()| 0)
     }
 }
 

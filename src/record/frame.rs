@@ -5,10 +5,14 @@
 //! ```
 //!
 //! all little-endian, the length that of all behind the checksum.
+//!
+//! Where a frame does not check, the next one that does is looked for byte by byte. That is quick: JSON holds
+//! no zeros, which the length of every frame does.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
-use std::path::Path;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 
 use super::Batch;
 use crate::bar::{BATCH_CHANNEL, BatchEncoder, Decoder, Message};
@@ -44,11 +48,16 @@ pub(super) fn frame(batch: &Batch) -> io::Result<Vec<u8>> {
     Ok(frame)
 }
 
-/// Frames of one segment, one after the other.
+/// Frames of one segment, one after the other; what is damaged between them is skipped.
 pub(super) struct Frames {
     file: BufReader<File>,
-    /// Behind the frame that was read last.
+    path: PathBuf,
+    /// Behind what was read last.
     pub offset: u64,
+    /// What was skipped.
+    pub damages: Vec<Range<u64>>,
+    /// Where a frame begins that a crash has not let be written whole.
+    pub torn: Option<u64>,
 }
 
 pub(super) struct Frame {
@@ -57,48 +66,130 @@ pub(super) struct Frame {
     json: Vec<u8>,
 }
 
+/// What is at a place of a segment.
+enum Place {
+    Frame(Frame),
+    End,
+    /// No frame that checks.
+    Bad,
+}
+
 impl Frames {
     pub fn open(path: &Path, offset: u64) -> io::Result<Self> {
         let mut file = BufReader::new(File::open(path)?);
         file.seek(SeekFrom::Start(offset))?;
-        Ok(Self { file, offset })
+        Ok(Self {
+            file,
+            path: path.to_owned(),
+            offset,
+            damages: Vec::new(),
+            torn: None,
+        })
     }
 
-    /// The next frame; `None` at the end, and where it is torn or wrong.
+    /// The next frame that checks; `None` behind the last.
     pub fn next(&mut self) -> io::Result<Option<Frame>> {
-        let mut head = [0; HEAD_BYTES];
-        if !self.fill(&mut head)? {
-            return Ok(None);
+        loop {
+            match self.read()? {
+                Place::Frame(frame) => return Ok(Some(frame)),
+                Place::End => return Ok(None),
+                Place::Bad if !self.skip()? => return Ok(None),
+                Place::Bad => {}
+            }
         }
-        let [a, b, c, d, e, f, g, h] = head;
-        let length = u32::from_le_bytes([a, b, c, d]) as usize;
+    }
+
+    fn read(&mut self) -> io::Result<Place> {
+        let mut head = [0; HEAD_BYTES];
+        match self.fill(&mut head)? {
+            0 => return Ok(Place::End),
+            HEAD_BYTES => {}
+            _ => return Ok(Place::Bad),
+        }
+        let (length, sum) = parts(head);
         if !(FIXED_BYTES..=MAX_FRAME_BYTES).contains(&length) {
-            return Ok(None);
+            return Ok(Place::Bad);
         }
         let mut rest = vec![0; length];
-        if !self.fill(&mut rest)? || crc32fast::hash(&rest) != u32::from_le_bytes([e, f, g, h]) {
-            return Ok(None);
+        if self.fill(&mut rest)? < length || crc32fast::hash(&rest) != sum {
+            return Ok(Place::Bad);
         }
         self.offset += (HEAD_BYTES + length) as u64;
         let json = rest.split_off(FIXED_BYTES);
         let (arrived, bars) = rest.split_at(FIXED_BYTES - 4);
         let arrived = arrived.try_into().map(i64::from_le_bytes).unwrap_or(0);
         let bars = bars.try_into().map(u32::from_le_bytes).unwrap_or(0);
-        Ok(Some(Frame {
+        Ok(Place::Frame(Frame {
             arrived_ms: Some(arrived).filter(|ms| *ms != 0),
             bars: bars as usize,
             json,
         }))
     }
 
-    /// `false` when the file ends before.
-    fn fill(&mut self, buffer: &mut [u8]) -> io::Result<bool> {
-        match self.file.read_exact(buffer) {
-            Ok(()) => Ok(true),
-            Err(why) if why.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
-            Err(why) => Err(why),
+    /// Goes to the next frame that checks. `false` when there is none: then the rest is torn or damaged.
+    fn skip(&mut self) -> io::Result<bool> {
+        let mut file = File::open(&self.path)?;
+        file.seek(SeekFrom::Start(self.offset))?;
+        // A segment at most.
+        let mut rest = Vec::new();
+        file.read_to_end(&mut rest)?;
+        let next = (1..rest.len()).find(|at| is_frame(&rest[*at..]));
+        let end = self.offset + next.unwrap_or(rest.len()) as u64;
+        if next.is_none() && is_torn(&rest) {
+            self.torn = Some(self.offset);
+        } else {
+            self.damages.push(self.offset..end);
         }
+        self.offset = end;
+        self.file.seek(SeekFrom::Start(end))?;
+        Ok(next.is_some())
     }
+
+    /// How many bytes there are, up to those wanted.
+    fn fill(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match self.file.read(&mut buffer[filled..]) {
+                Ok(0) => break,
+                Ok(read) => filled += read,
+                Err(why) if why.kind() == io::ErrorKind::Interrupted => {}
+                Err(why) => return Err(why),
+            }
+        }
+        Ok(filled)
+    }
+}
+
+/// Length and checksum.
+fn parts(head: [u8; HEAD_BYTES]) -> (usize, u32) {
+    let [a, b, c, d, e, f, g, h] = head;
+    let length = u32::from_le_bytes([a, b, c, d]);
+    (length as usize, u32::from_le_bytes([e, f, g, h]))
+}
+
+/// Whether bytes begin with a frame that checks. What it costs little to see is looked at first.
+fn is_frame(bytes: &[u8]) -> bool {
+    let Some((head, rest)) = bytes.split_first_chunk() else {
+        return false;
+    };
+    let (length, sum) = parts(*head);
+    if !(FIXED_BYTES..=MAX_FRAME_BYTES).contains(&length) {
+        return false;
+    }
+    let Some(rest) = rest.get(..length) else {
+        return false;
+    };
+    let is_json = rest.get(FIXED_BYTES) == Some(&b'[') && rest.last() == Some(&b']');
+    is_json && crc32fast::hash(rest) == sum
+}
+
+/// Whether a crash may have left such an end: shorter than it says, or never filled.
+fn is_torn(rest: &[u8]) -> bool {
+    let is_short = rest.split_first_chunk().is_none_or(|(head, rest)| {
+        let (length, _) = parts(*head);
+        (FIXED_BYTES..=MAX_FRAME_BYTES).contains(&length) && rest.len() < length
+    });
+    is_short || rest.iter().all(|byte| *byte == 0)
 }
 
 impl Frame {

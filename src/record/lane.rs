@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::time::Duration;
 
+use prometheus_client::metrics::counter::Counter;
 use tokio::sync::mpsc::{self, Receiver, Sender};
 use tokio::time::{Instant, sleep_until};
 
@@ -38,9 +39,12 @@ pub trait Output: Send + 'static {
     const NAME: &'static str;
 
     /// Writes bars durably, by time and each once; what is there already is replaced, so that to repeat
-    /// a write is harmless. Without any bar, tells whether it could.
-    fn write(&mut self, bars: Vec<(Topic, Bar)>)
-    -> impl Future<Output = Result<(), String>> + Send;
+    /// a write is harmless. Tells how many of them were refused for good and put aside. Without any bar,
+    /// tells whether it could.
+    fn write(
+        &mut self,
+        bars: Vec<(Topic, Bar)>,
+    ) -> impl Future<Output = Result<usize, String>> + Send;
 }
 
 /// How bars are gathered into writes.
@@ -227,14 +231,15 @@ impl Lane {
         }
     }
 
-    fn written(&mut self, result: Option<Result<(), String>>) {
+    fn written(&mut self, result: Option<Result<usize, String>>) {
         let Some(flight) = self.in_flight.take() else {
             return;
         };
         let result = result.unwrap_or_else(|| Err("the writer has ended".to_owned()));
-        if let Err(why) = result {
-            return self.failed(&why);
-        }
+        let aside = match result {
+            Ok(aside) => aside,
+            Err(why) => return self.failed(&why),
+        };
         if let Some(seen) = flight.seen {
             self.log.forget(seen);
         }
@@ -246,7 +251,9 @@ impl Lane {
             bars += batch.bars.len();
             self.measure(batch);
         }
-        self.metrics.recorded.inc_by(bars as u64);
+        self.metrics.set_aside.inc_by(aside as u64);
+        let recorded = bars.saturating_sub(aside);
+        self.metrics.recorded.inc_by(recorded as u64);
         if let Some(since) = self.outage.take() {
             let (output, after) = (self.name, since.elapsed());
             tracing::info!(output, ?after, waiting = self.log.bars(), "writing again");
@@ -302,6 +309,11 @@ impl Lane {
         self.metrics.spool_bars.set(gauge(spooled));
         let bytes = i64::try_from(self.log.disk_bytes()).unwrap_or(i64::MAX);
         self.metrics.spool_bytes.set(bytes);
+        let raise = |counter: &Counter, to: u64| counter.inc_by(to.saturating_sub(counter.get()));
+        raise(&self.metrics.spool_damaged, self.log.spool_damaged());
+        raise(&self.metrics.spool_failures, self.log.spool_failures());
+        let failing = i64::from(self.log.is_failing());
+        self.metrics.spool_failing.set(failing);
     }
 }
 
@@ -319,7 +331,7 @@ fn seconds(ms: i64) -> f64 {
 }
 
 /// A task that writes one thing at a time.
-fn writer<O: Output>(mut output: O) -> (Sender<Bars>, Receiver<Result<(), String>>) {
+fn writer<O: Output>(mut output: O) -> (Sender<Bars>, Receiver<Result<usize, String>>) {
     let (jobs, mut waiting) = mpsc::channel::<Bars>(1);
     let (done, results) = mpsc::channel(1);
     tokio::spawn(async move {
@@ -377,13 +389,13 @@ mod tests {
     impl Output for Slow {
         const NAME: &'static str = "slow";
 
-        async fn write(&mut self, bars: Bars) -> Result<(), String> {
+        async fn write(&mut self, bars: Bars) -> Result<usize, String> {
             if !bars.is_empty() {
                 self.asked.add_permits(1);
                 self.may.acquire().await.unwrap().forget();
                 self.written.lock().unwrap().extend(bars);
             }
-            Ok(())
+            Ok(0)
         }
     }
 

@@ -16,6 +16,10 @@ pub(super) struct Log {
     spool: Option<Spool>,
     memory: VecDeque<Batch>,
     memory_bars: usize,
+    /// Batches that the spool's disk has refused.
+    spool_failures: u64,
+    /// Whether what comes goes into memory, because it did.
+    is_failing: bool,
     warnings: Limited,
 }
 
@@ -33,6 +37,8 @@ impl Log {
             spool,
             memory: VecDeque::new(),
             memory_bars: 0,
+            spool_failures: 0,
+            is_failing: false,
             warnings: Limited::default(),
         }
     }
@@ -42,9 +48,14 @@ impl Log {
         // What waits in memory is newer than all on disk, and must stay so.
         if let Some(spool) = self.spool.as_mut().filter(|_| self.memory.is_empty()) {
             match spool.append(batch) {
-                Ok(true) => return true,
+                Ok(true) => {
+                    self.is_failing = false;
+                    return true;
+                }
                 Ok(false) => return false,
                 Err(why) => {
+                    self.spool_failures += 1;
+                    self.is_failing = true;
                     let folder = spool.folder().display();
                     self.warnings.say(|left_out| {
                         tracing::error!(%folder, %why, left_out, "the spool cannot be written; bars wait in memory");
@@ -101,6 +112,21 @@ impl Log {
     /// Bars that would be lost if the process ended now.
     pub fn bars_in_memory(&self) -> usize {
         self.memory_bars
+    }
+
+    /// Damaged places of the spool that were found.
+    pub fn spool_damaged(&self) -> u64 {
+        self.spool.as_ref().map_or(0, Spool::damaged)
+    }
+
+    /// Batches that the spool's disk has refused.
+    pub fn spool_failures(&self) -> u64 {
+        self.spool_failures
+    }
+
+    /// Whether the spool's disk refused the last batch that it was given.
+    pub fn is_failing(&self) -> bool {
+        self.is_failing
     }
 
     /// Bytes of the spool's files.

@@ -5,10 +5,12 @@
 //! [`postgres`] (its table is in [`schema`]) or to the files of [`days`] (their form is in [`table`]). What is written may be written again: a bar
 //! replaces the one of its symbol, resolution and time.
 
+mod damage;
 pub mod days;
 mod frame;
 mod intake;
 pub mod lane;
+mod lock;
 mod log;
 pub mod postgres;
 pub mod schema;
@@ -36,6 +38,7 @@ use crate::metrics::{OutputMetrics, RecordMetrics};
 use days::Days;
 use intake::{Intake, MAX_TOPICS};
 use lane::{Lane, Output, Pace};
+use lock::{FolderLock, lock_all};
 use log::Log;
 use postgres::Postgres;
 use spool::Spool;
@@ -74,11 +77,35 @@ pub struct Record {
     pub health_listen: Option<SocketAddr>,
 }
 
+/// Why a recorder does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    /// A folder cannot be used, or another recorder uses it.
+    #[error("{0}")]
+    Folder(String),
+    #[error(transparent)]
+    Other(#[from] anyhow::Error),
+}
+
+impl Record {
+    /// Keeps every other recorder out of the folders, before anything is read from them.
+    fn lock(&self) -> Result<Vec<FolderLock>, RecordError> {
+        let flags = [
+            ("--spool (BARCAST_RECORD_SPOOL)", &self.spool),
+            ("--parquet (BARCAST_RECORD_PARQUET)", &self.parquet),
+        ];
+        let folders = flags.iter();
+        let folders = folders.filter_map(|(flag, folder)| Some((*flag, folder.as_deref()?)));
+        lock_all(&folders.collect::<Vec<_>>()).map_err(RecordError::Folder)
+    }
+}
+
 /// Runs `barcast record` until `stop`; tells how many bars were lost by the end.
 ///
 /// # Errors
 /// When the address cannot be bound, a folder cannot be used or a thread cannot be made.
-pub async fn record(settings: Record, stop: CancellationToken) -> anyhow::Result<usize> {
+pub async fn record(settings: Record, stop: CancellationToken) -> Result<usize, RecordError> {
+    let _locks = settings.lock()?;
     let metrics = RecordMetrics::default();
     let mut registry = Registry::default();
     metrics.register(&mut registry);

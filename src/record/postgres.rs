@@ -7,15 +7,19 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::timeout;
 use tokio_postgres::config::{Host, SslMode};
+use tokio_postgres::error::SqlState;
 use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Config, NoTls, Socket, Statement};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::lane::Output;
-use super::schema::{ASK, Facts, Step, TABLE, UPSERT, steps};
+use super::schema::{
+    ASK, ASK_REFUSED, CREATE_REFUSED, Facts, REFUSED, Step, TABLE, UPSERT, UPSERT_REFUSED, steps,
+};
 use super::table::stored;
 use crate::bar::{Bar, Field, Topic};
+use crate::limited::Limited;
 
 /// Longest wait for TCP, TLS and the login.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -171,6 +175,7 @@ pub fn from_time(time: SystemTime) -> i64 {
 pub struct Postgres {
     address: Address,
     session: Option<Session>,
+    warnings: Limited,
 }
 
 struct Session {
@@ -183,11 +188,51 @@ impl Postgres {
         Self {
             address,
             session: None,
+            warnings: Limited::default(),
         }
     }
 
-    async fn open(&self) -> Result<Session, String> {
-        let client = self.address.connect().await?;
+    /// Writes bars; how many of them the database refused, which are put aside.
+    async fn write_all(&mut self, bars: &[(Topic, Bar)]) -> Result<usize, String> {
+        let session = match &mut self.session {
+            Some(session) => session,
+            none => none.insert(Session::open_timed(&self.address).await?),
+        };
+        if bars.is_empty() {
+            return Ok(timed(session.client.batch_execute("")).await.map(|()| 0)?);
+        }
+        // Halved until what is refused stands alone; the oldest are on top.
+        let mut parts = vec![bars];
+        let mut refused = Vec::new();
+        while let Some(part) = parts.pop() {
+            match (session.upsert(part).await, part) {
+                (Ok(()), _) => {}
+                (Err(Failure::Content(why)), [bar]) => refused.push((*bar, why)),
+                (Err(Failure::Content(_)), _) => {
+                    let (older, newer) = part.split_at(part.len() / 2);
+                    parts.extend([newer, older]);
+                }
+                (Err(Failure::Other(why)), _) => return Err(why),
+            }
+        }
+        if refused.is_empty() {
+            return Ok(0);
+        }
+        let kept = session.put_aside(&refused).await;
+        kept.map_err(|why| format!("{REFUSED}: {}", String::from(why)))?;
+        for ((topic, bar), why) in &refused {
+            let time = bar.time();
+            self.warnings.say(|left_out| {
+                tracing::warn!(%topic, time, why, left_out, table = REFUSED, "the database refuses a bar; it is put aside");
+            });
+        }
+        Ok(refused.len())
+    }
+}
+
+impl Session {
+    async fn open(address: &Address) -> Result<Self, String> {
+        let client = address.connect().await?;
         let limit = format!("SET statement_timeout = {}", STATEMENT_TIMEOUT.as_millis());
         client
             .batch_execute(&limit)
@@ -195,54 +240,111 @@ impl Postgres {
             .map_err(|why| said(&why))?;
         create(&client).await?;
         let upsert = client.prepare(UPSERT).await.map_err(|why| said(&why))?;
-        tracing::info!(postgres = %self.address, table = TABLE, "database connected");
-        Ok(Session { client, upsert })
+        tracing::info!(postgres = %address, table = TABLE, "database connected");
+        Ok(Self { client, upsert })
     }
 
-    async fn upsert(&mut self, bars: &[(Topic, Bar)]) -> Result<(), String> {
-        let session = match &mut self.session {
-            Some(session) => session,
-            none => none.insert(Self::open_timed(&self.address).await?),
-        };
-        if bars.is_empty() {
-            return timed(session.client.batch_execute("")).await;
+    async fn open_timed(address: &Address) -> Result<Self, String> {
+        let opened = timeout(WRITE_TIMEOUT, Self::open(address)).await;
+        opened.unwrap_or_else(|_| Err(format!("no answer within {WRITE_TIMEOUT:?}")))
+    }
+
+    async fn upsert(&self, bars: &[(Topic, Bar)]) -> Result<(), Failure> {
+        let columns = Columns::new(bars.iter());
+        timed(self.client.execute(&self.upsert, &columns.all())).await?;
+        Ok(())
+    }
+
+    /// Keeps bars, each with why the database refused it, in a table of their own.
+    async fn put_aside(&self, refused: &[((Topic, Bar), String)]) -> Result<(), Failure> {
+        // Not "IF NOT EXISTS" alone, which asks for the right to create also where it exists.
+        let asked = timed(self.client.query_one(ASK_REFUSED, &[])).await?;
+        if !asked.get::<_, bool>(0) {
+            timed(self.client.batch_execute(CREATE_REFUSED)).await?;
         }
-        let symbols: Vec<_> = bars.iter().map(|(t, _)| t.symbol.as_str()).collect();
-        let resolutions: Vec<_> = bars.iter().map(|(t, _)| t.resolution.as_str()).collect();
-        let times: Vec<_> = bars.iter().map(|(_, bar)| to_time(bar.time())).collect();
-        let numbers = Field::ALL.map(|field| -> Vec<_> {
-            let values = bars.iter().map(|(_, bar)| stored(bar, field));
-            values.collect()
-        });
-        let [open, high, low, close, volume] = &numbers;
-        let columns: [&(dyn ToSql + Sync); 8] = [
-            &symbols,
-            &resolutions,
-            &times,
+        let columns = Columns::new(refused.iter().map(|(bar, _)| bar));
+        let reasons: Vec<_> = refused.iter().map(|(_, why)| why.as_str()).collect();
+        let mut all = columns.all().to_vec();
+        all.push(&reasons);
+        timed(self.client.execute(UPSERT_REFUSED, &all)).await?;
+        Ok(())
+    }
+}
+
+/// Bars as arrays, one a column.
+struct Columns<'a> {
+    symbols: Vec<&'a str>,
+    resolutions: Vec<&'a str>,
+    times: Vec<SystemTime>,
+    numbers: [Vec<Option<f64>>; 5],
+}
+
+impl<'a> Columns<'a> {
+    fn new(bars: impl Iterator<Item = &'a (Topic, Bar)> + Clone) -> Self {
+        let number = |field| bars.clone().map(|(_, bar)| stored(bar, field)).collect();
+        Self {
+            symbols: bars.clone().map(|(t, _)| t.symbol.as_str()).collect(),
+            resolutions: bars.clone().map(|(t, _)| t.resolution.as_str()).collect(),
+            times: bars.clone().map(|(_, bar)| to_time(bar.time())).collect(),
+            numbers: Field::ALL.map(number),
+        }
+    }
+
+    fn all(&self) -> [&(dyn ToSql + Sync); 8] {
+        let [open, high, low, close, volume] = &self.numbers;
+        [
+            &self.symbols,
+            &self.resolutions,
+            &self.times,
             open,
             high,
             low,
             close,
             volume,
-        ];
-        timed(session.client.execute(&session.upsert, &columns)).await?;
-        Ok(())
+        ]
     }
+}
 
-    async fn open_timed(address: &Address) -> Result<Session, String> {
-        let opening = Self::new(address.clone());
-        let opened = timeout(WRITE_TIMEOUT, opening.open()).await;
-        opened.unwrap_or_else(|_| Err(format!("no answer within {WRITE_TIMEOUT:?}")))
+/// Why a statement failed.
+enum Failure {
+    /// By what it holds: again and again, wherever and whenever it is tried.
+    Content(String),
+    Other(String),
+}
+
+impl From<Failure> for String {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Content(why) | Failure::Other(why) => why,
+        }
     }
+}
+
+/// Whether an error is of the bars and not of the database's state: bad values (class 22), constraints and
+/// partitions that are not there (23), what a trigger raises, and TimescaleDB's limit on compressed chunks.
+fn is_of_content(state: &SqlState) -> bool {
+    let code = state.code();
+    code.starts_with("22")
+        || code.starts_with("23")
+        || [
+            &SqlState::RAISE_EXCEPTION,
+            &SqlState::CONFIGURATION_LIMIT_EXCEEDED,
+        ]
+        .contains(&state)
 }
 
 /// What the database answers, if it does.
 async fn timed<T>(
     asked: impl Future<Output = Result<T, tokio_postgres::Error>>,
-) -> Result<T, String> {
+) -> Result<T, Failure> {
     match timeout(WRITE_TIMEOUT, asked).await {
-        Ok(answer) => answer.map_err(|why| said(&why)),
-        Err(_) => Err(format!("no answer within {WRITE_TIMEOUT:?}")),
+        Ok(answer) => answer.map_err(|why| match why.code() {
+            Some(state) if is_of_content(state) => Failure::Content(said(&why)),
+            _ => Failure::Other(said(&why)),
+        }),
+        Err(_) => Err(Failure::Other(format!(
+            "no answer within {WRITE_TIMEOUT:?}"
+        ))),
     }
 }
 
@@ -274,8 +376,8 @@ async fn create(client: &Client) -> Result<(), String> {
 impl Output for Postgres {
     const NAME: &'static str = "postgres";
 
-    async fn write(&mut self, bars: Vec<(Topic, Bar)>) -> Result<(), String> {
-        let written = self.upsert(&bars).await;
+    async fn write(&mut self, bars: Vec<(Topic, Bar)>) -> Result<usize, String> {
+        let written = self.write_all(&bars).await;
         if written.is_err() {
             // Whatever it was, a new connection is the surest state to go on from.
             self.session = None;
@@ -287,6 +389,26 @@ impl Output for Postgres {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_another_try_may_heal_is_not_of_content() {
+        for (code, expected) in [
+            ("22003", true),
+            ("23514", true),
+            ("53400", true),
+            ("P0001", true),
+            ("53100", false),
+            ("40001", false),
+            ("42501", false),
+            ("57014", false),
+        ] {
+            assert_eq!(
+                is_of_content(&SqlState::from_code(code)),
+                expected,
+                "{code}"
+            );
+        }
+    }
 
     #[test]
     fn times_come_back() {

@@ -48,6 +48,35 @@ pub(super) const UPSERT: &str = "INSERT INTO barcast_bars AS kept
     WHERE (kept.open, kept.high, kept.low, kept.close, kept.volume)
         IS DISTINCT FROM (EXCLUDED.open, EXCLUDED.high, EXCLUDED.low, EXCLUDED.close, EXCLUDED.volume)";
 
+/// The table of bars that the database refused to have in [`TABLE`].
+pub const REFUSED: &str = "barcast_refused_bars";
+
+pub(super) const ASK_REFUSED: &str = "SELECT to_regclass('barcast_refused_bars') IS NOT NULL";
+
+/// The columns of the bars, why, and when.
+pub(super) const CREATE_REFUSED: &str = "CREATE TABLE IF NOT EXISTS barcast_refused_bars (
+    symbol text NOT NULL,
+    resolution text NOT NULL,
+    time timestamptz NOT NULL,
+    open double precision,
+    high double precision,
+    low double precision,
+    close double precision,
+    volume double precision NOT NULL,
+    reason text NOT NULL,
+    refused_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (symbol, resolution, time)
+)";
+
+/// As [`UPSERT`], with a ninth array for the reasons.
+pub(super) const UPSERT_REFUSED: &str = "INSERT INTO barcast_refused_bars
+    (symbol, resolution, time, open, high, low, close, volume, reason)
+    SELECT * FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::float8[], $5::float8[],
+        $6::float8[], $7::float8[], $8::float8[], $9::text[])
+    ON CONFLICT (symbol, resolution, time) DO UPDATE SET open = EXCLUDED.open,
+        high = EXCLUDED.high, low = EXCLUDED.low, close = EXCLUDED.close,
+        volume = EXCLUDED.volume, reason = EXCLUDED.reason, refused_at = now()";
+
 /// What [`ASK`] answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Facts {
@@ -156,6 +185,9 @@ mod tests {
     fn every_statement_names_the_table() {
         for sql in [ASK, UPSERT, CREATE_TABLE, CREATE_INDEX, CREATE_HYPERTABLE] {
             assert!(sql.contains(TABLE), "{sql}");
+        }
+        for sql in [ASK_REFUSED, CREATE_REFUSED, UPSERT_REFUSED] {
+            assert!(sql.contains(REFUSED), "{sql}");
         }
     }
 }

@@ -2,16 +2,19 @@
 //!
 //! A folder of segments, `NUMBER.spool`, each a run of frames (see [`frame`](super::frame)) that are only
 //! ever appended. Every append is on the disk
-//! (`fdatasync`) when it returns. A frame that a crash tore off is cut away when the folder is opened
-//! again. A segment is removed when all of it is written to the database; what was written but not removed
+//! (`fdatasync`) when it returns. A frame that a crash tore off at the end is cut away when the folder is
+//! opened again. What is damaged elsewhere is skipped, counted, and kept aside (see [`damage`](super::damage)).
+//! A segment is removed when all of it is written to the database; what was written but not removed
 //! is written again after a restart, which an upsert makes harmless.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::Batch;
+use super::damage::{heal, keep_aside};
 use super::frame::{Frames, frame};
 use crate::bar::Decoder;
 
@@ -34,6 +37,9 @@ pub struct Spool {
     start: u64,
     bars: usize,
     decoder: Decoder,
+    /// Segment and begin of each damaged place that is told of and still there.
+    known: BTreeSet<(u64, u64)>,
+    damaged: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -75,9 +81,12 @@ impl Spool {
             start: 0,
             bars: 0,
             decoder: Decoder::default(),
+            known: BTreeSet::new(),
+            damaged: 0,
         };
+        let last = numbers.last().copied();
         for number in numbers {
-            spool.take_over(number)?;
+            spool.take_over(number, Some(number) == last)?;
         }
         if spool.segments.is_empty() {
             spool.begin(1)?;
@@ -88,16 +97,24 @@ impl Spool {
         Ok(spool)
     }
 
-    /// Counts what a segment holds, and cuts off what is torn.
-    fn take_over(&mut self, number: u64) -> io::Result<()> {
+    /// Counts what a segment holds, cuts off what is torn, and leaves out what is damaged.
+    fn take_over(&mut self, number: u64, is_last: bool) -> io::Result<()> {
         let path = self.path(number);
-        let (mut bytes, mut bars) = (0, 0);
+        let mut bars = 0;
         let mut frames = Frames::open(&path, 0)?;
         while let Some(frame) = frames.next()? {
-            bytes = frames.offset;
             bars += frame.bars;
         }
-        let all = fs::metadata(&path)?.len();
+        let (all, mut damages) = (frames.offset, frames.damages);
+        let mut bytes = all;
+        if let Some(torn) = frames.torn {
+            // All before the last were whole once.
+            if is_last {
+                bytes = torn;
+            } else {
+                damages.push(torn..all);
+            }
+        }
         if bytes < all {
             let cut = all - bytes;
             tracing::warn!(file = %path.display(), bytes = cut, "a torn end of the spool is cut off");
@@ -105,8 +122,65 @@ impl Spool {
             file.set_len(bytes)?;
             file.sync_all()?;
         }
+        if !damages.is_empty() && self.tell(number, &damages) {
+            match heal(&path, &damages, bytes) {
+                Ok(left) => {
+                    bytes = left;
+                    self.known.retain(|(segment, _)| *segment != number);
+                }
+                Err(why) => {
+                    tracing::warn!(file = %path.display(), %why, "the damage is left in the spool and read around");
+                }
+            }
+        }
         self.bars += bars;
         self.segments.push_back(Segment { number, bytes });
+        Ok(())
+    }
+
+    /// Counts damaged places that were not seen before, logs them, and keeps their file aside. `false`
+    /// when that failed.
+    fn tell(&mut self, number: u64, damages: &[Range<u64>]) -> bool {
+        let new = damages.iter();
+        let new: Vec<_> = new
+            .filter(|damage| self.known.insert((number, damage.start)))
+            .collect();
+        if new.is_empty() {
+            return true;
+        }
+        self.damaged += new.len() as u64;
+        let bytes: u64 = new.iter().map(|damage| damage.end - damage.start).sum();
+        let (places, path) = (new.len(), self.path(number));
+        let file = path.display();
+        let aside = keep_aside(&path);
+        match &aside {
+            Ok(Some(aside)) => {
+                let aside = aside.display();
+                tracing::warn!(%file, places, bytes, %aside, "the spool is damaged: frames are skipped, the file is kept aside");
+            }
+            Ok(None) => {
+                tracing::warn!(%file, places, bytes, "the spool is damaged: frames are skipped; too many such files are kept aside");
+            }
+            Err(why) => {
+                tracing::error!(%file, places, bytes, %why, "the spool is damaged: frames are skipped; the file cannot be kept aside");
+            }
+        }
+        aside.is_ok()
+    }
+
+    /// Counts again what can be read, after damage was found in what had been counted.
+    fn recount(&mut self) -> io::Result<()> {
+        let mut bars = 0;
+        for (at, Segment { number, bytes }) in self.segments.iter().enumerate() {
+            let start = if at == 0 { self.start } else { 0 };
+            let mut frames = Frames::open(&self.path(*number), start)?;
+            while frames.offset < *bytes
+                && let Some(frame) = frames.next()?
+            {
+                bars += frame.bars;
+            }
+        }
+        self.bars = bars;
         Ok(())
     }
 
@@ -167,6 +241,7 @@ impl Spool {
         let mut offset = self.start;
         let mut taken = 0;
         let mut segment = 0;
+        let mut found = Vec::new();
         for at in 0..self.segments.len() {
             let Segment { number, bytes } = self.segments[at];
             if taken >= bars {
@@ -176,8 +251,6 @@ impl Spool {
             let mut frames = Frames::open(&self.path(number), offset)?;
             while taken < bars && offset < bytes {
                 let Some(frame) = frames.next()? else {
-                    // It was whole when it was written or opened: the disk is to blame.
-                    tracing::error!(file = %self.path(number).display(), offset, "the spool is damaged; the rest of this file is lost");
                     offset = bytes;
                     break;
                 };
@@ -185,6 +258,16 @@ impl Spool {
                 taken += frame.bars;
                 batches.push(frame.decode(&mut self.decoder));
             }
+            // It was whole when it was written or opened: the disk is to blame.
+            let torn = frames.torn.map(|torn| torn..bytes);
+            found.extend(frames.damages.into_iter().chain(torn).map(|d| (number, d)));
+        }
+        let before = self.damaged;
+        for (number, damage) in found {
+            self.tell(number, &[damage]);
+        }
+        if self.damaged > before {
+            self.recount()?;
         }
         let mark = Mark {
             segment,
@@ -214,12 +297,13 @@ impl Spool {
                 tracing::warn!(file = %self.path(first.number).display(), %why, "cannot be removed");
             }
             self.segments.pop_front();
+            self.known.retain(|(segment, _)| *segment != first.number);
             if first.number == mark.segment {
                 self.start = 0;
             }
         }
-        // A damaged file's bars were counted and will never be read.
-        if self.segments.iter().map(|s| s.bytes).sum::<u64>() == self.start {
+        // What is counted but cannot be read, after a disk that failed, must not be waited for.
+        if self.bytes() == self.start {
             self.bars = 0;
         }
     }
@@ -230,7 +314,10 @@ impl Spool {
             return false;
         };
         match writer.set_len(0) {
-            Ok(()) => last.bytes = 0,
+            Ok(()) => {
+                last.bytes = 0;
+                self.known.clear();
+            }
             Err(why) => tracing::warn!(%why, "a segment of the spool cannot be emptied"),
         }
         last.bytes == 0
@@ -245,6 +332,11 @@ impl Spool {
         self.bars
     }
 
+    /// Damaged places that were found since it was opened.
+    pub fn damaged(&self) -> u64 {
+        self.damaged
+    }
+
     /// Bytes of all files.
     pub fn bytes(&self) -> u64 {
         self.segments.iter().map(|segment| segment.bytes).sum()
@@ -257,12 +349,12 @@ impl Spool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::bar::{Bar, Number, Topic};
 
     /// So many bars; their prices tell them apart.
-    fn batch(from: u64, bars: u64) -> Batch {
+    pub fn batch(from: u64, bars: u64) -> Batch {
         let topic: Topic = "bars:A:1".parse().unwrap();
         let bar = |price| {
             let numbers = [Number::Unsigned(price); 5];
@@ -274,7 +366,7 @@ mod tests {
         }
     }
 
-    fn drain(spool: &mut Spool, bars: usize) -> Vec<Batch> {
+    pub fn drain(spool: &mut Spool, bars: usize) -> Vec<Batch> {
         let mut all = Vec::new();
         while spool.bars() > 0 {
             let (batches, mark) = spool.oldest(bars).unwrap();
@@ -331,29 +423,5 @@ mod tests {
         assert!(spool.append(&batch(taken, 1_000)).unwrap());
         let rest = drain(&mut spool, 1_000);
         assert_eq!(rest.last(), Some(&batch(taken, 1_000)));
-    }
-
-    #[test]
-    fn damage_costs_what_is_behind_it_in_its_segment_alone() {
-        let all: Vec<_> = (0..20).map(|n| batch(n * 1_000, 1_000)).collect();
-        for is_opened_again in [false, true] {
-            let folder = tempfile::tempdir().unwrap();
-            let mut spool = Spool::open(folder.path(), LEAST_BYTES).unwrap();
-            for batch in &all {
-                assert!(spool.append(batch).unwrap());
-            }
-            let first = spool.path(1);
-            let mut bytes = fs::read(&first).unwrap();
-            let middle = bytes.len() / 2;
-            bytes[middle] ^= 1;
-            fs::write(&first, bytes).unwrap();
-            if is_opened_again {
-                spool = Spool::open(folder.path(), LEAST_BYTES).unwrap();
-            }
-            let rest = drain(&mut spool, 4_000);
-            assert!((10..20).contains(&rest.len()), "{} of 20", rest.len());
-            assert!(rest.iter().all(|batch| all.contains(batch)));
-            assert_eq!(rest.last(), all.last());
-        }
     }
 }

@@ -29,6 +29,10 @@ const WANTED: &str = "FROM barcast_bars AS b
         AND time >= COALESCE($3::timestamptz, '-infinity')
         AND time < COALESCE($4::timestamptz, 'infinity')";
 
+/// Whatever numbers the table has, `numeric` among them, are read as doubles, as bars hold them.
+const COLUMNS: &str = "symbol::text, resolution::text, time, open::float8, high::float8,
+    low::float8, close::float8, volume::float8";
+
 type Part = Vec<Row>;
 
 enum Told {
@@ -131,8 +135,8 @@ async fn read(
     };
     let transaction = client.transaction().await.map_err(|why| said(&why))?;
     let sql = format!(
-        "SELECT symbol, resolution, time, open, high, low, close, volume {WANTED}
-         ORDER BY time, symbol, resolution"
+        "SELECT {COLUMNS} {WANTED}
+         ORDER BY b.time, b.symbol, b.resolution"
     );
     let portal = transaction.bind(&sql, &chosen).await;
     let portal = portal.map_err(|why| said(&why))?;
@@ -146,7 +150,8 @@ async fn read(
         if part.is_empty() {
             return Ok(());
         }
-        told = Told::Part(part.iter().map(row).collect());
+        let rows: Result<_, _> = part.iter().map(row).collect();
+        told = Told::Part(rows.map_err(|why| said(&why))?);
     }
 }
 
@@ -154,15 +159,20 @@ async fn coarsest(
     client: &Client,
     chosen: &[&(dyn ToSql + Sync)],
 ) -> Result<Option<Resolution>, String> {
-    let sql = format!("SELECT DISTINCT resolution {WANTED}");
+    let sql = format!("SELECT DISTINCT resolution::text {WANTED}");
     let rows = client.query(&sql, chosen).await.map_err(|why| said(&why))?;
     let resolutions = rows
         .iter()
-        .filter_map(|row| row.get::<_, &str>(0).parse().ok());
+        .filter_map(|row| row.try_get::<_, &str>(0).ok()?.parse().ok());
     Ok(resolutions.max())
 }
 
-fn row(row: &tokio_postgres::Row) -> Row {
-    let numbers = [3, 4, 5, 6, 7].map(|at| row.get::<_, Option<f64>>(at));
-    bar(row.get(0), row.get(1), from_time(row.get(2)), numbers)
+/// A row of the table; it fails where a column is of another kind.
+fn row(row: &tokio_postgres::Row) -> Result<Row, tokio_postgres::Error> {
+    let mut numbers = [None; 5];
+    for (at, number) in (3..).zip(&mut numbers) {
+        *number = row.try_get::<_, Option<f64>>(at)?;
+    }
+    let (symbol, resolution) = (row.try_get(0)?, row.try_get(1)?);
+    Ok(bar(symbol, resolution, from_time(row.try_get(2)?), numbers))
 }

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::Ordering;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use barcast::bus::Publisher;
 use barcast::gateway::Config;
@@ -15,6 +15,9 @@ use super::{DEADLINE, eventually_blocking};
 
 /// Clients that are there before the harm begins, on both workers.
 pub const ESTABLISHED: usize = 8;
+/// The longest that a bar may take to all of them meanwhile. Seconds against milliseconds, and no timing:
+/// debug builds on a busy machine take tens of milliseconds.
+const WORST_WAIT: Duration = Duration::from_secs(1);
 /// No limit on messages: what is left when the rate does not protect.
 const ANY_RATE: u32 = 1_000_000;
 
@@ -24,7 +27,7 @@ pub fn any_rate() -> Config {
     config
 }
 
-/// Bars flow to established clients all the while: each gets every one, in order.
+/// Bars flow to established clients all the while: each gets every one, in order, and in time.
 pub fn unharmed<T: Send>(
     gateway: &Running,
     feed: &mut Feed<impl Publisher>,
@@ -35,23 +38,28 @@ pub fn unharmed<T: Send>(
         client.subscribe("bars:GOOD:1");
     }
     let mut price = 0;
+    let mut worst = Duration::ZERO;
     let mut round = || {
         price += 1;
         let bar = candle("GOOD", 0, price).closed();
+        let published = Instant::now();
         feed.bar(&bar);
         for client in &mut clients {
             assert_eq!(client.text(), bar.update());
         }
+        worst = worst.max(published.elapsed());
     };
     let address = gateway.address;
-    thread::scope(|scope| {
+    let done = thread::scope(|scope| {
         let harm = scope.spawn(move || harm(address));
         while !harm.is_finished() {
             round();
         }
         (0..10).for_each(|_| round());
         harm.join().unwrap()
-    })
+    });
+    assert!(worst < WORST_WAIT, "established clients waited {worst:?}");
+    done
 }
 
 /// Nobody is left, nothing is watched, and there are `topics` topics.
@@ -60,9 +68,10 @@ pub fn given_back(gateway: &Running, topics: usize) {
     assert_eq!(metric(gateway.address, "barcast_clients"), 0);
     let registry = &gateway.node.registry;
     eventually_blocking("nothing is watched", || {
-        registry.all().iter().all(|entry| {
-            entry.subscribers.load(Ordering::Relaxed) == 0 && entry.lock().watchers == 0
-        })
+        registry.placeholders() == 0
+            && registry.all().iter().all(|entry| {
+                entry.subscribers.load(Ordering::Relaxed) == 0 && !registry.is_watched(entry)
+            })
     });
     assert_eq!(registry.len(), topics);
 }

@@ -10,6 +10,7 @@ pub mod postgres;
 pub mod process;
 pub mod recorder;
 pub mod replay;
+pub mod script;
 pub mod udf;
 pub mod words;
 

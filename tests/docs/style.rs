@@ -29,17 +29,20 @@ const IO: [&str; 7] = [
 /// Words: they know nothing but themselves.
 const WORDS: [&str; 3] = ["src/bar/", "src/history/", "src/aggregate/"];
 /// The hot path.
-const CORE: [&str; 7] = [
+const CORE: [&str; 10] = [
     "src/gateway/hub/",
     "src/gateway/ws/",
     "src/gateway/batch.rs",
+    "src/gateway/interest.rs",
     "src/gateway/lag.rs",
+    "src/gateway/missed.rs",
     "src/gateway/outbox.rs",
     "src/gateway/protocol.rs",
     "src/gateway/registry.rs",
+    "src/gateway/watching.rs",
 ];
 /// Where bars come in and go out, which knows the core and is not known by it.
-const EDGES: [&str; 22] = [
+const EDGES: [&str; 24] = [
     "bus",
     "check",
     "cli",
@@ -53,6 +56,8 @@ const EDGES: [&str; 22] = [
     "load",
     "mailbox",
     "node",
+    "patterns",
+    "placeholders",
     "reading",
     "record",
     "replay",

@@ -1,5 +1,7 @@
 //! A worker's sessions: who comes and who goes.
 
+use crate::gateway::rendition::Rendition;
+
 use super::{Hub, Member, NONE, NOTED_WITHIN, SessionId, Socket, index};
 
 impl<S: Socket> Hub<S> {
@@ -8,7 +10,7 @@ impl<S: Socket> Hub<S> {
         index(self.members.insert(Member {
             socket,
             count: 0,
-            packed: false,
+            rendition: Rendition::Plain,
             noted: [0; NOTED_WITHIN],
             first_note: NONE,
             last_note: NONE,
@@ -17,10 +19,10 @@ impl<S: Socket> Hub<S> {
         }))
     }
 
-    /// From now on a session gets compressed frames where there are.
-    pub fn pack(&mut self, session: SessionId) {
+    /// From now on a session gets these bytes of each frame.
+    pub fn set_rendition(&mut self, session: SessionId, rendition: Rendition) {
         if let Some(member) = self.members.get_mut(session as usize) {
-            member.packed = true;
+            member.rendition = rendition;
         }
     }
 
@@ -29,6 +31,7 @@ impl<S: Socket> Hub<S> {
         self.unsubscribe_all(session);
         let member = self.members.try_remove(session as usize)?;
         if let Some(lag) = member.lag {
+            self.waiting -= lag.bytes();
             self.tally.gapped_left += lag.bars();
         }
         Some(member.socket)

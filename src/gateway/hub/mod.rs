@@ -19,23 +19,27 @@
 //! Knows no socket library: a socket is whatever is a [`Socket`].
 
 mod answers;
+mod gather;
 mod members;
 mod pacing;
+mod states;
 mod topics;
+mod wheel;
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
 use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
 use slab::Slab;
 
-use super::batch::{Batch, Frame, Kind, TopicId};
+use super::batch::{Batch, Frame, Kind};
 use super::lag::Lag;
 use super::registry::Entry;
+use super::rendition::{Renderer, Rendition};
 use crate::metrics::Tally;
+use gather::{Round, bars, gather, gather_as};
 use topics::{Subscription, TopicTable};
+use wheel::Wheel;
 
 /// Sessions whose sockets are looked up together. Enough to hide the memory's latency, few enough to
 /// stay in registers and the nearest cache lines.
@@ -83,8 +87,8 @@ struct Member<S> {
     socket: S,
     /// Frames noted within `noted`.
     count: u16,
-    /// Takes compressed frames.
-    packed: bool,
+    /// Which bytes it gets.
+    rendition: Rendition,
     noted: [u16; NOTED_WITHIN],
     /// First and last index into `Hub::notes` of those beyond.
     first_note: u32,
@@ -98,26 +102,6 @@ struct Member<S> {
 struct Note {
     frame: u16,
     next: u32,
-}
-
-/// Frames of a batch that are numbered and sent together.
-#[derive(Clone, Copy)]
-struct Round<'a> {
-    batch: &'a Batch,
-    frames: &'a [Frame],
-    /// Where in the batch they begin.
-    first: usize,
-}
-
-impl<'a> Round<'a> {
-    /// A frame's bytes as a session takes them.
-    fn bytes_for(self, at: u16, packed: bool) -> &'a [u8] {
-        let at = usize::from(at);
-        if packed {
-            return self.batch.packed_bytes_of(self.first + at);
-        }
-        self.batch.bytes_of(&self.frames[at])
-    }
 }
 
 /// What the worker must see to after a call.
@@ -137,10 +121,19 @@ pub struct Hub<S> {
     topics: Vec<Option<Box<TopicTable>>>,
     members: Slab<Member<S>>,
     outbox_limit: usize,
+    /// Memory that waits for all sessions, in bytes: changed only where a lag changes.
+    waiting: usize,
     tally: Tally,
     todo: Todo,
-    /// Updates that wait for their turn, soonest first. One that was sent meanwhile is found stale.
-    turns: BinaryHeap<Reverse<(Instant, SessionId, TopicId)>>,
+    renderer: Renderer,
+    /// Where the wheel's time begins.
+    started: Instant,
+    wheel: Wheel,
+    /// Subscriptions with a `max_rate`.
+    paced: usize,
+    /// States that are due now, as a batch of their own, and how many such batches there were.
+    due_now: Batch,
+    turns: u64,
     /// Counts rounds: a batch, or a part of a very long one.
     round: u64,
     // Kept from round to round for their memory.
@@ -210,9 +203,15 @@ impl<S: Socket> Hub<S> {
             topics: Vec::new(),
             members: Slab::new(),
             outbox_limit,
+            waiting: 0,
             tally: Tally::default(),
             todo: Todo::default(),
-            turns: BinaryHeap::new(),
+            renderer: Renderer::default(),
+            started: Instant::now(),
+            wheel: Wheel::default(),
+            paced: 0,
+            due_now: Batch::default(),
+            turns: 0,
             round: 0,
             notes: Notes::default(),
             wanted: Vec::new(),
@@ -225,6 +224,11 @@ impl<S: Socket> Hub<S> {
     /// given back: 0.2 to 0.5 KiB for each client.
     pub fn reserve(&mut self, sessions: usize) {
         self.members.reserve(sessions);
+    }
+
+    /// Frames that this worker compressed so far: only those that somebody is to get so.
+    pub fn deflated(&self) -> u64 {
+        self.renderer.made()
     }
 
     /// What became of deliveries since the last call.
@@ -248,6 +252,9 @@ impl<S: Socket> Hub<S> {
                 frames,
                 first: nth * ROUND_FRAMES,
             };
+            if self.paced > 0 {
+                self.send_finals(round, now);
+            }
             for (at, frame) in (0_u16..).zip(frames) {
                 self.note(round, frame, at, now);
                 if self.notes.list.len() >= MAX_NOTES {
@@ -294,10 +301,14 @@ impl<S: Socket> Hub<S> {
                 let Some(handle) = handles[at] else { continue };
                 let member = &self.members[session as usize];
                 self.notes.read(member, &mut self.wanted);
-                let bytes = if member.packed {
-                    gather_packed(round, &self.wanted, &mut self.gathered)
-                } else {
-                    gather(round, &self.wanted, &mut self.gathered)
+                let bytes = match member.rendition {
+                    Rendition::Plain => gather(round, &self.wanted, &mut self.gathered),
+                    other => gather_as(
+                        (other, &mut self.renderer),
+                        round,
+                        &self.wanted,
+                        &mut self.gathered,
+                    ),
                 };
                 self.tally.writes += 1;
                 due[at] = bytes.len();
@@ -336,13 +347,16 @@ impl<S: Socket> Hub<S> {
     ) {
         let mut wanted = std::mem::take(&mut self.wanted);
         let member = &self.members[session as usize];
-        let packed = member.packed;
+        let rendition = member.rendition;
         self.notes.read(member, &mut wanted);
         if let Some(mut written) = taken {
             self.tally.bytes += written as u64;
             for &at in &wanted {
                 let frame = &round.frames[usize::from(at)];
-                let kept = (&frame.head, round.bytes_for(at, packed));
+                let kept = (
+                    &frame.head,
+                    round.bytes_for(at, rendition, &mut self.renderer),
+                );
                 written = self.queue(session, kept, written, now);
             }
         } else {
@@ -372,59 +386,15 @@ impl<S: Socket> Hub<S> {
             self.todo.lagging.push(session);
             Box::default()
         });
+        self.waiting -= lag.bytes();
         if written > 0 {
             lag.begin(&bytes[written..], bar);
         } else {
             lag.offer(head, bytes, self.outbox_limit, now, &mut self.tally);
         }
+        self.waiting += lag.bytes();
         0
     }
-}
-
-/// The wanted frames as one piece: as they lie in the batch if they are neighbours there, otherwise
-/// copied side by side, neighbours together.
-fn gather<'a>(
-    Round { batch, frames, .. }: Round<'a>,
-    wanted: &[u16],
-    gathered: &'a mut Vec<u8>,
-) -> &'a [u8] {
-    let mut wanted = wanted.iter().map(|at| &frames[usize::from(*at)]);
-    let Some(first) = wanted.next() else {
-        return &[];
-    };
-    let (mut start, mut end) = (first.start as usize, first.end as usize);
-    gathered.clear();
-    for frame in wanted {
-        if frame.start as usize != end {
-            gathered.extend_from_slice(&batch.bytes[start..end]);
-            start = frame.start as usize;
-        }
-        end = frame.end as usize;
-    }
-    if gathered.is_empty() {
-        return &batch.bytes[start..end];
-    }
-    gathered.extend_from_slice(&batch.bytes[start..end]);
-    gathered
-}
-
-/// The wanted frames as one piece, for a session that takes compressed ones. Always copied: few take
-/// them, and the frames are small.
-fn gather_packed<'a>(round: Round<'_>, wanted: &[u16], gathered: &'a mut Vec<u8>) -> &'a [u8] {
-    gathered.clear();
-    for &at in wanted {
-        gathered.extend_from_slice(round.bytes_for(at, true));
-    }
-    gathered
-}
-
-/// How many of the wanted frames are bars: all, but for the rare notices.
-fn bars(round: Round<'_>, wanted: &[u16]) -> u64 {
-    if round.batch.notices == 0 {
-        return wanted.len() as u64;
-    }
-    let bar = |at: &&u16| round.frames[usize::from(**at)].head.kind != Kind::Gap;
-    wanted.iter().filter(bar).count() as u64
 }
 
 pub(super) fn would_block(why: &io::Error) -> bool {

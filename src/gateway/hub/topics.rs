@@ -10,8 +10,10 @@ use std::time::Instant;
 use slab::Slab;
 
 use super::pacing::Pace;
+use super::states::States;
 use super::{Hub, Member, SessionId, Socket, index};
-use crate::gateway::batch::{Kept, TopicId};
+use crate::gateway::batch::TopicId;
+use crate::gateway::missed::Settled;
 use crate::gateway::registry::Entry;
 
 /// One subscriber in a topic's list.
@@ -46,6 +48,8 @@ pub(super) struct TopicTable {
     pub live: Vec<Subscriber>,
     pub paced: Vec<Paced>,
     pub joining: Vec<Joining>,
+    /// What those with a rate wait for.
+    pub states: States,
     /// Version of the last frame that passed here.
     pub position: u64,
 }
@@ -74,6 +78,7 @@ impl TopicTable {
             live: Vec::new(),
             paced: Vec::new(),
             joining: Vec::new(),
+            states: States::default(),
             position: 0,
         }
     }
@@ -106,7 +111,8 @@ impl TopicTable {
                 pace,
             });
             (List::Joining, index(self.joining.len() - 1))
-        } else if let Some(pace) = pace {
+        } else if let Some(mut pace) = pace {
+            pace.seen = self.states.stamp();
             self.paced.push(Paced { subscriber, pace });
             (List::Paced, index(self.paced.len() - 1))
         } else {
@@ -115,8 +121,8 @@ impl TopicTable {
         }
     }
 
-    /// Takes a subscriber out: what waited for its turn, and who stands in its place now.
-    fn remove(&mut self, list: List, at: u32) -> (Option<Kept>, Option<Subscriber>) {
+    /// Takes a subscriber out: its rate if it was in the list of those, and who stands in its place now.
+    fn remove(&mut self, list: List, at: u32) -> (Option<Paced>, Option<Subscriber>) {
         let at = at as usize;
         match list {
             List::Live => {
@@ -124,8 +130,8 @@ impl TopicTable {
                 (None, self.live.get(at).copied())
             }
             List::Paced => {
-                let mut gone = self.paced.swap_remove(at);
-                (gone.pace.take(), self.paced.get(at).map(|p| p.subscriber))
+                let gone = self.paced.swap_remove(at);
+                (Some(gone), self.paced.get(at).map(|p| p.subscriber))
             }
             List::Joining => {
                 self.joining.swap_remove(at);
@@ -192,6 +198,22 @@ impl<S: Socket> Hub<S> {
         self.table(topic).is_some()
     }
 
+    /// A topic that any session of this worker gets.
+    pub fn watched(&self, topic: TopicId) -> Option<Arc<Entry>> {
+        self.table(topic).map(|table| Arc::clone(&table.entry))
+    }
+
+    /// Counts deliveries to all subscribers of a topic that will not be made.
+    pub fn settle(&mut self, topic: TopicId, settled: Settled) {
+        let subscribers = self
+            .table(topic)
+            .map_or(0, |t| t.live.len() + t.paced.len());
+        let times = |count: u64| count * subscribers as u64;
+        self.tally.due += times(settled.conflated + settled.gapped);
+        self.tally.conflated += times(settled.conflated);
+        self.tally.gapped_gateway += times(settled.gapped);
+    }
+
     /// Subscribes a session that already knows the topic up to version `until`: it gets every frame
     /// after that, and none before; forming updates at most `max_rate` times a second, if given.
     /// Does nothing if it is subscribed.
@@ -218,8 +240,8 @@ impl<S: Socket> Hub<S> {
             session,
             slot: index(member.subscriptions.len()),
         };
-        let pace = max_rate.map(|rate| Pace::new(rate, Instant::now()));
-        let (list, at) = table.insert(subscriber, until, pace);
+        self.paced += usize::from(max_rate.is_some());
+        let (list, at) = table.insert(subscriber, until, max_rate.map(Pace::new));
         member.subscriptions.push(Subscription {
             topic: entry.id,
             at,
@@ -236,21 +258,42 @@ impl<S: Socket> Hub<S> {
         let Some(Some(table)) = self.topics.get_mut(topic.index()) else {
             return;
         };
-        let pace = max_rate.map(|rate| Pace::new(rate, Instant::now()));
+        let pace = max_rate.map(Pace::new);
         if old.list == List::Joining {
-            table.joining[old.at as usize].pace = pace;
+            self.paced += usize::from(pace.is_some());
+            let before = std::mem::replace(&mut table.joining[old.at as usize].pace, pace);
+            self.paced -= usize::from(before.is_some());
             return;
         }
-        let (waited, moved) = table.remove(old.list, old.at);
-        if let Some(moved) = moved {
-            set_place(&mut self.members, moved, old.list, old.at);
+        if let Some(mut paced) = self.take_from_list(old) {
+            self.send_owed(topic, &mut paced, Instant::now());
         }
+        let Some(Some(table)) = self.topics.get_mut(topic.index()) else {
+            return;
+        };
+        self.paced += usize::from(pace.is_some());
         let subscriber = Subscriber { session, slot };
         let (list, at) = table.insert(subscriber, 0, pace);
         set_place(&mut self.members, subscriber, list, at);
-        if let Some(frame) = waited {
-            self.send_kept(session, &frame, Instant::now());
+    }
+
+    /// Takes a subscriber out of its topic's list, and its turn from the wheel.
+    fn take_from_list(&mut self, gone: Subscription) -> Option<Paced> {
+        let table = self.topics.get_mut(gone.topic.index())?.as_deref_mut()?;
+        if gone.list == List::Joining {
+            let joining = table.joining.get(gone.at as usize);
+            self.paced -= usize::from(joining.is_some_and(|j| j.pace.is_some()));
         }
+        let (paced, moved) = table.remove(gone.list, gone.at);
+        if let Some(moved) = moved {
+            set_place(&mut self.members, moved, gone.list, gone.at);
+        }
+        let mut paced = paced?;
+        self.paced -= 1;
+        // First the one that moved up, so that a turn that is moved on the wheel finds its owner.
+        self.move_turn(gone.topic, gone.at);
+        self.free_turn(&mut paced.pace);
+        Some(paced)
     }
 
     /// A subscription and its place in its session. Looked for on the shorter side, so that a pattern
@@ -285,7 +328,7 @@ impl<S: Socket> Hub<S> {
             subscriber.slot = slot;
         }
         // The client does not want it any more: not lost to it.
-        self.tally.unsubscribed += u64::from(self.leave_topic(gone));
+        self.tally.unsubscribed += self.leave_topic(gone);
         true
     }
 
@@ -295,24 +338,25 @@ impl<S: Socket> Hub<S> {
             return;
         };
         for gone in std::mem::take(&mut member.subscriptions) {
-            self.tally.gapped_left += u64::from(self.leave_topic(gone));
+            self.tally.gapped_left += self.leave_topic(gone);
         }
     }
 
-    /// Takes a subscriber out of its topic's list; tells whether an update waited for its turn.
-    fn leave_topic(&mut self, gone: Subscription) -> bool {
+    /// Takes a subscriber out of its topic's list; returns how many updates waited for its turn.
+    fn leave_topic(&mut self, gone: Subscription) -> u64 {
+        let paced = self.take_from_list(gone);
         let Some(Some(table)) = self.topics.get_mut(gone.topic.index()) else {
-            return false;
+            return 0;
         };
         table.entry.subscribers.fetch_sub(1, Ordering::Relaxed);
-        let (waited, moved) = table.remove(gone.list, gone.at);
-        let empty = table.len() == 0;
-        if let Some(moved) = moved {
-            set_place(&mut self.members, moved, gone.list, gone.at);
-        }
-        if empty && let Some(table) = self.topics[gone.topic.index()].take() {
+        let waited = paced.map_or(0, |mut paced| {
+            table.states.take_owed(&mut paced.pace, |_| {})
+        });
+        if table.len() == 0
+            && let Some(table) = self.topics[gone.topic.index()].take()
+        {
             self.todo.unwatched.push(table.entry);
         }
-        waited.is_some()
+        waited
     }
 }

@@ -2,9 +2,9 @@
 
 use super::query::{Query, Refused, Span, Start, spelled};
 use super::symbols;
-use crate::bar::{Bar, Field, Resolution};
+use crate::bar::{Bar, Field, Resolution, TIME_RANGE};
 use crate::gateway::node::Node;
-use crate::history::History;
+use crate::history::{History, Hole};
 
 /// Bars of one answer: some 300 kB, and about a millisecond in which the worker's clients wait. A
 /// longer stretch gets its newest bars, and a chart asks on to the left.
@@ -36,6 +36,33 @@ fn read(history: &History, span: Span, limit: usize) -> Result<Vec<Bar>, Option<
     }
 }
 
+/// What may be missing of the stretch that is answered: from its first bar on if there is one.
+fn gaps(history: &History, resolution: Resolution, span: Span, first: Option<i64>) -> Vec<Hole> {
+    let from = match (first, span.start) {
+        (Some(first), _) => first,
+        (None, Start::From(from)) => from,
+        (None, Start::Countback(_)) => return Vec::new(),
+    };
+    let asked = from.clamp(*TIME_RANGE.start(), *TIME_RANGE.end());
+    let from = match resolution.is_aligned(asked) {
+        true => asked,
+        false => resolution.next(asked),
+    };
+    history.holes(resolution, from, span.to).collect()
+}
+
+/// A field that is not of the protocol and that charts do not look at; only there when there is a gap.
+fn write_gaps(out: &mut Vec<u8>, gaps: &[Hole]) {
+    for (at, gap) in gaps.iter().enumerate() {
+        let start = if at == 0 { ",\"gaps\":[" } else { "," };
+        let (from, to) = (seconds(gap.from), seconds(gap.to));
+        out.extend_from_slice(format!(r#"{start}{{"from":{from},"to":{to}}}"#).as_bytes());
+    }
+    if !gaps.is_empty() {
+        out.push(b']');
+    }
+}
+
 fn write_column(out: &mut Vec<u8>, name: &str, bars: &[Bar], write: impl Fn(&Bar, &mut Vec<u8>)) {
     out.extend_from_slice(b",\"");
     out.extend_from_slice(name.as_bytes());
@@ -56,7 +83,7 @@ fn seconds(time: i64) -> i64 {
 
 /// The columns, numbers as the producer sent them. Times of days, weeks and months are 00:00 UTC of
 /// their first day, which is what the documentation asks for.
-fn write_bars(bars: &[Bar]) -> Vec<u8> {
+fn write_bars(bars: &[Bar], gaps: &[Hole]) -> Vec<u8> {
     /// Bytes that a bar takes, punctuation included: enough for most, so that the text seldom moves.
     const BAR_BYTES: usize = 64;
     let mut out = Vec::with_capacity(64 + bars.len() * BAR_BYTES);
@@ -73,18 +100,22 @@ fn write_bars(bars: &[Bar]) -> Vec<u8> {
     ] {
         write_column(&mut out, name, bars, |bar, out| bar.get(field).write(out));
     }
+    write_gaps(&mut out, gaps);
     out.push(b'}');
     out
 }
 
 /// `nextTime` is the time of the closest bar in the past, in seconds, and only there when there is one:
 /// a chart then asks for what lies around it instead of searching to the left.
-fn write_no_data(next_time: Option<i64>) -> Vec<u8> {
-    match next_time {
-        Some(time) => format!(r#"{{"s":"no_data","nextTime":{}}}"#, seconds(time)),
-        None => r#"{"s":"no_data"}"#.to_owned(),
+fn write_no_data(next_time: Option<i64>, gaps: &[Hole]) -> Vec<u8> {
+    let mut out = match next_time {
+        Some(time) => format!(r#"{{"s":"no_data","nextTime":{}"#, seconds(time)),
+        None => r#"{"s":"no_data""#.to_owned(),
     }
-    .into_bytes()
+    .into_bytes();
+    write_gaps(&mut out, gaps);
+    out.push(b'}');
+    out
 }
 
 /// `/udf/history?symbol=&resolution=&from=&to=&countback=`
@@ -104,10 +135,16 @@ pub fn history(node: &Node, query: Query<'_>) -> Result<Bars, Refused> {
             resolution: spelled(resolution),
         })?;
     // Copied under the lock, which ingest waits for, and written outside of it.
-    let bars = read(&entry.lock().history, span, MAX_ANSWER_BARS);
+    let (bars, gaps) = {
+        let state = entry.lock();
+        let bars = read(&state.history, span, MAX_ANSWER_BARS);
+        let first = bars.as_ref().ok().and_then(|bars| bars.first());
+        let gaps = gaps(&state.history, resolution, span, first.map(Bar::time));
+        (bars, gaps)
+    };
     Ok(match bars {
-        Ok(bars) => Bars::Some(write_bars(&bars)),
-        Err(next_time) => Bars::None(write_no_data(next_time)),
+        Ok(bars) => Bars::Some(write_bars(&bars, &gaps)),
+        Err(next_time) => Bars::None(write_no_data(next_time, &gaps)),
     })
 }
 

@@ -197,6 +197,8 @@ pub fn info(node: &Node, query: Query<'_>) -> Result<Vec<u8>, Refused> {
 /// What was typed into a search.
 struct Wanted {
     text: String,
+    /// The same in lower case.
+    lower: String,
     exchange: Option<String>,
     kind: Option<String>,
 }
@@ -221,7 +223,7 @@ impl Wanted {
         let text = &self.text;
         let described = || {
             let description = profile.description.as_ref();
-            description.is_some_and(|d| d.to_lowercase().contains(&text.to_lowercase()))
+            description.is_some_and(|d| d.to_lowercase().contains(&self.lower))
         };
         let in_full = || {
             // Without an exchange it is the symbol itself.
@@ -237,6 +239,9 @@ impl Wanted {
     }
 }
 
+/// Longest text that is looked for, in bytes: every symbol is looked through for it.
+const MAX_SEARCHED_BYTES: usize = 64;
+
 /// `/udf/search?query=&type=&exchange=&limit=`
 ///
 /// # Errors
@@ -247,8 +252,17 @@ pub fn search(node: &Node, query: Query<'_>) -> Result<Vec<u8>, Refused> {
         .unwrap_or(DEFAULT_FOUND)
         .min(MAX_FOUND);
     let owned = |name| query.get(name).map(std::borrow::Cow::into_owned);
+    let text = owned("query").unwrap_or_default();
+    if text.len() > MAX_SEARCHED_BYTES {
+        return Err(Refused::Value {
+            name: "query",
+            value: shortened(&text),
+            allowed: "up to 64 bytes of UTF-8 are looked for",
+        });
+    }
     let wanted = Wanted {
-        text: owned("query").unwrap_or_default(),
+        lower: text.to_lowercase(),
+        text,
         exchange: owned("exchange"),
         kind: owned("type"),
     };

@@ -66,6 +66,15 @@ impl Violation {
     }
 }
 
+/// Why decoding stops early.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// Nothing more is looked at: what is left is dropped.
+    End,
+    /// For now: what is left is kept, and decoded when the decoder is fed again, if only with nothing.
+    Pause,
+}
+
 /// Decodes a client's bytes, however they are cut.
 ///
 /// Every payload byte is unmasked, copied and checked once, as it comes, so that small pieces cost no
@@ -155,6 +164,18 @@ impl Decoder {
         input: &mut [u8],
         mut each: impl FnMut(Event<'_>) -> ControlFlow<()>,
     ) -> Result<(), Violation> {
+        self.feed_until(input, |event| each(event).map_break(|()| Stop::End))
+    }
+
+    /// Likewise, but can be told to stop for now only.
+    ///
+    /// # Errors
+    /// As [`feed`](Self::feed).
+    pub fn feed_until(
+        &mut self,
+        input: &mut [u8],
+        mut each: impl FnMut(Event<'_>) -> ControlFlow<Stop>,
+    ) -> Result<(), Violation> {
         if self.closed {
             return Ok(());
         }
@@ -175,7 +196,7 @@ impl Decoder {
     fn decode(
         &mut self,
         bytes: &mut [u8],
-        each: &mut impl FnMut(Event<'_>) -> ControlFlow<()>,
+        each: &mut impl FnMut(Event<'_>) -> ControlFlow<Stop>,
     ) -> Result<usize, Violation> {
         let mut used = 0;
         loop {
@@ -191,8 +212,10 @@ impl Decoder {
                 } else {
                     each(Event::Fragment)
                 };
-                if flow.is_break() {
-                    return Ok(bytes.len());
+                match flow {
+                    ControlFlow::Break(Stop::End) => return Ok(bytes.len()),
+                    ControlFlow::Break(Stop::Pause) => return Ok(used),
+                    ControlFlow::Continue(()) => {}
                 }
             }
             let Some(header) = self.header(&bytes[used..])? else {
@@ -202,8 +225,10 @@ impl Decoder {
             if let Some(payload) = bytes[start..].get_mut(..header.payload) {
                 unmask(payload, header.mask);
                 used = start + header.payload;
-                if self.frame(header, payload, each)?.is_break() {
-                    return Ok(bytes.len());
+                match self.frame(header, payload, each)? {
+                    ControlFlow::Break(Stop::End) => return Ok(bytes.len()),
+                    ControlFlow::Break(Stop::Pause) => return Ok(used),
+                    ControlFlow::Continue(()) => {}
                 }
             } else if header.opcode.is_control() {
                 return Ok(used);
@@ -306,8 +331,8 @@ impl Decoder {
         &mut self,
         header: Header,
         payload: &[u8],
-        each: &mut impl FnMut(Event<'_>) -> ControlFlow<()>,
-    ) -> Result<ControlFlow<()>, Violation> {
+        each: &mut impl FnMut(Event<'_>) -> ControlFlow<Stop>,
+    ) -> Result<ControlFlow<Stop>, Violation> {
         Ok(match header.opcode {
             Opcode::Ping => each(Event::Ping(payload)),
             Opcode::Pong => each(Event::Pong(payload)),
@@ -316,7 +341,7 @@ impl Decoder {
                 // Nothing after a close is looked at, whatever the listener says.
                 self.closed = true;
                 let _ = each(Event::Close(close));
-                ControlFlow::Break(())
+                ControlFlow::Break(Stop::End)
             }
             Opcode::Text if header.fin && !header.packed => each(Event::Text(utf8(payload)?)),
             Opcode::Binary if header.fin && !header.packed => each(Event::Binary(payload)),
@@ -334,8 +359,8 @@ impl Decoder {
     /// Tells of the message that has come to its end.
     fn finish(
         &mut self,
-        each: &mut impl FnMut(Event<'_>) -> ControlFlow<()>,
-    ) -> Result<ControlFlow<()>, Violation> {
+        each: &mut impl FnMut(Event<'_>) -> ControlFlow<Stop>,
+    ) -> Result<ControlFlow<Stop>, Violation> {
         let message = self.message.take().ok_or(Violation::NothingToContinue)?;
         let payload = if message.packed {
             inflate(&message.payload, self.max_message)?

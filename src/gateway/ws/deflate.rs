@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 
-use super::encoder::append_packed_text;
+use super::encoder::append_deflated_text;
 use super::{MAX_CONTROL_BYTES, Violation};
 
 const NAME: &str = "permessage-deflate";
@@ -97,37 +97,37 @@ fn window_bits(value: &str) -> Option<u8> {
 
 /// Compresses messages, each by itself, with the same memory: some 300 KiB.
 #[derive(Debug)]
-pub struct Packer {
+pub struct Deflater {
     compress: Compress,
-    packed: Vec<u8>,
+    deflated: Vec<u8>,
 }
 
-impl Default for Packer {
+impl Default for Deflater {
     fn default() -> Self {
         Self {
             compress: Compress::new_with_window_bits(Compression::new(LEVEL), false, WINDOW_BITS),
-            packed: Vec::new(),
+            deflated: Vec::new(),
         }
     }
 }
 
-impl Packer {
+impl Deflater {
     /// Appends a compressed text frame with this payload, and tells where it lies; `None` when it would
     /// not be smaller.
     pub fn append_text(&mut self, payload: &[u8], out: &mut Vec<u8>) -> Option<Range<usize>> {
         self.compress.reset();
-        self.packed.clear();
+        self.deflated.clear();
         // One that does not fit is not worth it, but for the tail that is taken off.
-        self.packed.reserve(payload.len() + TAIL.len());
+        self.deflated.reserve(payload.len() + TAIL.len());
         let flush = FlushCompress::Sync;
         let done = self
             .compress
-            .compress_vec(payload, &mut self.packed, flush)
+            .compress_vec(payload, &mut self.deflated, flush)
             .ok()?;
-        let packed = self.packed.strip_suffix(&TAIL[..4])?;
+        let deflated = self.deflated.strip_suffix(&TAIL[..4])?;
         let whole = done == Status::Ok && self.compress.total_in() == payload.len() as u64;
-        (whole && packed.len() < payload.len())
-            .then(|| append_packed_text(out, |out| out.extend_from_slice(packed)))
+        (whole && deflated.len() < payload.len())
+            .then(|| append_deflated_text(out, |out| out.extend_from_slice(deflated)))
     }
 }
 
@@ -224,18 +224,18 @@ mod tests {
 
     #[test]
     fn what_was_packed_is_smaller_and_comes_back() {
-        let mut packer = Packer::default();
+        let mut deflater = Deflater::default();
         let mut out = b"before".to_vec();
         for size in [40, 125, 126, 1_000, 70_000] {
             let payload: Vec<u8> = (0..size).map(|n| b"0123456789"[n * n % 7]).collect();
-            let range = packer.append_text(&payload, &mut out).unwrap();
+            let range = deflater.append_text(&payload, &mut out).unwrap();
             let frame = &out[range];
             assert_eq!(frame[0], 0xc1);
             assert!(payload_of(frame).len() < size);
             assert_eq!(inflate(payload_of(frame), size).unwrap(), payload);
         }
         let len = out.len();
-        assert_eq!(packer.append_text(b"x", &mut out), None);
+        assert_eq!(deflater.append_text(b"x", &mut out), None);
         assert_eq!(out.len(), len);
     }
 

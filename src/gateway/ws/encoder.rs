@@ -16,7 +16,7 @@ pub fn append_text(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) -> Range
 }
 
 /// Likewise, of a payload that is compressed.
-pub(super) fn append_packed_text(
+pub(super) fn append_deflated_text(
     out: &mut Vec<u8>,
     write: impl FnOnce(&mut Vec<u8>),
 ) -> Range<usize> {

@@ -10,9 +10,9 @@ mod deflate;
 mod encoder;
 
 pub use close::{Close, CloseCode};
-pub use decoder::{Decoder, Event, Violation};
+pub use decoder::{Decoder, Event, Stop, Violation};
 pub(crate) use deflate::payload_of;
-pub use deflate::{Agreed, Packer};
+pub use deflate::{Agreed, Deflater};
 pub use encoder::{FrameBuilder, append_text, close_frame, ping_frame, pong_frame};
 
 /// What a frame is (RFC 6455, section 5.2).

@@ -1,0 +1,199 @@
+//! Places of one worker for connections that are no sessions: handshakes, pages, probes.
+//!
+//! When all are taken, the address that holds most loses its oldest idle one: a stranger who takes places
+//! costs itself and keeps nobody out. There is no fixed number for an address, since behind a proxy all
+//! come from one.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::{IpAddr, Ipv6Addr};
+use std::rc::Rc;
+
+use tokio::sync::Notify;
+
+/// Connections of one worker that are not, or not yet, sessions. Each costs some 10 KiB.
+pub const MAX_HTTP_CONNECTIONS: usize = 4_096;
+
+/// Whom an address stands for: an IPv6 client has its whole /64 (RFC 6177).
+pub fn holder_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(six) => {
+            let [a, b, c, d, ..] = six.segments();
+            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
+        }
+        four => four,
+    }
+}
+
+/// All places of a worker.
+#[derive(Default)]
+pub struct Places {
+    inner: RefCell<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    next: u64,
+    count: usize,
+    /// By address, oldest first.
+    held: HashMap<IpAddr, BTreeMap<u64, Rc<State>>>,
+    /// Addresses by how many they hold.
+    by_count: BTreeSet<(usize, IpAddr)>,
+}
+
+#[derive(Default)]
+struct State {
+    /// An answer is being made or written, or an upgrade is under way.
+    is_busy: Cell<bool>,
+    evicted: Notify,
+}
+
+/// One connection's place; given back when dropped.
+pub struct Place {
+    places: Rc<Places>,
+    address: IpAddr,
+    number: u64,
+    state: Rc<State>,
+}
+
+impl Inner {
+    fn recount(&mut self, address: IpAddr, from: usize, to: usize) {
+        self.by_count.remove(&(from, address));
+        if to > 0 {
+            self.by_count.insert((to, address));
+        } else {
+            self.held.remove(&address);
+        }
+    }
+
+    fn remove(&mut self, address: IpAddr, number: u64) -> Option<Rc<State>> {
+        let held = self.held.get_mut(&address)?;
+        let before = held.len();
+        let state = held.remove(&number)?;
+        self.count -= 1;
+        self.recount(address, before, before - 1);
+        Some(state)
+    }
+
+    /// Makes room: the oldest idle connection of whoever holds most, and has an idle one.
+    fn evict(&mut self) -> bool {
+        let oldest = self.by_count.iter().rev().find_map(|(_, address)| {
+            let mut held = self.held.get(address)?.iter();
+            let (number, _) = held.find(|(_, state)| !state.is_busy.get())?;
+            Some((*address, *number))
+        });
+        let Some(state) = oldest.and_then(|(address, number)| self.remove(address, number)) else {
+            return false;
+        };
+        state.evicted.notify_one();
+        true
+    }
+}
+
+impl Places {
+    /// A place for a connection from `address`, and whether another lost its own for it; `None` when all
+    /// are taken and none is idle.
+    pub fn take(self: &Rc<Self>, address: IpAddr) -> Option<(Place, bool)> {
+        let address = holder_of(address);
+        let mut inner = self.inner.borrow_mut();
+        let is_full = inner.count >= MAX_HTTP_CONNECTIONS;
+        if is_full && !inner.evict() {
+            return None;
+        }
+        let number = inner.next;
+        inner.next += 1;
+        inner.count += 1;
+        let state = Rc::<State>::default();
+        let held = inner.held.entry(address).or_default();
+        held.insert(number, Rc::clone(&state));
+        let now = held.len();
+        inner.recount(address, now - 1, now);
+        drop(inner);
+        let places = Rc::clone(self);
+        Some((
+            Place {
+                places,
+                address,
+                number,
+                state,
+            },
+            is_full,
+        ))
+    }
+}
+
+impl Place {
+    /// A mark that it is in use, until that is dropped.
+    pub fn in_use(&self) -> InUse {
+        self.state.is_busy.set(true);
+        InUse(Rc::clone(&self.state))
+    }
+
+    /// Waits until another connection needs the place more.
+    pub async fn evicted(&self) {
+        self.state.evicted.notified().await;
+    }
+}
+
+/// A place that must not be taken away.
+pub struct InUse(Rc<State>);
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        self.0.is_busy.set(false);
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = self
+            .places
+            .inner
+            .borrow_mut()
+            .remove(self.address, self.number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(last: u16) -> IpAddr {
+        IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, last))
+    }
+
+    #[test]
+    fn an_address_stands_for_its_network() {
+        assert_eq!(holder_of(address(1)), holder_of(address(2)));
+        let other = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 1, 0, 0, 0, 1));
+        assert_ne!(holder_of(address(1)), holder_of(other));
+        let four: IpAddr = "192.0.2.1".parse().unwrap();
+        assert_eq!(holder_of("::ffff:192.0.2.1".parse().unwrap()), four);
+        assert_ne!(holder_of(four), holder_of("192.0.2.2".parse().unwrap()));
+    }
+
+    #[test]
+    fn whoever_holds_most_loses_its_oldest_idle_place() {
+        let places = Rc::<Places>::default();
+        let (stranger, other): (IpAddr, IpAddr) =
+            ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
+        let mut held: Vec<_> = (0..MAX_HTTP_CONNECTIONS)
+            .map(|_| places.take(stranger).unwrap().0)
+            .collect();
+        let busy = held[0].in_use();
+        let (mine, evicted) = places.take(other).unwrap();
+        assert!(evicted);
+        let inner = places.inner.borrow();
+        assert!(inner.held[&stranger].contains_key(&0), "it is in use");
+        assert!(!inner.held[&stranger].contains_key(&1), "the oldest idle");
+        assert_eq!(inner.count, MAX_HTTP_CONNECTIONS);
+        drop(inner);
+        drop((busy, mine));
+        held.clear();
+        let inner = places.inner.borrow();
+        assert_eq!(
+            (inner.count, inner.held.len(), inner.by_count.len()),
+            (0, 0, 0)
+        );
+    }
+}

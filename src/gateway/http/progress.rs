@@ -1,0 +1,105 @@
+//! A socket whose peer must take what is written: an answer that nobody reads is not kept for ever.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Sleep, sleep};
+
+use crate::gateway::lag::PROGRESS_BYTES;
+
+/// Writing fails once the peer took next to nothing for `grace` while something waited for it.
+pub struct Progressing {
+    stream: TcpStream,
+    grace: Duration,
+    /// Runs while the socket is full.
+    patience: Option<Pin<Box<Sleep>>>,
+    /// Bytes taken since it runs.
+    taken: usize,
+}
+
+impl Progressing {
+    /// Gives the peer of `stream` that long to take something.
+    pub fn new(stream: TcpStream, grace: Duration) -> Self {
+        Self {
+            stream,
+            grace,
+            patience: None,
+            taken: 0,
+        }
+    }
+
+    /// The socket itself.
+    pub fn into_inner(self) -> TcpStream {
+        self.stream
+    }
+
+    fn judge(
+        &mut self,
+        context: &mut Context<'_>,
+        written: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        match &written {
+            Poll::Ready(Ok(bytes)) => {
+                self.taken = self.taken.saturating_add(*bytes);
+                if self.taken >= PROGRESS_BYTES {
+                    (self.patience, self.taken) = (None, 0);
+                }
+            }
+            Poll::Ready(Err(_)) => {}
+            Poll::Pending => {
+                let grace = self.grace;
+                let patience = self.patience.get_or_insert_with(|| Box::pin(sleep(grace)));
+                if patience.as_mut().poll(context).is_ready() {
+                    return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+                }
+            }
+        }
+        written
+    }
+}
+
+impl AsyncRead for Progressing {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Progressing {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.judge(context, written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, parts);
+        self.judge(context, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
