@@ -367,9 +367,10 @@ impl Sink for Ingest {
             ..
         } = self;
         let losses = bus.losses.load(Ordering::Relaxed);
-        let before = frames.received;
+        let mut came = 0;
         decoder.decode(channel, payload, |message| match message {
             Ok(message) => {
+                came += 1;
                 let take = |entry: &Entry| frames.take(registry, entry, &message, losses);
                 match registry.of_bar(&message.topic, take) {
                     Ok(false) => {}
@@ -386,7 +387,7 @@ impl Sink for Ingest {
                 malformed_log.malformed(channel, payload, &why);
             }
         });
-        frames.memory.trim(registry, frames.received - before);
+        frames.memory.trim(registry, came);
     }
 
     fn loading(&mut self) {
