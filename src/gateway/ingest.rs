@@ -275,16 +275,17 @@ impl Sink for Ingest {
             self.unloaded("too many bars came meanwhile");
         }
         self.tell_loaded();
-        self.bus.connected.store(true, Ordering::Relaxed);
+        let losses = self.bus.losses.load(Ordering::Relaxed);
+        // Before anybody sees that it is connected.
+        self.metrics.bus_reconnects.inc_by(u64::from(losses > 0));
         self.metrics.bus_connected.set(1);
+        self.bus.connected.store(true, Ordering::Relaxed);
         self.tell_gaps(false);
         self.frames.unheard_since = None;
-        let losses = self.bus.losses.load(Ordering::Relaxed);
         if losses == 0 {
             tracing::info!(bus = self.address, "bus connected");
             return;
         }
-        self.metrics.bus_reconnects.inc();
         tracing::info!(bus = self.address, losses, "bus connected again, bars flow");
         self.proof_due = Some(Instant::now() + self.proof_wait);
     }
