@@ -335,6 +335,11 @@ impl Registry {
         all.map_or_else(Vec::new, |found| found.topics.clone())
     }
 
+    /// All topics, and the names that clients wait for a bar of, in no order.
+    pub fn all_names(&self) -> Vec<Arc<Entry>> {
+        self.topics.iter().map(|entry| Arc::clone(&entry)).collect()
+    }
+
     /// Shows every topic, in the order in which they opened. Nothing is held for longer than a part of
     /// the list takes to copy.
     pub fn each(&self, mut view: impl FnMut(&Entry)) {

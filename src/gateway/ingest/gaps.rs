@@ -11,7 +11,8 @@ impl Ingest {
     /// Notes and tells the watchers of every topic that is still suspect; with `unproven`, of those whose
     /// `seq` may yet prove that nothing was missed, too.
     pub(super) fn tell_gaps(&mut self, unproven: bool) {
-        for entry in self.registry.all() {
+        // Whoever waits for a topic's first bar may have missed that, too.
+        for entry in self.registry.all_names() {
             if let Some((hole, version)) = self.suspect(&entry, unproven) {
                 self.tell(&entry, hole, version);
             }
