@@ -448,7 +448,56 @@ fn time_alone_closes_bars() {
     ladder.drain(Forming::Changed, &mut out);
     assert_eq!(out.len(), 2);
     assert!(out[1].bar.closed);
-    assert_eq!(ladder.trade(trade(START + MINUTE - 1, 1, 1)), Taken::Late);
+}
+
+#[test]
+fn a_trade_is_late_by_its_own_symbol_and_never_by_the_clock() {
+    let mut ladder = Ladder::of_trades(symbol(), &[Resolution::M1], Rules::default());
+    let mut out = Vec::new();
+    ladder.trade(trade(START + 1, 100, 1));
+    ladder.advance(START + DAY);
+    ladder.drain(Forming::Changed, &mut out);
+    assert!(out[0].bar.closed);
+    out.clear();
+    assert_eq!(ladder.trade(trade(START + 2, 101, 1)), Taken::In);
+    assert_eq!(ladder.trade(trade(START + MINUTE, 102, 1)), Taken::In);
+    ladder.drain(Forming::Changed, &mut out);
+    let bars: Vec<_> = out
+        .iter()
+        .map(|m| (m.bar.time(), m.rev, m.bar.closed, m.bar.value(Field::Close)))
+        .collect();
+    assert_eq!(
+        bars,
+        [
+            (START, Some(1), true, 1.01),
+            (START + MINUTE, None, true, 1.02)
+        ]
+    );
+    assert_eq!(ladder.trade(trade(START + 3, 1, 1)), Taken::Late);
+}
+
+#[test]
+fn a_clock_ahead_of_the_rows_takes_no_memory() {
+    for empty in [Empty::Skip, Empty::Flat, Empty::Null] {
+        let rules = Rules {
+            late_ms: 10_000,
+            empty,
+            ..Rules::default()
+        };
+        let mut ladder = Ladder::of_trades(symbol(), &[Resolution::S1], rules);
+        let mut out = Vec::new();
+        ladder.trade(trade(START, 100, 1));
+        // A backlog under a clock that is a day further, and then a day of silence.
+        for second in 0..6_000_i64 {
+            if second < 3_000 {
+                ladder.trade(trade(START + second * 1_000, 100, 1));
+            }
+            ladder.advance(START + DAY + second * 1_000);
+            out.clear();
+            ladder.drain(Forming::Changed, &mut out);
+        }
+        assert!(ladder.kept() < 1_500, "{empty:?}: {}", ladder.kept());
+    }
 }
 
 #[test]

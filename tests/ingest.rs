@@ -213,6 +213,31 @@ async fn live_bars_close_by_the_clock() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backlog_is_not_late_by_the_clock() {
+    const TRADES_LEFT: i64 = 30_000;
+    let folder = tempfile::tempdir().unwrap();
+    let row = |at: i64| {
+        let time = START + at * 100;
+        format!("{{\"symbol\":\"A\",\"time\":{time},\"price\":1,\"size\":1}}\n")
+    };
+    let text: String = (0..TRADES_LEFT).map(row).collect();
+    let source = Source::Files(vec![file(&folder, "trades.ndjson", &text)]);
+    let mut config = config(source, Input::Trades);
+    config.live = true;
+    config.rules.late_ms = 0;
+    let (totals, messages) = ingested(config).await;
+    assert_eq!((totals.taken, totals.late), (30_000, 0));
+    let minutes = bars(&messages, "bars:A:1");
+    assert_eq!(minutes.len(), 50);
+    assert!(minutes.iter().all(|bar| bar.1[4] == 600.0 && bar.2));
+    let of_minutes = messages
+        .iter()
+        .filter(|m| m.topic.to_string() == "bars:A:1");
+    let revised = of_minutes.filter(|m| m.rev.is_some()).count();
+    assert_eq!(revised, 0, "none was closed before its trades were read");
+}
+
 /// What one ingest publishes with `--empty null` is read by another, as Redis carries it.
 #[tokio::test(flavor = "multi_thread")]
 async fn intervals_without_trades_are_bars_without_prices() {

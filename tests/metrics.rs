@@ -201,7 +201,7 @@ fn topics_are_listed_with_subscribers_and_last_bar() {
     let (gateway, mut feed) = in_process(config());
     let empty = get(gateway.address, "/api/v1/topics");
     assert_eq!(empty.header("content-type"), Some("application/json"));
-    assert_eq!(empty.body, r#"{"total":0,"topics":[]}"#);
+    assert_eq!(empty.body, r#"{"total":0,"topics":[],"next":null}"#);
     let bar = candle("MSFT", 0, 1).closed();
     feed.bar(&bar);
     feed.bar(&bar);
@@ -215,8 +215,42 @@ fn topics_are_listed_with_subscribers_and_last_bar() {
     // The other is a name as yet.
     let expected = json!({"total": 1, "topics": [
         {"topic": "bars:MSFT:1", "symbol": "MSFT", "resolution": "1", "subscribers": 1, "last": last, "messages": 2},
-    ]});
+    ], "next": null});
     assert_eq!(listed, expected);
+}
+
+/// Page by page, every topic is reached once.
+#[test]
+fn all_topics_are_reached_by_pages() {
+    let (gateway, mut feed) = in_process(config());
+    for n in 0..25 {
+        feed.bar(&candle(&format!("P{n}"), 0, 1));
+    }
+    gateway.received(25);
+    let (mut names, mut after) = (Vec::new(), String::new());
+    loop {
+        let path = format!("/api/v1/topics?limit=10{after}");
+        let page: serde_json::Value =
+            serde_json::from_str(&get(gateway.address, &path).body).unwrap();
+        assert_eq!(page["total"], 25);
+        let topics = page["topics"].as_array().unwrap();
+        assert!(topics.len() <= 10);
+        names.extend(
+            topics
+                .iter()
+                .map(|t| t["topic"].as_str().unwrap().to_owned()),
+        );
+        let Some(next) = page["next"].as_str() else {
+            break;
+        };
+        after = format!("&after={next}");
+    }
+    assert!(names.is_sorted());
+    names.dedup();
+    assert_eq!(names.len(), 25);
+    let wrong = get(gateway.address, "/api/v1/topics?limit=0");
+    assert_eq!(wrong.status, 400);
+    assert!(wrong.body.contains("\"0\""), "{}", wrong.body);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use super::candle::{Candle, Trade};
 use super::level::{Level, divides};
-use super::{Empty, MAX_FILL, Rules, Session};
+use super::{Empty, MAX_FILL, MAX_SILENT_FILL, Rules, Session};
 use crate::bar::{Bar, Message, Resolution, Symbol, Topic};
 
 /// Levels between the leaf and what is wanted, so that no bar is folded from very many.
@@ -48,8 +48,14 @@ pub struct Ladder {
     rules: Rules,
     /// Finest first; a level's source stands before it.
     levels: Vec<Level>,
-    /// The newest time there is.
+    /// The newest time there is: a row's, or what [`Ladder::advance`] was told.
     now: Option<i64>,
+    /// The newest time of a row: what is late is so by this alone, whatever a clock says.
+    newest: Option<i64>,
+    /// When the interval after that of the newest row begins: then something may be forgotten.
+    newest_edge: i64,
+    /// Nothing before can be changed any more, since it is forgotten.
+    settled: i64,
     /// When the leaf's next interval begins: nothing closes before.
     edge: i64,
     /// Times of each level's changed bars, while something is taken in.
@@ -119,6 +125,9 @@ impl Ladder {
             rules,
             levels,
             now: None,
+            newest: None,
+            newest_edge: i64::MIN,
+            settled: i64::MIN,
             edge: i64::MIN,
         }
     }
@@ -128,7 +137,7 @@ impl Ladder {
         if self.is_late(trade.time()) {
             return Taken::Late;
         }
-        self.advance(trade.time());
+        self.reach(trade.time());
         self.levels[0].trade(&trade, &mut self.changed[0]);
         self.propagate();
         Taken::In
@@ -144,20 +153,35 @@ impl Ladder {
         if self.is_late(end - 1) {
             return Taken::Late;
         }
-        self.advance(time);
+        self.reach(time);
         if !bar.is_empty() {
             let candle = Some(Candle::of(bar));
             self.levels[0].put(time, candle, bar.closed, &mut self.changed[0]);
             self.propagate();
         }
         if bar.closed {
-            self.advance(end);
+            self.reach(end);
         }
         Taken::In
     }
 
+    /// A row of this time is there.
+    fn reach(&mut self, time: i64) {
+        if self.newest.is_some_and(|before| time <= before) {
+            return;
+        }
+        self.newest = Some(time);
+        self.advance(time);
+        // Where time is ahead of the rows already, only this forgets what they have left behind.
+        if time >= self.newest_edge {
+            self.newest_edge = self.levels[0].topic.resolution.next(time);
+            self.forget();
+        }
+    }
+
     /// Time goes on to `now` (ms since the epoch, UTC): what ended by then closes, and intervals
-    /// without trades are filled by the rules. An earlier time than before changes nothing.
+    /// without trades are filled by the rules. An earlier time than before changes nothing. Rows that
+    /// come after it are not late for it: they revise what was closed.
     pub fn advance(&mut self, now: i64) {
         if self.now.is_some_and(|before| now <= before) {
             return;
@@ -177,7 +201,10 @@ impl Ladder {
         for (level, forming) in self.levels.iter_mut().zip(forming) {
             level.form(forming);
         }
-        self.forget(now);
+        if self.rules.empty != Empty::Skip {
+            // Else rows alone make intervals, and forget them.
+            self.forget();
+        }
     }
 
     /// Appends what changed since the last call, for each topic oldest first; `seq`, `epoch` and `ts`
@@ -194,8 +221,9 @@ impl Ladder {
     }
 
     fn is_late(&self, time: i64) -> bool {
-        self.now
-            .is_some_and(|now| time.saturating_add(self.rules.late_ms) < now)
+        let late_ms = self.rules.late_ms;
+        let behind = |newest| time.saturating_add(late_ms) < newest;
+        time < self.settled || self.newest.is_some_and(behind)
     }
 
     /// The leaf's intervals between the newest and `now`, as far as they are to be filled.
@@ -250,8 +278,19 @@ impl Ladder {
     }
 
     /// Forgets what nothing can change any more.
-    fn forget(&mut self, now: i64) {
-        let settled = now.saturating_sub(self.rules.late_ms);
+    fn forget(&mut self) {
+        let (Some(newest), Some(now)) = (self.newest, self.now) else {
+            return;
+        };
+        let settled = newest.saturating_sub(self.rules.late_ms);
+        let settled = if self.rules.empty == Empty::Skip {
+            settled
+        } else {
+            let leaf_ms = self.levels[0].topic.resolution.nominal_ms();
+            let filled = now.saturating_sub(leaf_ms.saturating_mul(MAX_SILENT_FILL));
+            self.settled = self.settled.max(filled.saturating_sub(self.rules.late_ms));
+            settled.max(self.settled)
+        };
         let count = self.levels.len();
         let bars = self.bars_from(settled);
         let hours = self.levels.iter().zip(&bars);

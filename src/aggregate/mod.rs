@@ -41,3 +41,7 @@ pub enum Empty {
 /// Most intervals of the leaf that are filled in one pause: a week of minutes. Behind a longer one the
 /// market was closed rather than quiet, and memory stays bounded.
 pub const MAX_FILL: usize = 10_000;
+
+/// Intervals of the leaf, filled by a clock after a symbol's newest row, that a later row can still
+/// change: ten minutes of seconds. A symbol that is silent for days takes no more memory.
+pub const MAX_SILENT_FILL: i64 = 600;

@@ -10,7 +10,7 @@ use redis::{AsyncCommands, AsyncConnectionConfig, RedisError};
 use super::RedisBus;
 
 /// Entries of one reply: bounds its memory.
-const ENTRIES: usize = 500;
+pub const ENTRIES: usize = 500;
 /// Longest wait of the server for an entry: well below the longest wait for a reply.
 const BLOCK: Duration = Duration::from_secs(1);
 

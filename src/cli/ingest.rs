@@ -63,7 +63,7 @@ pub struct IngestArgs {
         value_parser = values::resolution
     )]
     resolutions: Vec<Resolution>,
-    /// Seconds behind the newest row that another may come and still revise closed bars
+    /// Seconds behind the newest row of its symbol that another may come and still revise closed bars
     #[arg(long, env = "BARCAST_INGEST_LATE", default_value = "10", value_parser = values::seconds)]
     late: Duration,
     /// What becomes of an interval without trades

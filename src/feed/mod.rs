@@ -176,6 +176,7 @@ pub async fn run<P: Publisher>(
         config,
         metrics,
         warnings: Limited::default(),
+        mark: Mark::default(),
         pending: 0,
     };
     // The queue blocks, and so does this thread: publishing is done by the runtime that waits here.
@@ -203,13 +204,20 @@ fn pump<P: Publisher>(
     while !stop.is_cancelled() {
         let wait = due.saturating_duration_since(Instant::now());
         let ended = match rows.recv_timeout(wait) {
-            Ok(Chunk::Rows(rows)) => {
+            Ok(Chunk::Rows { rows, mark, behind }) => {
                 rows.into_iter().for_each(|row| market.take(row));
+                market.mark.read(mark, behind);
                 false
             }
             Ok(Chunk::Failed(why)) => return Err(FeedError::Read(why)),
-            Err(RecvTimeoutError::Timeout) => false,
-            Err(RecvTimeoutError::Disconnected) => true,
+            Err(RecvTimeoutError::Timeout) => {
+                market.mark.idle(now_ms());
+                false
+            }
+            Err(RecvTimeoutError::Disconnected) => {
+                market.mark.read(Some(now_ms()), false);
+                true
+            }
         };
         if !ended && market.pending < FLUSH_ROWS && Instant::now() < due {
             continue;
@@ -229,6 +237,35 @@ fn pump<P: Publisher>(
     Ok(())
 }
 
+/// How far the clock may close bars: all that had arrived by then was read and taken in.
+#[derive(Debug, Default)]
+struct Mark {
+    up_to: Option<i64>,
+    /// When the queue was last seen empty.
+    empty: Option<i64>,
+    /// The source has more that is not in the queue.
+    behind: bool,
+}
+
+impl Mark {
+    fn read(&mut self, mark: Option<i64>, behind: bool) {
+        self.up_to = self.up_to.max(mark);
+        self.behind = behind;
+        if behind {
+            self.empty = None;
+        }
+    }
+
+    /// The queue is empty. That counts one look later, when the source had the time to read on: after
+    /// a stop of the whole process the queue is empty as well, and all of the stop still unread.
+    fn idle(&mut self, now: i64) {
+        if !self.behind {
+            let before = self.empty.replace(now);
+            self.up_to = self.up_to.max(before);
+        }
+    }
+}
+
 /// All symbols' bars.
 struct Market {
     ladders: HashMap<Symbol, Ladder>,
@@ -236,6 +273,7 @@ struct Market {
     config: Config,
     metrics: FeedMetrics,
     warnings: Limited,
+    mark: Mark,
     /// Rows since the last drain.
     pending: usize,
 }
@@ -294,7 +332,8 @@ impl Market {
 
     fn drain(&mut self, out: &mut Vec<Message>) {
         self.pending = 0;
-        let live = self.config.live.then(|| now_ms() - CLOSE_DELAY_MS);
+        let mark = self.mark.up_to.filter(|_| self.config.live);
+        let live = mark.map(|up_to| up_to - CLOSE_DELAY_MS);
         for ladder in self.ladders.values_mut() {
             if let Some(now) = live {
                 ladder.advance(now);
@@ -312,5 +351,40 @@ impl Market {
             published: self.metrics.publishing.published.get(),
             stopped,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_clock_goes_as_far_as_all_was_read() {
+        let mut mark = Mark::default();
+        mark.idle(1_000);
+        assert_eq!(mark.up_to, None, "the source may have more in its hands");
+        mark.idle(2_000);
+        assert_eq!(mark.up_to, Some(1_000));
+        mark.read(Some(2_100), false);
+        assert_eq!(mark.up_to, Some(2_100));
+        mark.read(None, false);
+        mark.read(Some(1_500), false);
+        assert_eq!(mark.up_to, Some(2_100), "it never goes back");
+        // The process stood still for a minute.
+        mark.idle(62_100);
+        assert_eq!(mark.up_to, Some(2_100));
+    }
+
+    #[test]
+    fn an_empty_queue_counts_for_nothing_while_the_source_is_behind() {
+        let mut mark = Mark::default();
+        mark.read(Some(1_000), true);
+        mark.idle(2_000);
+        mark.idle(3_000);
+        assert_eq!(mark.up_to, Some(1_000));
+        mark.read(Some(3_100), false);
+        mark.idle(3_200);
+        mark.idle(3_300);
+        assert_eq!(mark.up_to, Some(3_200));
     }
 }

@@ -14,7 +14,9 @@ use tokio_util::sync::CancellationToken;
 use super::Config;
 use super::row::{Format, Row, Values};
 use crate::bus::backoff::Backoff;
+use crate::bus::stream::ENTRIES;
 use crate::bus::{Bus, RedisBus, Sink};
+use crate::clock::now_ms;
 
 /// Rows of one chunk: handing over costs little for each.
 const CHUNK_ROWS: usize = 512;
@@ -56,7 +58,14 @@ impl fmt::Display for Source {
 
 /// What a source hands over.
 pub(super) enum Chunk {
-    Rows(Vec<Row>),
+    Rows {
+        rows: Vec<Row>,
+        /// All that had arrived by this time (ms) was read once these rows are; none when the source
+        /// cannot tell.
+        mark: Option<i64>,
+        /// More has arrived and waits to be read, however empty the queue is.
+        behind: bool,
+    },
     /// It cannot be read on.
     Failed(String),
 }
@@ -74,6 +83,9 @@ pub(super) fn open(config: &Config, stop: &CancellationToken) -> Result<Receiver
         sender,
         rows: Vec::with_capacity(CHUNK_ROWS),
         began: Instant::now(),
+        mark: None,
+        read_at: None,
+        behind: false,
     };
     let config = config.clone();
     let stop = stop.clone();
@@ -112,6 +124,11 @@ struct Out {
     sender: SyncSender<Chunk>,
     rows: Vec<Row>,
     began: Instant,
+    /// Of the next chunk that is not full: with it all is handed over that was read together.
+    mark: Option<i64>,
+    /// Of the next full chunk, from a source that may never be drained.
+    read_at: Option<i64>,
+    behind: bool,
 }
 
 impl Out {
@@ -121,7 +138,8 @@ impl Out {
         }
         self.rows.push(row);
         if self.rows.len() >= CHUNK_ROWS || self.began.elapsed() >= CHUNK_WAIT {
-            return self.flush();
+            let mark = self.read_at.take();
+            return self.send(mark);
         }
         Ok(())
     }
@@ -130,8 +148,24 @@ impl Out {
         if self.rows.is_empty() {
             return Ok(());
         }
+        let mark = self.mark.take();
+        self.send(mark)
+    }
+
+    fn send(&mut self, mark: Option<i64>) -> Result<(), Gone> {
         let rows = std::mem::replace(&mut self.rows, Vec::with_capacity(CHUNK_ROWS));
-        self.sender.send(Chunk::Rows(rows)).map_err(|_| Gone)
+        let behind = self.behind;
+        let chunk = Chunk::Rows { rows, mark, behind };
+        self.sender.send(chunk).map_err(|_| Gone)
+    }
+
+    /// Says whether more waits to be read: also when no row tells it.
+    fn set_behind(&mut self, behind: bool) -> Result<(), Gone> {
+        if std::mem::replace(&mut self.behind, behind) == behind || !self.rows.is_empty() {
+            return Ok(());
+        }
+        let mark = self.mark.take();
+        self.send(mark)
     }
 
     fn fail(&mut self, why: String) {
@@ -192,7 +226,13 @@ fn lines(file: Text, config: &Config, out: &mut Out) -> io::Result<Result<(), Go
         if !has_line && out.flush().is_err() {
             return Ok(Err(Gone));
         }
+        let reads = reader.buffer().is_empty();
+        let asked = reads.then(now_ms);
         let buffer = reader.fill_buf()?;
+        if reads {
+            // A read that fills the buffer may have left something.
+            out.mark = asked.filter(|_| buffer.len() < MAX_LINE_BYTES);
+        }
         let at_end = buffer.is_empty();
         let (part, taken, whole) = match memchr::memchr(b'\n', buffer) {
             Some(at) => (&buffer[..at], at + 1, true),
@@ -247,7 +287,11 @@ impl Read for FlushFirst<'_, '_> {
             // Nobody takes rows any more, so there are no more.
             return Ok(0);
         }
-        self.reader.read(buffer)
+        let asked = now_ms();
+        let read = self.reader.read(buffer)?;
+        // A read that fills the buffer may have left something.
+        self.out.borrow_mut().mark = (read < buffer.len()).then_some(asked);
+        Ok(read)
     }
 }
 
@@ -300,6 +344,9 @@ impl Sink for Listener {
     }
 
     fn message(&mut self, channel: &str, payload: &[u8]) {
+        if self.out.rows.is_empty() {
+            self.out.read_at = Some(now_ms());
+        }
         for line in payload.split(|byte| *byte == b'\n') {
             let text = line.trim_ascii();
             let row = Row {
@@ -313,6 +360,10 @@ impl Sink for Listener {
     }
 
     fn flush(&mut self) {
+        // What lay in the socket was taken.
+        if !self.out.rows.is_empty() {
+            self.out.mark = Some(now_ms());
+        }
         if self.out.flush().is_err() {
             self.stop.cancel();
         }
@@ -340,9 +391,18 @@ async fn follow(bus: RedisBus, key: String, from: String, config: Config, mut ou
     let mut backoff = Backoff::default();
     let mut stream = bus.stream(key.clone(), from);
     loop {
+        let asked = now_ms();
         match stream.read().await {
             Ok(entries) => {
                 backoff.reset();
+                let drained = entries.len() < ENTRIES;
+                // In a backlog the id says when its entry arrived.
+                let arrived = entries.last().and_then(|(id, _)| arrival(id));
+                let mark = if drained {
+                    Some(asked)
+                } else {
+                    arrived.map(|at| at.min(asked))
+                };
                 for (id, fields) in entries {
                     let fields = fields.into_iter();
                     let fields = fields.map(|(name, value)| (name, value.into()));
@@ -354,11 +414,16 @@ async fn follow(bus: RedisBus, key: String, from: String, config: Config, mut ou
                         return;
                     }
                 }
-                if out.flush().is_err() {
+                out.mark = mark;
+                if out.set_behind(!drained).is_err() || out.flush().is_err() {
                     return;
                 }
             }
             Err(why) => {
+                // Meanwhile entries gather in the stream.
+                if out.set_behind(true).is_err() {
+                    return;
+                }
                 let wait = backoff.wait();
                 let from = stream.from();
                 tracing::warn!(%why, ?wait, from, "the stream is lost; it is read on from there");
@@ -366,4 +431,9 @@ async fn follow(bus: RedisBus, key: String, from: String, config: Config, mut ou
             }
         }
     }
+}
+
+/// When an entry arrived, by its id: ms since the epoch and a number, as Redis gives them.
+fn arrival(id: &str) -> Option<i64> {
+    id.split_once('-').and_then(|(ms, _)| ms.parse().ok())
 }

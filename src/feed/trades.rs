@@ -77,7 +77,7 @@ impl Trades {
                 });
             }
             match self.rows.recv_timeout(LOOK) {
-                Ok(Chunk::Rows(rows)) => self.chunk = rows.into_iter(),
+                Ok(Chunk::Rows { rows, .. }) => self.chunk = rows.into_iter(),
                 Ok(Chunk::Failed(why)) => return Err(why),
                 Err(RecvTimeoutError::Timeout) if !stop.is_cancelled() => {}
                 Err(_) => return Ok(Next::End),

@@ -169,6 +169,8 @@ impl Ingest {
     }
 
     fn hand_over(&mut self) {
+        let history = i64::try_from(self.frames.memory.bytes());
+        self.metrics.history_bytes.set(history.unwrap_or(i64::MAX));
         self.outlet.hand_over(&mut self.frames);
     }
 }
@@ -308,12 +310,15 @@ impl Sink for Ingest {
         }
         self.frames.reachable = false;
         self.tell_loaded();
+<<<<<<< HEAD
     }
 
     fn reachable(&mut self) {
         self.frames.reachable = true;
         // Holes that were kept back: what the store fills of them later is told again.
         self.tell_loaded();
+=======
+>>>>>>> integ
         let losses = self.bus.losses.load(Ordering::Relaxed);
         // Before anybody sees that it is connected.
         self.metrics.bus_reconnects.inc_by(u64::from(losses > 0));

@@ -31,8 +31,6 @@ const SHARED_FROM_BYTES: usize = 64 << 10;
 const SHARED_FROM: Duration = Duration::from_millis(5);
 /// Shared bodies kept at once: one is at most some 1 MB.
 const MAX_SHARED: usize = 16;
-/// Longest query string that is looked at, in bytes.
-pub const MAX_QUERY_BYTES: usize = 1_024;
 
 /// One request for the thread.
 struct Job {
@@ -65,11 +63,6 @@ impl Answers {
 
     /// What the thread answers; 503 when too many wait for it.
     pub async fn ask(&self, path: &str, query: &str) -> Answer {
-        if query.len() > MAX_QUERY_BYTES {
-            let len = query.len();
-            let why = format!("a query of {len} bytes: at most {MAX_QUERY_BYTES} are allowed");
-            return refuse(StatusCode::URI_TOO_LONG, &why);
-        }
         let (answer, answered) = oneshot::channel();
         let (path, query) = (path.to_owned(), query.to_owned());
         let job = Job {
