@@ -310,15 +310,12 @@ impl Sink for Ingest {
         }
         self.frames.reachable = false;
         self.tell_loaded();
-<<<<<<< HEAD
     }
 
     fn reachable(&mut self) {
         self.frames.reachable = true;
         // Holes that were kept back: what the store fills of them later is told again.
         self.tell_loaded();
-=======
->>>>>>> integ
         let losses = self.bus.losses.load(Ordering::Relaxed);
         // Before anybody sees that it is connected.
         self.metrics.bus_reconnects.inc_by(u64::from(losses > 0));
