@@ -224,14 +224,14 @@ fn topics_are_listed_with_subscribers_and_last_bar() {
 fn all_topics_are_reached_by_pages() {
     let (gateway, mut feed) = in_process(config());
     for n in 0..25 {
-        feed.bar(&candle(&format!("P{n}"), 0, 1));
+        feed.bar(&candle(format!("P{n}").leak(), 0, 1));
     }
     gateway.received(25);
     let (mut names, mut after) = (Vec::new(), String::new());
     loop {
         let path = format!("/api/v1/topics?limit=10{after}");
-        let page: serde_json::Value =
-            serde_json::from_str(&get(gateway.address, &path).body).unwrap();
+        let body = get(gateway.address, &path).body;
+        let page: serde_json::Value = serde_json::from_str(&body).unwrap();
         assert_eq!(page["total"], 25);
         let topics = page["topics"].as_array().unwrap();
         assert!(topics.len() <= 10);
