@@ -68,6 +68,8 @@ impl Chart {
                 assert!(price > self.last_price, "a double: {message}");
                 self.take(time, price);
             }
+            // Whoever asks before the first bar is told that nothing is known of the time before.
+            "bars.gap" if self.newest.is_none() => {}
             _ => panic!("{message}"),
         }
     }

@@ -196,7 +196,10 @@ fn functions_are_short() {
 #[test]
 fn nothing_unwraps_outside_of_tests() {
     let mut faults = Vec::new();
-    for source in sources() {
+    for source in sources()
+        .into_iter()
+        .filter(|s| !s.path.ends_with("tests.rs"))
+    {
         let code = source.code();
         let code = code.take_while(|(_, line)| line.trim() != "#[cfg(test)]");
         for (number, line) in code.filter(|(_, line)| line.contains(".unwrap()")) {

@@ -74,7 +74,7 @@ def test_types_codes_and_reasons_are_those_of_the_source():
     codes = set(schemas["Error"]["properties"]["payload"]["properties"]["code"]["enum"])
     assert codes == strings_in_source(r'\bcode: "([a-z_]+)"')
     reasons = set(schemas["Gap"]["properties"]["payload"]["properties"]["reason"]["enum"])
-    assert reasons == strings_in_source(r'"(upstream|slow_client)"')
+    assert reasons == strings_in_source(r'"(upstream|slow_client|gateway)"')
     gaps = PROTOCOL.split("\n### Gaps\n", 1)[1].split("\n##", 1)[0]
     assert reasons == set(re.findall(r"^- `(\w+)`:", gaps, re.MULTILINE))
 
