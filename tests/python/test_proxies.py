@@ -198,7 +198,7 @@ def test_a_client_moves_when_its_gateway_drains(proxy, gateways, redis_url, tmp_
     replay = [binary(), "replay", BARS, "--speed", SPEED, "--redis-url", redis_url]
 
     def subscribed():
-        return any('"subscribers":1' in get(gateway, "/api/v1/topics")[1] for gateway in gateways)
+        return any("\nbarcast_placeholders 1\n" in get(gateway, "/metrics")[1] for gateway in gateways)
 
     async def scenario(url):
         # The other gateway has a client, so a proxy that heeds connections sends the next one back to
