@@ -163,10 +163,8 @@ impl<L: Listener> Reading<L> {
                 continue;
             }
             if linger.left == 0 {
-                if self.listener.is_shut() {
-                    return Poll::Ready(());
-                }
-                // Not read any more; looked at again when the time is over.
+                // Not read any more, but not cut before the time is over either: the reset would destroy
+                // the close frame that the client has yet to read.
                 return Poll::Pending;
             }
             let readable = self.listener.stream().poll_read_ready(context);
