@@ -238,6 +238,23 @@ async fn a_backlog_is_not_late_by_the_clock() {
     assert_eq!(revised, 0, "none was closed before its trades were read");
 }
 
+/// A row with a wrong hour costs itself alone, and not all trades of its symbol until that hour comes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_live_trade_far_ahead_of_the_clock_is_left_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let now = barcast::clock::now_ms();
+    let row = |time: i64| format!(r#"{{"symbol":"A","time":{time},"price":2.5,"size":1}}"#);
+    let mut rows = vec![row(now + 3 * 3_600_000)];
+    rows.extend((0..5).map(|n| row(now - 100 + n)));
+    // Within what clocks differ by.
+    rows.push(row(now + 2_000));
+    let path = file(&folder, "trades.ndjson", &(rows.join("\n") + "\n"));
+    let mut config = config(Source::Files(vec![path]), Input::Trades);
+    config.live = true;
+    let (totals, _) = ingested(config).await;
+    assert_eq!((totals.taken, totals.late, totals.bad), (6, 0, 1));
+}
+
 /// What one ingest publishes with `--empty null` is read by another, as Redis carries it.
 #[tokio::test(flavor = "multi_thread")]
 async fn intervals_without_trades_are_bars_without_prices() {

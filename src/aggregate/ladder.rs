@@ -63,6 +63,11 @@ pub struct Ladder {
 }
 
 impl Ladder {
+    /// The newest time of a row that was taken, ms since the epoch: what is late is so behind it.
+    pub fn newest(&self) -> Option<i64> {
+        self.newest
+    }
+
     /// Bars of the resolutions in `wanted`, made of trades.
     pub fn of_trades(symbol: Symbol, wanted: &[Resolution], rules: Rules) -> Self {
         let leaf = match wanted.iter().min() {

@@ -46,6 +46,9 @@ const CLOSE_DELAY_MS: i64 = 1_000;
 /// A row whose time is further ahead of the clock than this, in ms, is taken for a mistake: it would
 /// make everything after it late.
 const MAX_AHEAD_MS: i64 = 86_400_000;
+/// The same of a live trade, in ms, beside `--late`: what two clocks that are set well differ by. Further
+/// ahead is a time zone forgotten, and would make all good trades of its symbol late for hours.
+const MAX_LIVE_AHEAD_MS: i64 = 5_000;
 
 /// What the rows are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -176,6 +179,7 @@ pub async fn run<P: Publisher>(
         config,
         metrics,
         warnings: Limited::default(),
+        late_log: Limited::default(),
         mark: Mark::default(),
         pending: 0,
     };
@@ -266,6 +270,11 @@ impl Mark {
     }
 }
 
+#[expect(clippy::cast_precision_loss, reason = "for people")]
+fn seconds(ms: i64) -> f64 {
+    ms as f64 / 1_000.0
+}
+
 /// All symbols' bars.
 struct Market {
     ladders: HashMap<Symbol, Ladder>,
@@ -273,6 +282,7 @@ struct Market {
     config: Config,
     metrics: FeedMetrics,
     warnings: Limited,
+    late_log: Limited,
     mark: Mark,
     /// Rows since the last drain.
     pending: usize,
@@ -281,12 +291,17 @@ struct Market {
 impl Market {
     fn take(&mut self, row: Row) {
         self.pending += 1;
-        match row.entry.and_then(|entry| self.enter(&entry)) {
-            Ok(Taken::In) => {
+        let taken = row.entry.and_then(|entry| {
+            let taken = self.enter(&entry)?;
+            Ok((taken, entry.symbol(), entry.time()))
+        });
+        match taken {
+            Ok((Taken::In, ..)) => {
                 self.metrics.taken.inc();
             }
-            Ok(Taken::Late) => {
+            Ok((Taken::Late, symbol, time)) => {
                 self.metrics.late.inc();
+                self.tell_late(&row.at, symbol, time);
             }
             Err(reason) => {
                 self.metrics.bad.inc();
@@ -297,15 +312,45 @@ impl Market {
         }
     }
 
+    /// How far a row may be ahead of the clock, in ms.
+    fn allowed_ahead(&self) -> i64 {
+        match self.config.input {
+            Input::Trades if self.config.live => {
+                self.config.rules.late_ms.saturating_add(MAX_LIVE_AHEAD_MS)
+            }
+            _ => MAX_AHEAD_MS,
+        }
+    }
+
+    /// Says which row was late, and by how much: a counter alone is not looked at.
+    fn tell_late(&mut self, at: &str, symbol: Symbol, time: i64) {
+        let newest = self.ladders.get(&symbol).and_then(Ladder::newest);
+        let behind = newest.map_or(0, |newest| newest.saturating_sub(time));
+        let allowed = seconds(self.config.rules.late_ms);
+        self.late_log.say(|left_out| {
+            tracing::warn!(
+                at,
+                %symbol,
+                behind_s = seconds(behind),
+                allowed_s = allowed,
+                left_out,
+                "row left out: it came later behind its symbol's newest row than --late allows"
+            );
+        });
+    }
+
     fn enter(&mut self, entry: &Entry) -> Result<Taken, String> {
-        let ahead = entry.time() - now_ms();
-        if ahead > MAX_AHEAD_MS {
+        let symbol = entry.symbol();
+        let ahead = entry.time().saturating_sub(now_ms());
+        let allowed = self.allowed_ahead();
+        if ahead > allowed {
             return Err(format!(
-                "its time is {} s ahead of the clock",
-                ahead / 1_000
+                "the time of this row of {symbol} is {:.1} s ahead of the clock, {:.1} s are allowed: \
+                 another time zone, or a clock that is wrong?",
+                seconds(ahead),
+                seconds(allowed)
             ));
         }
-        let symbol = entry.symbol();
         if self.ladders.len() >= MAX_SYMBOLS && !self.ladders.contains_key(&symbol) {
             return Err(format!(
                 "{symbol} would be one symbol more than {MAX_SYMBOLS}"
