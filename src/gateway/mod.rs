@@ -140,7 +140,7 @@ impl Gateway {
         )
         .history_within(node.config.history_bytes)
         .proof_within(node.config.proof_wait);
-        Answers::start(&node)?;
+        let http = Answers::start(&node, stop.clone())?;
         let mut ends = Vec::new();
         for (at, (listener, mailbox)) in self.listeners.into_iter().zip(&mailboxes).enumerate() {
             let worker = (Arc::clone(&node), listener, Arc::clone(mailbox));
@@ -175,6 +175,10 @@ impl Gateway {
             mailbox.close();
         }
         ingest_end.await.unwrap_or_else(|_| Err(panicked()))?;
+        // It works for as long as there is a node.
+        if http.is_finished() {
+            failed = Some(panicked());
+        }
         failed.map_or(Ok(Ended { cut }), Err)
     }
 }
