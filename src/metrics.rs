@@ -87,6 +87,8 @@ pub struct FeedMetrics {
     pub taken: Counter,
     pub late: Counter,
     pub bad: Counter,
+    /// The longest delay of a symbol's feed, in seconds.
+    pub delay: Gauge<f64, AtomicU64>,
 }
 
 impl FeedMetrics {
@@ -107,6 +109,11 @@ impl FeedMetrics {
             "barcast_feed_bad",
             "Rows left out because they are no trade or bar",
             self.bad.clone(),
+        );
+        registry.register(
+            "barcast_feed_delay_seconds",
+            "How far the feed of the most delayed symbol is behind the clock",
+            self.delay.clone(),
         );
     }
 }

@@ -33,6 +33,7 @@ fn config(source: Source, input: Input) -> Config {
             ..Rules::default()
         },
         live: false,
+        max_delay: Duration::from_secs(3_600),
         flush: Duration::from_millis(50),
         form: Form::Single,
     }
@@ -253,6 +254,41 @@ async fn a_live_trade_far_ahead_of_the_clock_is_left_out() {
     config.live = true;
     let (totals, _) = ingested(config).await;
     assert_eq!((totals.taken, totals.late, totals.bad), (6, 0, 1));
+}
+
+/// Data that is sold delayed: the clock says nothing of intervals whose trades are still to come.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delayed_feed_has_no_empty_bars_where_trades_were() {
+    const BEHIND_MS: i64 = 30_000;
+    let server = RedisServer::start();
+    let subscription = Subscription::start(RedisBus::new(&server.url()).unwrap()).await;
+    let mut child = Command::new(env!("CARGO_BIN_EXE_barcast"))
+        .args(["ingest", "--redis-url", &server.url(), "--live"])
+        .args(["--empty", "flat", "--resolutions", "1S", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut pipe = child.stdin.take().unwrap();
+    for _ in 0..40 {
+        let time = barcast::clock::now_ms() - BEHIND_MS;
+        let row = format!(r#"{{"symbol":"A","time":{time},"price":2.5,"size":1}}"#);
+        pipe.write_all(format!("{row}\n").as_bytes()).unwrap();
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    drop(pipe);
+    assert!(child.wait().unwrap().success());
+    let closed = || {
+        let published = bars(&subscription.collector.decoded(), "bars:A:1S");
+        published
+            .into_iter()
+            .filter(|bar| bar.2)
+            .collect::<Vec<_>>()
+    };
+    eventually("bars", || closed().len() >= 3).await;
+    let empty: Vec<_> = closed().into_iter().filter(|bar| bar.1[4] == 0.0).collect();
+    assert!(empty.is_empty(), "{empty:?}");
 }
 
 /// What one ingest publishes with `--empty null` is read by another, as Redis carries it.

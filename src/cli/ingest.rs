@@ -76,6 +76,9 @@ pub struct IngestArgs {
     /// a stream [default: off]
     #[arg(long, env = "BARCAST_INGEST_LIVE")]
     live: bool,
+    /// Longest delay of a feed, in seconds, that the clock waits for before it closes bars: data that is sold delayed
+    #[arg(long, env = "BARCAST_INGEST_MAX_FEED_DELAY", default_value = "3600", value_parser = values::seconds)]
+    max_feed_delay: Duration,
     /// Longest time in seconds until changed bars are published
     #[arg(long, env = "BARCAST_INGEST_FLUSH", default_value = "0.25", value_parser = values::interval)]
     flush: Duration,
@@ -139,6 +142,7 @@ impl IngestArgs {
                     session: self.session,
                 },
                 live,
+                max_delay: self.max_feed_delay,
                 flush: self.flush,
                 form: Form::new(self.publish, self.compress)?,
             },

@@ -5,6 +5,7 @@
 //! be taken as fast as it comes waits where it comes from. [`row`] knows what a row looks like, [`time`]
 //! what a time looks like, and [`aggregate`](crate::aggregate) makes the bars.
 
+mod delay;
 mod row;
 mod source;
 pub mod time;
@@ -30,6 +31,7 @@ use crate::generator::pack::Form;
 use crate::limited::Limited;
 use crate::metrics::FeedMetrics;
 use crate::metrics::process::ProcessCollector;
+use delay::Delay;
 pub use row::Format;
 use row::{Entry, Row};
 use source::Chunk;
@@ -71,6 +73,8 @@ pub struct Config {
     pub rules: Rules,
     /// Bars also close by the clock.
     pub live: bool,
+    /// Longest delay of a feed that the clock waits for before it closes anything.
+    pub max_delay: Duration,
     /// Longest time until changed bars are published.
     pub flush: Duration,
     pub form: Form,
@@ -174,7 +178,7 @@ pub async fn run<P: Publisher>(
     let mut outlet = Outlet::new(publisher, config.form, metrics.publishing.clone());
     outlet.ready(&stop).await;
     let mut market = Market {
-        ladders: HashMap::new(),
+        instruments: HashMap::new(),
         numbering: Numbering::new(now_us()),
         config,
         metrics,
@@ -275,9 +279,15 @@ fn seconds(ms: i64) -> f64 {
     ms as f64 / 1_000.0
 }
 
+/// One symbol's bars, and how far its rows are behind the clock.
+struct Instrument {
+    ladder: Ladder,
+    delay: Delay,
+}
+
 /// All symbols' bars.
 struct Market {
-    ladders: HashMap<Symbol, Ladder>,
+    instruments: HashMap<Symbol, Instrument>,
     numbering: Numbering,
     config: Config,
     metrics: FeedMetrics,
@@ -324,7 +334,8 @@ impl Market {
 
     /// Says which row was late, and by how much: a counter alone is not looked at.
     fn tell_late(&mut self, at: &str, symbol: Symbol, time: i64) {
-        let newest = self.ladders.get(&symbol).and_then(Ladder::newest);
+        let newest = self.instruments.get(&symbol);
+        let newest = newest.and_then(|instrument| instrument.ladder.newest());
         let behind = newest.map_or(0, |newest| newest.saturating_sub(time));
         let allowed = seconds(self.config.rules.late_ms);
         self.late_log.say(|left_out| {
@@ -341,7 +352,8 @@ impl Market {
 
     fn enter(&mut self, entry: &Entry) -> Result<Taken, String> {
         let symbol = entry.symbol();
-        let ahead = entry.time().saturating_sub(now_ms());
+        let now = now_ms();
+        let ahead = entry.time().saturating_sub(now);
         let allowed = self.allowed_ahead();
         if ahead > allowed {
             return Err(format!(
@@ -351,13 +363,13 @@ impl Market {
                 seconds(allowed)
             ));
         }
-        if self.ladders.len() >= MAX_SYMBOLS && !self.ladders.contains_key(&symbol) {
+        if self.instruments.len() >= MAX_SYMBOLS && !self.instruments.contains_key(&symbol) {
             return Err(format!(
                 "{symbol} would be one symbol more than {MAX_SYMBOLS}"
             ));
         }
         let config = &self.config;
-        let ladder = self.ladders.entry(symbol).or_insert_with(|| {
+        let instrument = self.instruments.entry(symbol).or_insert_with(|| {
             let rules = config.rules.clone();
             let of_bars = |leaf| {
                 let rules = rules.clone();
@@ -367,8 +379,16 @@ impl Market {
                 Input::Bars(leaf) => of_bars(leaf),
                 Input::Trades => None,
             };
-            by_bars.unwrap_or_else(|| Ladder::of_trades(symbol, &config.resolutions, rules))
+            let of_trades = || Ladder::of_trades(symbol, &config.resolutions, rules);
+            Instrument {
+                ladder: by_bars.unwrap_or_else(of_trades),
+                delay: Delay::default(),
+            }
         });
+        if let Entry::Trade(..) = entry {
+            instrument.delay.arrived(now, entry.time());
+        }
+        let ladder = &mut instrument.ladder;
         Ok(match entry {
             Entry::Trade(_, trade) => ladder.trade(*trade),
             Entry::Bar(_, bar) => ladder.bar(bar),
@@ -379,12 +399,17 @@ impl Market {
         self.pending = 0;
         let mark = self.mark.up_to.filter(|_| self.config.live);
         let live = mark.map(|up_to| up_to - CLOSE_DELAY_MS);
-        for ladder in self.ladders.values_mut() {
+        let most = i64::try_from(self.config.max_delay.as_millis()).unwrap_or(i64::MAX);
+        let mut longest = 0;
+        for Instrument { ladder, delay } in self.instruments.values_mut() {
+            let delay = delay.ms(most);
+            longest = longest.max(delay);
             if let Some(now) = live {
-                ladder.advance(now);
+                ladder.advance(now - delay);
             }
             ladder.drain(Forming::Changed, out);
         }
+        self.metrics.delay.set(seconds(longest));
         self.numbering.number(out);
     }
 

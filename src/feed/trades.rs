@@ -51,6 +51,7 @@ impl Trades {
             resolutions: Vec::new(),
             rules: Rules::default(),
             live: false,
+            max_delay: Duration::ZERO,
             flush: Duration::ZERO,
             form: Form::Single,
         };
