@@ -34,7 +34,7 @@ fn closed_after(gateway: &Running, clients: &mut [Client], closed: impl Fn(usize
 #[test]
 fn many_clients_are_closed_in_slices_and_not_ready_is_told_at_once() {
     let (gateway, _feed) = in_process(draining(60, 1));
-    // Five slices of 64.
+    // Ten slices of 32.
     let mut clients: Vec<_> = (0..320).map(|_| gateway.client()).collect();
     let address = gateway.address;
     let taken = closed_after(&gateway, &mut clients, |nth| {

@@ -494,6 +494,11 @@ async fn standard_input_and_the_exit_code() {
         (&["--session", "Mars"], "--session"),
         (&["--channel", "bars:*"], "--channel"),
         (
+            &["--stream", "a", "--stream-from", "nonsense"],
+            "--stream-from",
+        ),
+        (&["--stream", "a", "--stream-from", "1-x"], "--stream-from"),
+        (
             &["--input", "bars", "--input-resolution", "3"],
             "--resolutions",
         ),

@@ -35,7 +35,7 @@ pub struct IngestArgs {
     #[arg(long, env = "BARCAST_INGEST_STREAM")]
     stream: Option<String>,
     /// Where in the stream to begin: an entry's id, 0 for all of it, $ for what comes from now on
-    #[arg(long, env = "BARCAST_INGEST_STREAM_FROM", default_value = "$")]
+    #[arg(long, env = "BARCAST_INGEST_STREAM_FROM", default_value = "$", value_parser = values::stream_id)]
     stream_from: String,
     /// What the rows are
     #[arg(

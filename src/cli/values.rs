@@ -219,3 +219,19 @@ pub fn symbols_file(path: &str) -> Result<Arc<Listings>, String> {
 pub fn cors(text: &str) -> Result<Cors, String> {
     text.parse().map_err(|why| format!("{why}"))
 }
+
+/// Where in a stream to begin (Redis command XREAD).
+///
+/// # Errors
+/// What is allowed.
+pub fn stream_id(text: &str) -> Result<String, String> {
+    let is_number = |part: &str| part.parse::<u64>().is_ok();
+    let is_id = match text.split_once('-') {
+        Some((ms, number)) => is_number(ms) && is_number(number),
+        None => text == "$" || is_number(text),
+    };
+    is_id.then(|| text.to_owned()).ok_or_else(|| {
+        "allowed: an entry's id as 1697097600000-0, 0 for all, $ for what comes from now on"
+            .to_owned()
+    })
+}

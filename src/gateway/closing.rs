@@ -20,8 +20,8 @@ const SWEEP: Duration = Duration::from_secs(1);
 
 /// Time between two slices of a drain.
 const DRAIN_SLICE: Duration = Duration::from_millis(100);
-/// Clients of a worker that are closed at once at least: their coming back is no storm.
-const DRAIN_SLICE_CLIENTS: usize = 64;
+/// Up to so many clients of a worker are closed at once: their coming back is no storm.
+const DRAIN_AT_ONCE: usize = 64;
 
 /// Reason of the close frames of a drain.
 pub(super) const GOING_AWAY: &str = "gateway is going away";
@@ -226,12 +226,15 @@ impl Worker {
     }
 
     /// Closes everyone with 1001, in slices over `spread`, so that they do not all come back in the same
-    /// second. A slice has [`DRAIN_SLICE_CLIENTS`] at least: few clients are gone at once.
+    /// second. Up to [`DRAIN_AT_ONCE`] are gone at once.
     pub async fn close_all(self: &Rc<Self>, spread: Duration) {
         let all: Vec<SessionId> = self.hub.borrow().sessions().map(|(id, _)| id).collect();
         let slices = spread.as_millis() / DRAIN_SLICE.as_millis();
         let slices = usize::try_from(slices).unwrap_or(usize::MAX).max(1);
-        let each = all.len().div_ceil(slices).max(DRAIN_SLICE_CLIENTS);
+        let each = match all.len() {
+            few @ ..=DRAIN_AT_ONCE => few.max(1),
+            many => many.div_ceil(slices),
+        };
         for (nth, slice) in all.chunks(each).enumerate() {
             if nth > 0 {
                 sleep(DRAIN_SLICE).await;

@@ -198,6 +198,8 @@ impl Worker {
         let holders = patterns.get_mut(&pattern);
         if let Some(held) = holders.and_then(|holders| holders.get_mut(&id)) {
             held.lacks_from = lacking.then_some(next);
+            // Whole again: when that ends its client is told again.
+            held.told &= lacking;
         }
         drop(patterns);
         if lacking && !told {

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { Track, backoff, connect, covers, mergeBars, parseTopic, payloads } from "../barcast.js";
+import { Track, backoff, connect, cost, covers, mergeBars, parseTopic, payloads } from "../barcast.js";
 
 const bar = (time, close = 1) => ({ time, open: 1, high: 2, low: 0.5, close, volume: 10 });
 const times = (bars) => bars.map((b) => b.time);
@@ -241,4 +241,17 @@ test("a connection that answers no ping is given up", async (t) => {
   assert.ok(sockets[0].isClosed);
   assert.deepEqual(states.map((s) => s.name), ["connecting", "open", "waiting", "connecting"]);
   assert.equal(states[2].reason, "no pong");
+});
+
+test("a request asks for no more bars than the server sends", () => {
+  const topics = Array.from({ length: 1_000 }, (_, n) => `bars:W${n}:1`);
+  for (const snapshot of [1, 43, 50, 10_000, 20_000]) {
+    const out = payloads(topics.map((topic) => ({ topic, params: { snapshot } })));
+    assert.deepEqual(out.flatMap((payload) => payload.topics), topics);
+    for (const payload of out) {
+      const bars = payload.topics.length * snapshot;
+      assert.ok(bars <= 10_000 || payload.topics.length === 1, `${bars} bars`);
+      assert.ok(cost(payload) >= 1);
+    }
+  }
 });

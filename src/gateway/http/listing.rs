@@ -38,6 +38,8 @@ impl Page {
             after: None,
             limit: MAX_LISTED_TOPICS,
         };
+        // A plus is a character of symbols here, and not the blank that it is in forms.
+        let query = query.replace('+', "%2B");
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
             match &*name {
                 "after" => {
@@ -126,6 +128,8 @@ mod tests {
         let page = Page::of("limit=2&after=bars%3AA%3A1").unwrap();
         assert_eq!((page.limit, page.after), (2, "bars:A:1".parse().ok()));
         assert_eq!(Page::of("").unwrap().limit, MAX_LISTED_TOPICS);
+        let plus = Page::of("after=bars:A+B:1").unwrap();
+        assert_eq!(plus.after, "bars:A+B:1".parse().ok());
         for (query, part) in [
             ("limit=0", "\"0\""),
             ("limit=x", "5000"),
