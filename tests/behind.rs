@@ -57,6 +57,7 @@ impl End {
 
 /// One worker without a thread, and an ingest that feeds it and another that never takes anything.
 struct Rig {
+    registry: Arc<Registry>,
     ingest: Ingest,
     mailbox: Arc<Mailbox>,
     entries: Vec<Arc<Entry>>,
@@ -75,13 +76,14 @@ impl Rig {
         let entries = entries.collect();
         let mailbox = Arc::new(Mailbox::never_full());
         let ingest = Ingest::new(
-            registry,
+            Arc::clone(&registry),
             vec![Arc::clone(&mailbox), Arc::new(Mailbox::never_full())],
             GatewayMetrics::default(),
             Arc::default(),
             String::new(),
         );
         Self {
+            registry,
             ingest,
             mailbox,
             entries,
@@ -217,4 +219,95 @@ async fn what_history_lacks_is_told() {
     assert_eq!(tally.due, BARS as u64 * TOPICS as u64);
     assert_eq!(tally.due, tally.delivered + tally.gapped_gateway);
     assert!(tally.gapped_gateway > 0);
+}
+
+/// Who came when the worker was behind already, and lacks bars that came later.
+#[tokio::test]
+async fn what_history_lacks_is_told_to_who_came_meanwhile_too() {
+    const BARS: i64 = 800;
+    const COMES_AT: i64 = 650;
+    let mut rig = Rig::new(20);
+    rig.join();
+    let mut late = None;
+    for minute in 0..BARS {
+        if minute == COMES_AT {
+            late = Some(rig.join());
+        }
+        rig.publish(candle("T", minute, 1).closed());
+    }
+    rig.take_up().await;
+    let messages = late.unwrap().1.messages();
+    let topics = by_topic(&messages);
+    assert_eq!(topics.len(), TOPICS);
+    for messages in topics.values() {
+        let covers = |message: &Value, time: i64| {
+            let payload = &message["payload"];
+            let number = |name: &str| payload[name].as_i64();
+            number("time") == Some(time)
+                || number("from").is_some_and(|from| from <= time) && number("to") >= Some(time)
+        };
+        for minute in COMES_AT..BARS {
+            let is_known = messages.iter().any(|m| covers(m, time(minute)));
+            assert!(is_known, "{minute}: {messages:?}");
+        }
+    }
+}
+
+/// One notice more than are kept.
+#[tokio::test]
+async fn a_notice_that_is_not_kept_is_told_with_its_whole_range() {
+    const NOTICES: usize = 16;
+    let mut rig = Rig::new(20);
+    rig.ingest.connected();
+    let (_, end) = rig.join();
+    let mut minute = 0;
+    while rig.mailbox.waiting_bytes() <= 8 << 20 {
+        rig.publish(candle("T", minute, 1).closed());
+        minute += 1;
+    }
+    let breaks = |rig: &mut Rig| {
+        rig.ingest.lost("a test says so");
+        rig.ingest.connected();
+    };
+    for _ in 0..NOTICES {
+        breaks(&mut rig);
+    }
+    rig.publish(candle("T", minute, 1));
+    breaks(&mut rig);
+    rig.take_up().await;
+    let messages = end.messages();
+    for messages in by_topic(&messages).values() {
+        let last = messages.last().unwrap();
+        assert_eq!(last["payload"]["from"], time(minute), "{last}");
+        assert_eq!(last["type"], "bars.gap");
+    }
+}
+
+/// A name that nobody asks for any more gives its number to another, while a notice of it is on its way.
+#[tokio::test]
+async fn a_notice_of_a_name_that_is_gone_goes_to_nobody() {
+    let mut rig = Rig::new(20);
+    let (session, end) = rig.join();
+    // Nobody knows whether there were bars before.
+    rig.ingest.connected();
+    let gone = rig.entries.remove(0);
+    rig.hub.unsubscribe(session, gone.id);
+    let registry = Arc::clone(&rig.registry);
+    for worker in [0, 1] {
+        registry.unwatch(&gone, worker);
+    }
+    let new = registry.watch(&"bars:NEW:1".parse().unwrap(), 0).unwrap();
+    assert_eq!(new.id, gone.id);
+    let version = new.lock().version;
+    rig.hub.subscribe(session, &new, version, None);
+    rig.take_up().await;
+    let messages = end.messages();
+    let topics = by_topic(&messages);
+    assert_eq!(topics.len(), TOPICS - 1);
+    assert!(!topics.contains_key("bars:T0:1"));
+    rig.ingest
+        .message("bars:NEW:1", candle("NEW", 0, 1).message().as_bytes());
+    rig.ingest.flush();
+    rig.take_up().await;
+    assert_eq!(end.messages().len(), 1, "its own come");
 }

@@ -252,6 +252,36 @@ fn a_store_that_was_not_read_to_its_end_proves_only_the_bars_it_gave() {
     assert_eq!(bars, times([0, 2, 3, 5, 6]));
 }
 
+/// The bar that was forming when this gateway began, and ended while the bus was lost: who left before it
+/// was told has the next one already.
+#[test]
+fn the_end_of_the_first_bar_that_was_heard_is_no_old_news() {
+    let scene = Scene::new();
+    scene.send([candle("A", 0, 1)]);
+    scene.load([candle("A", 0, 2).closed(), candle("A", 1, 1)], true);
+    assert_eq!(scene.asks(&since(1)).1, times([0, 1]));
+}
+
+/// A topic that only the store has, while other bars flow already.
+#[test]
+fn a_pattern_means_what_the_store_brings_too() {
+    let scene = Scene::new();
+    let mut client = scene.gateway.client();
+    client.subscribe("bars:*:1");
+    let stored = candle("A", 0, 1).outgoing();
+    scene.bus.call(move |sink| {
+        sink.lost("a test says so");
+        sink.loading();
+        sink.stored(&stored.channel, &stored.payload);
+        sink.flush();
+        sink.connected();
+    });
+    let next = candle("A", 0, 2);
+    scene.send([next]);
+    let came = client.until_pong();
+    assert_eq!(came.last(), Some(&next.update()), "{came:?}");
+}
+
 #[test]
 fn since_may_be_any_number() {
     let scene = Scene::new();

@@ -260,7 +260,7 @@ impl Frames {
     }
 
     /// One message of the store. Tells whether it was news.
-    fn restore(&mut self, entry: &Entry, message: &Message) -> bool {
+    fn restore(&mut self, registry: &Registry, entry: &Entry, message: &Message) -> bool {
         let Some(fresh) = &self.fresh else {
             return false;
         };
@@ -272,6 +272,7 @@ impl Frames {
             let mut state = entry.lock();
             if state.history.last().is_none() {
                 self.batch.opened.push((entry.id, entry.topic));
+                registry.watched_by(entry, &mut self.workers);
             }
             let stored = self.stored.entry(entry.topic);
             let stored = stored.or_insert_with(|| Stored::new(&state.history, &message.bar));
@@ -341,20 +342,13 @@ impl Sink for Ingest {
         self.frames.is_partial = true;
         self.tell_loaded();
         self.frames.unheard_since.get_or_insert_with(now_ms);
-        if self.bus.connected.swap(false, Ordering::Relaxed) || was_heard {
+        let event = if self.bus.connected.swap(false, Ordering::Relaxed) || was_heard {
             self.bus.losses.fetch_add(1, Ordering::Relaxed);
-            tracing::warn!(
-                bus = self.address,
-                why,
-                "bus lost, clients stay, reconnecting"
-            );
+            "bus lost, clients stay, reconnecting"
         } else {
-            tracing::warn!(
-                bus = self.address,
-                why,
-                "bus cannot be reached, trying again"
-            );
-        }
+            "bus cannot be reached, trying again"
+        };
+        tracing::warn!(bus = self.address, why, "{event}");
     }
 
     fn message(&mut self, channel: &str, payload: &[u8]) {
@@ -395,6 +389,7 @@ impl Sink for Ingest {
     fn loading(&mut self) {
         self.frames.fresh = Some(HashSet::new());
         self.frames.is_partial = false;
+        self.frames.crowded = false;
     }
 
     fn stored(&mut self, topic: &str, payload: &[u8]) {
@@ -407,12 +402,15 @@ impl Sink for Ingest {
             ..
         } = self;
         decoder.decode(topic, payload, |message| match message {
-            Ok(message) => match registry.of_bar(&message.topic, |e| frames.restore(e, &message)) {
-                Ok(is_news) => {
-                    metrics.stored.inc_by(u64::from(is_news));
+            Ok(message) => {
+                let restore = |entry: &Entry| frames.restore(registry, entry, &message);
+                match registry.of_bar(&message.topic, restore) {
+                    Ok(is_news) => {
+                        metrics.stored.inc_by(u64::from(is_news));
+                    }
+                    Err(why) => over_limit(metrics, malformed_log, &message, why),
                 }
-                Err(why) => over_limit(metrics, malformed_log, &message, why),
-            },
+            }
             Err(why) => {
                 metrics.dropped(why.reason()).inc();
                 malformed_log.malformed(topic, payload, &why);

@@ -13,14 +13,14 @@ use super::hub::{Hub, Socket};
 use super::protocol::write_gap;
 use super::registry::Entry;
 use super::state::State;
-use super::ws::payload_of;
+use super::ws::{FrameBuilder, payload_of};
 use crate::bar::{Message, Topic, write_update};
 use crate::history::Hole;
 
 /// Bars of one topic that are noted, as many as are kept of it by default; of more the oldest are told as a
 /// gap.
 const MAX_MISSED_BARS: usize = 1_024;
-/// Notices of one topic that are kept; instead of more the bars around them are told as a gap.
+/// Notices of one topic that are kept; of more the ranges are told as one gap.
 const MAX_MISSED_NOTICES: usize = 16;
 /// Frames after which others get their turn while a worker catches up.
 const MAX_CAUGHT_UP: usize = 1_024;
@@ -42,12 +42,13 @@ struct OfTopic {
     /// Other bars: the version that each last had.
     bars: BTreeMap<i64, u64>,
     notices: Vec<Kept>,
-    /// What cannot be had back, and how many bars that is.
+    /// What cannot be had back, how many bars that is, and the version that the last of it had: who knows
+    /// the topic up to there lacks none.
     lost: Option<Hole>,
     lost_bars: u64,
+    lost_version: u64,
     /// Frames of bars, all in all.
     frames: u64,
-    first_version: u64,
 }
 
 /// Deliveries of one topic, each to all who are subscribed, that will not be made.
@@ -99,20 +100,13 @@ impl Missed {
 impl OfTopic {
     fn note(&mut self, batch: &Batch, frame: &Frame) {
         let head = frame.head;
-        if self.first_version == 0 {
-            self.first_version = head.version;
-        }
         let keep = || Kept {
             head,
             bytes: Bytes::copy_from_slice(batch.bytes_of(frame)),
         };
         match head.kind {
             Kind::Gap if self.notices.len() < MAX_MISSED_NOTICES => self.notices.push(keep()),
-            Kind::Gap => {
-                let known = self.bars.keys().next().copied();
-                let from = known.unwrap_or(head.time).min(head.time);
-                self.lose(from, head.time);
-            }
+            Kind::Gap => self.lose(head.from, head.time, head.version),
             Kind::Closed => self.note_bar(head),
             Kind::Forming => match self.newest.as_ref().map(|newest| newest.head) {
                 // A revision of the past.
@@ -144,15 +138,16 @@ impl OfTopic {
     fn insert(&mut self, head: Head) {
         self.bars.insert(head.time, head.version);
         if self.bars.len() > MAX_MISSED_BARS
-            && let Some((time, _)) = self.bars.pop_first()
+            && let Some((time, version)) = self.bars.pop_first()
         {
-            self.lose(time, time);
+            self.lose(time, time, version);
             self.lost_bars += 1;
         }
     }
 
-    fn lose(&mut self, from: i64, to: i64) {
+    fn lose(&mut self, from: i64, to: i64, version: u64) {
         let hole = Hole { from, to };
+        self.lost_version = self.lost_version.max(version);
         self.lost = Some(self.lost.map_or(hole, |lost| lost.with(hole)));
     }
 
@@ -173,7 +168,7 @@ impl OfTopic {
                         frames.push((version, kind, Some(message), None));
                     }
                     None => {
-                        self.lose(time, time);
+                        self.lose(time, time, version);
                         self.lost_bars += 1;
                     }
                 }
@@ -182,19 +177,21 @@ impl OfTopic {
         let bars = frames.len() as u64 + u64::from(self.newest.is_some());
         let kept = self.notices.into_iter().chain(self.newest);
         frames.extend(kept.map(|kept| (kept.head.version, kept.head.kind, None, Some(kept))));
-        // A notice stands before the bar that it came with.
-        frames.sort_by_key(|(version, kind, _, _)| (*version, *kind != Kind::Gap));
         if let Some(Hole { from, to }) = self.lost {
             let head = Head {
                 topic: entry.id,
-                version: self.first_version,
+                version: self.lost_version,
                 time: to,
                 from,
                 kind: Kind::Gap,
                 ts: None,
             };
-            batch.push(head, |out| write_gap(out, &entry.topic, from, to, REASON));
+            let bytes =
+                FrameBuilder::default().text(|out| write_gap(out, &entry.topic, from, to, REASON));
+            frames.push((head.version, head.kind, None, Some(Kept { head, bytes })));
         }
+        // A notice stands before the bar that it came with.
+        frames.sort_by_key(|(version, kind, _, _)| (*version, *kind != Kind::Gap));
         for (version, kind, message, kept) in frames {
             if let Some(Kept { head, bytes }) = kept {
                 batch.push(head, |out| out.extend_from_slice(payload_of(&bytes)));

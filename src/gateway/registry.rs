@@ -96,7 +96,9 @@ struct Meaning {
 #[derive(Debug, Default)]
 struct Ids {
     next: u32,
-    free: Vec<u32>,
+    /// Those of names that are gone, and the version that each had: the next name goes on from there, so
+    /// that no notice that is still on its way is taken for one of its own.
+    free: Vec<(u32, u64)>,
     /// How often names were made.
     makings: u64,
 }
@@ -143,10 +145,12 @@ impl Registry {
         let mut ids = self.ids();
         ids.makings += 1;
         self.topics.entry(topic).or_insert_with(|| {
-            let id = ids.free.pop().unwrap_or_else(|| {
+            let (id, version) = ids.free.pop().unwrap_or_else(|| {
                 ids.next += 1;
-                ids.next - 1
+                (ids.next - 1, 0)
             });
+            let mut state = State::new(self.history_bars);
+            state.version = version;
             self.placeholders.fetch_add(1, Ordering::Relaxed);
             Arc::new(Entry {
                 id: TopicId(id),
@@ -154,7 +158,7 @@ impl Registry {
                 subscribers: AtomicU32::new(0),
                 watchers: AtomicWorkers::of(self.workers),
                 patterns: OnceLock::new(),
-                state: Mutex::new(State::new(self.history_bars)),
+                state: Mutex::new(state),
             })
         });
     }
@@ -251,7 +255,8 @@ impl Registry {
         });
         if removed.is_some() {
             self.placeholders.fetch_sub(1, Ordering::Relaxed);
-            self.ids().free.push(entry.id.0);
+            let version = entry.lock().version;
+            self.ids().free.push((entry.id.0, version));
         }
     }
 

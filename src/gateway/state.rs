@@ -237,8 +237,8 @@ impl State {
             return None;
         }
         // When it was revised is not known: at the latest when the newest stored bar was the newest. The
-        // same goes for what was missed behind the first bar that was heard here.
-        if message.rev.is_some() || self.heard_from.is_some_and(|heard| heard < time) {
+        // same goes for what was missed from the first bar on that was heard here.
+        if message.rev.is_some() || self.heard_from.is_some_and(|heard| heard <= time) {
             self.history.mark(time);
         }
         if last.is_none_or(|last| last <= time) {
@@ -248,6 +248,13 @@ impl State {
             from: last.map_or(time, |last| last.min(time)),
             to: time,
         })
+    }
+
+    /// What was kept back while the store was read is told now.
+    pub fn told_late(&mut self, hole: Hole) {
+        if let Some(heard) = self.heard_from {
+            self.history.told_late(hole, heard);
+        }
     }
 
     /// Notes what the store proves, now that it is read, or that it could not be read whole.

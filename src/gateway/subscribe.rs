@@ -277,7 +277,7 @@ impl Worker {
     /// lock is where the live stream goes on. Nothing is sent in between, since all is one turn of the
     /// worker's thread.
     pub(super) fn join_topic(&self, id: SessionId, entry: &Arc<Entry>, wishes: Wishes) -> First {
-        let (first, version) = self.first(id, entry, wishes);
+        let (first, version, newest) = self.first(id, entry, wishes);
         let mut hub = self.hub();
         if matches!(first, First::Bars { .. }) {
             // Asked again: what is on its way to the old subscription is in the snapshot.
@@ -287,6 +287,7 @@ impl Worker {
             hub.set_rate(id, entry.id, wishes.max_rate);
         } else {
             hub.subscribe(id, entry, version, wishes.max_rate);
+            hub.start_at(entry.id, version, newest);
         }
         first
     }
@@ -309,18 +310,33 @@ impl Worker {
         }
     }
 
-    fn first(&self, id: SessionId, entry: &Arc<Entry>, wishes: Wishes) -> (First, u64) {
+    /// What a new subscriber is shown first, up to which version, and the newest bar's time.
+    fn first(&self, id: SessionId, entry: &Arc<Entry>, wishes: Wishes) -> (First, u64, i64) {
         let again = self.hub().is_subscribed(id, entry.id);
         let state = entry.lock();
         let (history, resolution) = (&state.history, entry.topic.resolution);
+        // The old subscription's frames that have yet to come here will not be sent: the bars are shown.
+        let on_its_way = again.then(|| self.hub().on_its_way(entry.id, state.version));
+        let on_its_way = match on_its_way.flatten() {
+            // Its first bar is on its way.
+            Some(i64::MIN) => history.known_from().unwrap_or(i64::MAX),
+            from => from.unwrap_or(i64::MAX),
+        };
         let first = if let Some(count) = wishes.snapshot {
-            let bars: Vec<Bar> = history.newest(count).copied().collect();
-            let start = bars.first().map_or(i64::MAX, Bar::time);
+            let newest = history.newest(count);
+            let start = newest.clone().next().map_or(i64::MAX, Bar::time);
+            let older = history.since(on_its_way);
+            let older = older.take_while(|bar| bar.time() < start);
             First::Bars {
-                gaps: history.holes(resolution, start, i64::MAX).collect(),
-                bars,
+                bars: older.chain(newest).copied().collect(),
+                gaps: if on_its_way < start {
+                    history.missing(resolution, on_its_way, now_ms())
+                } else {
+                    history.holes(resolution, start, i64::MAX).collect()
+                },
             }
         } else if let Some(since) = wishes.since {
+            let since = since.min(on_its_way);
             First::Bars {
                 gaps: history.missing(resolution, since, now_ms()),
                 bars: history.since(since).copied().collect(),
@@ -333,7 +349,8 @@ impl Worker {
                 .current(entry.topic)
                 .map_or(First::Nothing, First::Current)
         };
-        (first, state.version)
+        let newest = history.last().map_or(i64::MIN, Bar::time);
+        (first, state.version, newest)
     }
 
     /// Ends the selected subscriptions, narrower patterns among them; what was not subscribed is no error.

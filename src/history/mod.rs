@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, VecDeque, vec_deque};
 use crate::bar::{Bar, Resolution};
 
 pub use holes::Hole;
-use holes::Holes;
+use holes::{Holes, Late};
 
 /// Memory of one note of a revision: two numbers, and its share of a node of the tree.
 const REVISION_BYTES: usize = 32;
@@ -25,6 +25,8 @@ pub struct History {
     revised: BTreeMap<i64, i64>,
     /// The same of bars that are not kept any more.
     forgotten: Option<Forgotten>,
+    /// Holes among those bars that were told late.
+    late: Option<Late>,
     /// What starts before it was let go to save memory, and does not come back.
     floor: i64,
     /// What may have been missed from the oldest bar kept on; before that one nothing is known. Mostly
@@ -49,6 +51,7 @@ impl History {
             limit,
             revised: BTreeMap::new(),
             forgotten: None,
+            late: None,
             floor: i64::MIN,
             holes: None,
         }
@@ -142,7 +145,9 @@ impl History {
             if self.holes.is_some()
                 && let Some(first) = self.known_from()
             {
-                self.with_holes(|holes| holes.forget_before(first));
+                let mut late = None;
+                self.with_holes(|holes| late = holes.forget_before(first));
+                self.late = Late::both(self.late, late);
             }
         }
     }
@@ -214,11 +219,16 @@ impl History {
     }
 
     /// A hole, or what the store brought of it, is told only now, after bars that came later: who left with
-    /// one of those does not know.
-    pub fn told_late(&mut self, hole: Hole) {
-        let Some(at) = self.last().map(Bar::time) else {
+    /// one of those does not know. Nobody was told of bars from before `heard` and lacks them for that.
+    pub fn told_late(&mut self, hole: Hole, heard: i64) {
+        let (Some(first), Some(at)) = (self.known_from(), self.last().map(Bar::time)) else {
             return;
         };
+        let from = hole.from.max(heard);
+        if from < first && from <= hole.to {
+            // It is not kept any more.
+            self.late = Late::both(self.late, Some(Late { from, at }));
+        }
         for (_, seen) in self.revised.range_mut(hole.from..=hole.to) {
             *seen = at;
         }
@@ -265,7 +275,7 @@ impl History {
     }
 
     /// The newest `count` bars, oldest first.
-    pub fn newest(&self, count: usize) -> impl Iterator<Item = &Bar> {
+    pub fn newest(&self, count: usize) -> impl Iterator<Item = &Bar> + Clone {
         self.bars.range(self.bars.len().saturating_sub(count)..)
     }
 
@@ -291,11 +301,13 @@ impl History {
         revised.chain(self.bars.range(from..))
     }
 
-    /// From which time on they may lack bars that are not kept any more, because those were revised:
-    /// never too late, and too early by no more than the revision that reached back furthest.
+    /// From which time on they may lack bars that are not kept any more, because those were revised or told
+    /// of late: never too late, and too early by no more than the revision that reached back furthest.
     pub fn lacking(&self, time: i64) -> Option<i64> {
-        let forgotten = self.forgotten.filter(|forgotten| forgotten.at >= time)?;
-        Some(time.saturating_sub(forgotten.depth))
+        let forgotten = self.forgotten.filter(|forgotten| forgotten.at >= time);
+        let revised = forgotten.map(|forgotten| time.saturating_sub(forgotten.depth));
+        let late = self.late.and_then(|late| late.untold_from(time));
+        revised.into_iter().chain(late).min()
     }
 }
 

@@ -104,10 +104,11 @@ fn what_is_missing_begins_before_what_is_kept_and_ends_with_the_holes() {
     assert_eq!(told(&history, 8), [(8, 9)]);
     assert_eq!(told(&history, 9), []);
     // Whoever left with the bar of 9 was not told yet; with a later one it was.
-    history.told_late(Hole {
+    let hole = Hole {
         from: 6_000,
         to: 9_000,
-    });
+    };
+    history.told_late(hole, 0);
     history.apply(bar(10, 1.0));
     assert_eq!(told(&history, 9), [(6, 9)]);
     assert_eq!(told(&history, 10), []);
@@ -117,8 +118,20 @@ fn what_is_missing_begins_before_what_is_kept_and_ends_with_the_holes() {
     history.apply(bar(12, 1.0));
     assert!(!history.has_holes());
     assert_eq!(told(&history, 6), [(6, 8)]);
+    assert_eq!(told(&history, 9), [(6, 8)], "not told, and not kept");
+    assert_eq!(told(&history, 10), []);
+    let hole = Hole {
+        from: 7_000,
+        to: 11_000,
+    };
+    history.told_late(hole, 12_000);
+    assert_eq!(told(&history, 10), [], "from before it was heard");
+    history.told_late(hole, 8_000);
+    assert_eq!(told(&history, 12), [(6, 8)]);
+    assert_eq!(told(&history, 13), []);
     history.note_hole(3_000, 10_000);
-    assert_eq!(told(&history, 3), [(3, 8), (9, 10)], "kept from 9 on");
+    let kept_from_9 = [(3, 8), (9, 10)];
+    assert_eq!(told(&history, 3), kept_from_9);
 }
 
 #[test]

@@ -275,6 +275,7 @@ impl<S: Socket> Hub<S> {
             table.promote(frame.head.version, &mut self.members);
         }
         if frame.head.kind != Kind::Gap {
+            table.newest = table.newest.max(frame.head.time);
             self.tally.due += (table.live.len() + table.paced.len()) as u64;
         }
         for subscriber in &table.live {

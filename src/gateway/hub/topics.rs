@@ -52,6 +52,10 @@ pub(super) struct TopicTable {
     pub states: States,
     /// Version of the last frame that passed here.
     pub position: u64,
+    /// Time of the newest bar that passed here or that the first subscriber knew.
+    pub newest: i64,
+    /// Version that the first subscriber knew.
+    start: u64,
 }
 
 /// Which of a topic's lists.
@@ -80,6 +84,8 @@ impl TopicTable {
             joining: Vec::new(),
             states: States::default(),
             position: 0,
+            newest: i64::MIN,
+            start: 0,
         }
     }
 
@@ -248,6 +254,24 @@ impl<S: Socket> Hub<S> {
             list,
         });
         entry.subscribers.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The topic's subscribers, all of whom came just now, know it up to `version`, and this newest bar.
+    pub fn start_at(&mut self, topic: TopicId, version: u64, newest: i64) {
+        if let Some(Some(table)) = self.topics.get_mut(topic.index())
+            && table.position == 0
+            && table.start == 0
+        {
+            table.start = version;
+            table.newest = newest;
+        }
+    }
+
+    /// From which time on bars changed whose frames up to `version` are still on their way to here; `None`:
+    /// nothing is.
+    pub fn on_its_way(&self, topic: TopicId, version: u64) -> Option<i64> {
+        let table = self.table(topic)?;
+        (table.position.max(table.start) < version).then_some(table.newest)
     }
 
     /// Gives a subscription another rate, or none. An update that waits is sent now.

@@ -64,7 +64,7 @@ impl Ingest {
             };
             let version = {
                 let mut state = entry.lock();
-                state.history.told_late(hole);
+                state.told_late(hole);
                 let workers = &mut self.frames.workers;
                 let watched = self.registry.watched_by(&entry, workers);
                 watched.then(|| {
