@@ -193,6 +193,40 @@ fn a_pattern_at_the_limit_says_so_and_is_completed() {
     assert!(client.until_pong().is_empty());
 }
 
+/// A client at its limit is no reason to encode what it does not get; and a pattern that became whole again says
+/// so when it is not any more.
+#[test]
+fn a_full_pattern_watches_nothing_and_speaks_again_after_it_was_whole() {
+    let (gateway, mut feed) = in_process(with(|limits| limits.max_topics_per_client = 2));
+    let mut client = gateway.client();
+    client.subscribe("bars:*:1");
+    for symbol in ["A", "B"] {
+        feed.bar(&candle(symbol, 0, 1));
+        assert_eq!(client.text(), candle(symbol, 0, 1).update());
+    }
+    feed.bar(&candle("C", 0, 1));
+    assert_eq!(client.json()["payload"]["code"], "limit");
+    for n in 2..12 {
+        feed.bar(&candle("C", 0, n));
+        feed.bar(&candle("D", 0, n));
+    }
+    gateway.received(23);
+    let metrics = &gateway.node.metrics;
+    assert_eq!(metrics.unwatched.get(), 20, "of C and D none is encoded");
+    assert!(client.until_pong().is_empty());
+    for (gone, comes) in [("A", "C"), ("B", "D")] {
+        client.send(list("unsubscribe", &[format!("bars:{gone}:1")]));
+        assert!(client.text().contains("Unsubscribed"));
+        assert_eq!(client.text(), candle(comes, 0, 11).update());
+    }
+    // Whole but for what was ended by name.
+    feed.bar(&candle("D", 0, 12));
+    assert_eq!(client.text(), candle("D", 0, 12).update());
+    feed.bar(&candle("E", 0, 1));
+    let told = client.json();
+    assert_eq!(told["payload"]["code"], "limit", "{told}");
+}
+
 #[test]
 fn refused_patterns_over_very_many_topics_cost_others_nothing() {
     const TOPICS: usize = 20_000;

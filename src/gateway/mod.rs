@@ -12,6 +12,7 @@ pub mod closing;
 pub mod config;
 pub mod cors;
 mod documents;
+mod holders;
 pub mod http;
 pub mod hub;
 pub mod ingest;

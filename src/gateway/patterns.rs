@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::batch::TopicId;
+use super::holders::Held;
 use super::hub::SessionId;
 use super::lag::GATHER_BYTES;
 use super::node::Limit;
@@ -13,17 +14,6 @@ use super::registry::Entry;
 use super::session::Connection;
 use super::worker::Worker;
 use crate::bar::{Pattern, Topic};
-
-/// A pattern as one session holds it.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Held {
-    pub max_rate: Option<f64>,
-    /// The session was at its limit when topics opened: the first of those that it lacks, by its place
-    /// among the topics that the pattern means. All from there on are still to be taken.
-    lacks_from: Option<usize>,
-    /// It was told so: once is enough.
-    told: bool,
-}
 
 impl Worker {
     /// Notes a pattern that the session did not hold before, and the first `taken` of whose topics it was
@@ -41,7 +31,7 @@ impl Worker {
         connection.patterns.replace(held.into());
         let mut patterns = self.patterns.borrow_mut();
         let holders = patterns.entry(pattern).or_default();
-        if holders.is_empty() {
+        if !holders.has_room() {
             self.node.registry.hold(pattern, self.at);
         }
         let held = Held {
@@ -62,7 +52,7 @@ impl Worker {
     ) {
         let mut patterns = self.patterns.borrow_mut();
         for pattern in &which.patterns {
-            if let Some(held) = patterns.get_mut(pattern).and_then(|h| h.get_mut(&id)) {
+            if let Some(held) = patterns.get_mut(pattern).and_then(|h| h.get_mut(id)) {
                 held.max_rate = max_rate;
             }
         }
@@ -80,10 +70,13 @@ impl Worker {
     pub(super) fn forget_pattern(&self, id: SessionId, pattern: Pattern) {
         let mut patterns = self.patterns.borrow_mut();
         if let Some(holders) = patterns.get_mut(&pattern) {
-            holders.remove(&id);
+            let had_room = holders.has_room();
+            holders.remove(id);
+            if had_room && !holders.has_room() {
+                self.node.registry.release(pattern, self.at);
+            }
             if holders.is_empty() {
                 patterns.remove(&pattern);
-                self.node.registry.release(pattern, self.at);
             }
         }
     }
@@ -93,7 +86,7 @@ impl Worker {
         for &(id, topic) in opened {
             for pattern in Pattern::covering(&topic) {
                 let holders: Vec<_> = match self.patterns.borrow().get(&pattern) {
-                    Some(holders) => holders.iter().map(|(id, held)| (*id, *held)).collect(),
+                    Some(holders) => holders.with_room().collect(),
                     None => continue,
                 };
                 // The topic just had a bar, so it is there and stays.
@@ -142,12 +135,13 @@ impl Worker {
         self.node.metrics.limited(label).inc();
         let was_told = {
             let mut patterns = self.patterns.borrow_mut();
-            let Some(held) = patterns.get_mut(&pattern).and_then(|h| h.get_mut(&id)) else {
+            let Some(held) = patterns.get_mut(&pattern).and_then(|h| h.get_mut(id)) else {
                 return;
             };
             held.lacks_from = Some(from);
             std::mem::replace(&mut held.told, true)
         };
+        self.set_full(id, pattern, true);
         if !was_told {
             let limit = self.node.config.limits.max_topics_per_client;
             let message = format!(
@@ -160,6 +154,22 @@ impl Worker {
                 message,
             };
             self.answer(id, |out| write_refusal(out, &refusal));
+        }
+    }
+
+    /// Notes whether a session has room for more of what a pattern means. While nobody here has, this worker
+    /// does not watch the pattern: nothing is encoded for it, and what opens costs nothing.
+    fn set_full(&self, id: SessionId, pattern: Pattern, is_full: bool) {
+        let mut patterns = self.patterns.borrow_mut();
+        let Some(holders) = patterns.get_mut(&pattern) else {
+            return;
+        };
+        let had_room = holders.has_room();
+        holders.set_full(id, is_full);
+        match (had_room, holders.has_room()) {
+            (false, true) => self.node.registry.hold(pattern, self.at),
+            (true, false) => self.node.registry.release(pattern, self.at),
+            _ => {}
         }
     }
 
@@ -176,6 +186,10 @@ impl Worker {
     pub(super) fn take_lacking(&self, id: SessionId, pattern: Pattern) -> Vec<Arc<Entry>> {
         let mut room = self.room_of(id);
         let mut entries = Vec::new();
+        if room > 0 {
+            // Before the topics are looked through, so that none can open unseen in between.
+            self.set_full(id, pattern, false);
+        }
         let held = self.held(id, pattern);
         let Some((from, told)) = held.and_then(|held| Some((held.lacks_from?, held.told))) else {
             return entries;
@@ -196,7 +210,7 @@ impl Worker {
         });
         let mut patterns = self.patterns.borrow_mut();
         let holders = patterns.get_mut(&pattern);
-        if let Some(held) = holders.and_then(|holders| holders.get_mut(&id)) {
+        if let Some(held) = holders.and_then(|holders| holders.get_mut(id)) {
             held.lacks_from = lacking.then_some(next);
             // Whole again: when that ends its client is told again.
             held.told &= lacking;
@@ -205,6 +219,7 @@ impl Worker {
         if lacking && !told {
             self.lack(id, pattern, next);
         }
+        self.set_full(id, pattern, lacking);
         for entry in &entries {
             self.watching.borrow_mut().watch_open(entry);
         }
@@ -212,7 +227,7 @@ impl Worker {
     }
 
     fn held(&self, id: SessionId, pattern: Pattern) -> Option<Held> {
-        self.patterns.borrow().get(&pattern)?.get(&id).copied()
+        self.patterns.borrow().get(&pattern)?.get(id)
     }
 
     /// Takes what one pattern of a session lacks, as far as there is room, and shows it.

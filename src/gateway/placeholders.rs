@@ -175,6 +175,10 @@ impl Worker {
             ),
         };
         self.answer(id, |out| write_refusal(out, &refusal));
+        // There is room for what its patterns lack.
+        if let Some(connection) = self.connection(id) {
+            self.complete_all(id, &connection);
+        }
         self.see_to_todo();
     }
 }

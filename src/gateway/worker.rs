@@ -15,12 +15,12 @@ use tokio::time::timeout_at;
 
 use super::batch::Batch;
 use super::closing::GOING_AWAY;
+use super::holders::Holders;
 use super::http::MAX_BODIES_BYTES;
 use super::http::places::{Place, Places};
 use super::hub::{Hub, SessionId};
 use super::mailbox::Mailbox;
 use super::node::Node;
-use super::patterns::Held;
 use super::placeholders::Placeholders;
 use super::reading::ReadBuffer;
 use super::session::{self, Connection};
@@ -54,7 +54,7 @@ pub struct Worker {
     pub read_buffer: ReadBuffer,
     pub(super) hub: RefCell<Hub<Rc<Connection>>>,
     /// Patterns with a `*`, and who holds them.
-    pub(super) patterns: RefCell<HashMap<Pattern, HashMap<SessionId, Held>>>,
+    pub(super) patterns: RefCell<HashMap<Pattern, Holders>>,
     /// What it watches, by name.
     pub(super) watching: RefCell<Watching>,
     /// Names without a bar, and who holds them.
