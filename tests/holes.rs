@@ -395,3 +395,35 @@ fn a_lost_bus_is_told_of_many_topics_in_several_batches() {
     assert_eq!(sizes.iter().sum::<usize>(), TOPICS);
     assert!(sizes.iter().all(|size| *size <= 1_024), "{sizes:?}");
 }
+
+/// A producer's clock may be ahead: how far a hole reaches is seen by the first bar after it.
+#[test]
+fn a_hole_ends_at_the_next_bar_if_that_is_ahead_of_the_clock() {
+    use barcast::gateway::state::State;
+    let ahead = barcast::bar::Resolution::M1.floor(barcast::clock::now_ms()) + 60 * MINUTE;
+    let message = |minute: i64| {
+        let mut bar = counted(0, 1);
+        bar.time = ahead + minute * MINUTE;
+        bar.seq = None;
+        bar.epoch = None;
+        let mut decoded = None;
+        let outgoing = bar.outgoing();
+        barcast::bar::Decoder::default().decode(
+            &outgoing.channel,
+            &mut outgoing.payload.clone(),
+            |m| {
+                decoded = Some(m.unwrap());
+            },
+        );
+        decoded.unwrap()
+    };
+    let mut state = State::new(100);
+    assert_eq!(state.apply(&message(0), 0), None);
+    state.losses_seen = 1;
+    let now = barcast::clock::now_ms();
+    let told = state.doubt(message(0).topic.resolution, now).unwrap();
+    assert_eq!((told.from, told.to), (ahead, ahead));
+    let beyond = state.apply(&message(5), 1).unwrap();
+    assert_eq!((beyond.from, beyond.to), (ahead, ahead + 5 * MINUTE));
+    assert_eq!(state.apply(&message(6), 1), None, "once");
+}

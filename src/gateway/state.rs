@@ -130,7 +130,9 @@ impl State {
         }
         self.heard_from.get_or_insert(message.bar.time());
         self.version += 1;
+        let mut beyond = None;
         if self.history.has_holes() {
+            beyond = self.beyond(last, message, order);
             self.settle(message, order);
         }
         if last.is_none() && message.rev.is_some() {
@@ -141,8 +143,36 @@ impl State {
             Order::Jump => true,
             Order::Unknown => suspect,
             Order::Next | Order::Repeat => false,
-        })?;
-        Some(self.miss(last, message))
+        });
+        match last {
+            Some(last) => Some(self.miss(last, message)),
+            None => beyond,
+        }
+    }
+
+    /// What was missed beyond a hole that was told up to the time by the clock, when its producer's clock is
+    /// ahead of this one: then the first bar that comes after it says how far it really reached.
+    #[cold]
+    fn beyond(
+        &mut self,
+        last: Option<(i64, bool)>,
+        message: &Message,
+        order: Order,
+    ) -> Option<Hole> {
+        let (last, _) = last.filter(|_| order == Order::Unknown)?;
+        let (time, resolution) = (message.bar.time(), message.topic.resolution);
+        if time <= resolution.floor(now_ms()) {
+            return None;
+        }
+        let told = self.history.holes(resolution, last, i64::MAX).last()?;
+        if told.from > last || told.to >= resolution.previous(time) {
+            return None;
+        }
+        self.history.note_hole(told.to, time);
+        Some(Hole {
+            from: told.to,
+            to: time,
+        })
     }
 
     /// Takes in an earlier bar than the newest. One from before the first kept does not make the history
