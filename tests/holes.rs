@@ -410,7 +410,7 @@ fn a_hole_ends_at_the_next_bar_if_that_is_ahead_of_the_clock() {
         let outgoing = bar.outgoing();
         barcast::bar::Decoder::default().decode(
             &outgoing.channel,
-            &mut outgoing.payload.clone(),
+            &outgoing.payload.clone(),
             |m| {
                 decoded = Some(m.unwrap());
             },

@@ -6,7 +6,7 @@ mod common;
 
 use std::io::Write;
 
-use common::client::{Client, PING, Wire, frame, get, metric};
+use common::client::{Client, PING, frame, metric};
 use common::gateway::{Feed, candle};
 use common::process::Serve;
 use common::{RedisServer, eventually_blocking};
@@ -97,42 +97,4 @@ fn answers_that_nobody_reads_are_bounded() {
         ),
         0
     );
-}
-
-/// Lists that are all different, so that none can be shared.
-#[test]
-fn lists_that_nobody_reads_are_bounded() {
-    const TOPICS: usize = 5_000;
-    const READERS: usize = 160;
-    /// What may wait, twice, for what was freed and not given back; and the shared lists.
-    const MOST: u64 = 2 * 32 * MIB + 32 * MIB;
-    let redis = RedisServer::start();
-    let gateway = Serve::start(&redis.url(), &["--store", "none", "--slow-grace", "60"]);
-    gateway.until_ready();
-    let mut feed = Feed::new(&redis.bus());
-    let symbol = |at| -> &'static str { String::leak(format!("S{at}")) };
-    let bars = (0..TOPICS).map(|at| candle(symbol(at), 0, 1).outgoing());
-    feed.all(bars.collect());
-    eventually_blocking("received", || {
-        metric(gateway.address, "barcast_received_bars_total") == TOPICS as u64
-    });
-    let before = resident(gateway.process.id());
-    let mut most = before;
-    let mut held = Vec::new();
-    for at in 0..READERS {
-        let mut wire = Wire::connect_far(gateway.address);
-        let limit = TOPICS - at;
-        let ask = format!("GET /api/v1/topics?limit={limit} HTTP/1.1\r\nHost: x\r\n\r\n");
-        wire.send(ask);
-        // Its answer has begun.
-        assert_eq!(wire.stream.peek(&mut [0]).unwrap(), 1);
-        held.push(wire);
-        most = most.max(resident(gateway.process.id()));
-    }
-    let grown = most - before;
-    assert!(grown < MOST, "{} MiB for lists", grown / MIB);
-    assert_eq!(get(gateway.address, "/healthz").status, 200);
-    // Whoever reads gets all of it meanwhile.
-    let list = get(gateway.address, "/api/v1/topics").body;
-    assert!(list.ends_with(r#""next":null}"#));
 }

@@ -38,26 +38,6 @@ impl Budget {
         }
     }
 
-    /// Adds to what a holder has waiting, for one that counts its pieces one by one.
-    pub fn hold(&self, holder: usize, bytes: usize) {
-        if let Some(holding) = self.holders.get(holder) {
-            holding.bytes.fetch_add(bytes, Ordering::Relaxed);
-        }
-    }
-
-    /// Takes off what was added by [`Self::hold`].
-    pub fn release(&self, holder: usize, bytes: usize) {
-        if let Some(holding) = self.holders.get(holder) {
-            holding.bytes.fetch_sub(bytes, Ordering::Relaxed);
-        }
-    }
-
-    /// Bytes that wait at one holder.
-    pub fn held(&self, holder: usize) -> usize {
-        let holding = self.holders.get(holder);
-        holding.map_or(0, |h| h.bytes.load(Ordering::Relaxed))
-    }
-
     /// Bytes that wait on the node.
     pub fn waiting(&self) -> usize {
         let bytes = self.holders.iter().map(|h| h.bytes.load(Ordering::Relaxed));

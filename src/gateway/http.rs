@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::body::{Body, Incoming};
+use hyper::body::Incoming;
 use hyper::header::{
     ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderName, HeaderValue, RETRY_AFTER,
     SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION,
@@ -40,9 +40,6 @@ use progress::Progressing;
 
 /// Largest head of a request, in bytes: hyper answers 431 beyond it.
 const MAX_HEAD_BYTES: usize = 16 << 10;
-/// Bodies of answers that wait on a node, in bytes: a shared one counts once. Beyond it the connection for which
-/// most waits is ended whenever another body is to be written.
-pub(super) const MAX_BODIES_BYTES: usize = 32 << 20;
 /// Longest life of a connection that stays HTTP: pages and probes open new ones.
 const HTTP_LIFETIME: Duration = Duration::from_secs(120);
 /// What a page of ours may load: nothing from elsewhere.
@@ -58,19 +55,13 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr) {
     };
     let limits = &worker.node.config.limits;
     let (handshake_timeout, grace) = (limits.handshake_timeout, limits.slow_grace);
-    let stream = Progressing::new(stream, grace, place.waiting());
-    let service = service_fn(|request: Request<Incoming>| {
+    let stream = Progressing::new(stream, grace);
+    let service = service_fn(|request| {
         let in_use = place.in_use();
-        let (worker, place) = (Rc::clone(&worker), &place);
+        let worker = Rc::clone(&worker);
         async move {
-            let has_body = request.method() != Method::HEAD;
             let response = route(&worker, request, peer).await;
             drop(in_use);
-            if has_body {
-                worker.make_room_for_bodies();
-                let bytes = response.body().size_hint().lower();
-                place.owes(usize::try_from(bytes).unwrap_or(usize::MAX));
-            }
             Ok::<_, Infallible>(response)
         }
     });

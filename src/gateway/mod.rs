@@ -141,7 +141,7 @@ impl Gateway {
         )
         .history_within(node.config.history_bytes)
         .proof_within(node.config.proof_wait);
-        let http = Answers::start(&node, stop.clone())?;
+        Answers::start(&node)?;
         let mut ends = Vec::new();
         for (at, (listener, mailbox)) in self.listeners.into_iter().zip(&mailboxes).enumerate() {
             let worker = (Arc::clone(&node), listener, Arc::clone(mailbox));
@@ -176,10 +176,6 @@ impl Gateway {
             mailbox.close();
         }
         ingest_end.await.unwrap_or_else(|_| Err(panicked()))?;
-        // It works for as long as there is a node.
-        if http.is_finished() {
-            failed = Some(panicked());
-        }
         failed.map_or(Ok(Ended { cut }), Err)
     }
 }

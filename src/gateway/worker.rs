@@ -16,7 +16,6 @@ use tokio::time::timeout_at;
 use super::batch::Batch;
 use super::closing::GOING_AWAY;
 use super::holders::Holders;
-use super::http::MAX_BODIES_BYTES;
 use super::http::places::{Place, Places};
 use super::hub::{Hub, SessionId};
 use super::mailbox::Mailbox;
@@ -171,14 +170,6 @@ impl Worker {
             self.node.metrics.refused(REFUSED_HTTP).inc();
         }
         taken.map(|(place, _)| place)
-    }
-
-    /// Ends the connection for which the most of an answer waits while too much of answers does.
-    pub fn make_room_for_bodies(&self) {
-        if self.node.budget.held(self.node.config.workers) > MAX_BODIES_BYTES && self.places.shed()
-        {
-            self.node.metrics.refused(REFUSED_HTTP).inc();
-        }
     }
 
     /// Sends an answer, a snapshot or a control frame.

@@ -107,16 +107,6 @@ impl Wire {
         Self::over(socket.into())
     }
 
-    /// Like [`Self::connect_narrow`], in segments as of an Ethernet: over loopback's large ones the kernel takes a
-    /// megabyte for a client that reads nothing.
-    pub fn connect_far(address: SocketAddr) -> Self {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        socket.set_recv_buffer_size(1).unwrap();
-        socket.set_tcp_mss(1_400).unwrap();
-        socket.connect(&address.into()).unwrap();
-        Self::over(socket.into())
-    }
-
     /// Takes in as others do: through the smallest window TCP trickles some kB a second.
     pub fn widen(&self) {
         let socket = socket2::SockRef::from(&self.stream);

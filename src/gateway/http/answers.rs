@@ -14,7 +14,6 @@ use bytes::Bytes;
 use hyper::StatusCode;
 use hyper::header::{HeaderValue, RETRY_AFTER};
 use tokio::sync::oneshot;
-use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::listing::{Listing, Page};
 use super::{Answer, JSON, TEXT, refuse, respond};
@@ -47,24 +46,19 @@ pub struct Answers {
 }
 
 impl Answers {
-    /// Starts the thread; it ends when `node` is gone. Should it end before, by a panic, it cancels `stop`:
-    /// a gateway that answers no more than probes would only look alive.
+    /// Starts the thread; it ends when `node` is gone.
     ///
     /// # Errors
     /// When the thread cannot be made.
-    pub fn start(node: &Arc<Node>, stop: CancellationToken) -> io::Result<thread::JoinHandle<()>> {
+    pub fn start(node: &Arc<Node>) -> io::Result<()> {
         let (jobs, queue) = sync_channel(MAX_QUEUED_REQUESTS);
         let weak = Arc::downgrade(node);
-        let fail: DropGuard = stop.drop_guard();
-        let thread = thread::Builder::new()
+        thread::Builder::new()
             .name("http".to_owned())
-            .spawn(move || {
-                work(&queue, &weak);
-                drop(fail);
-            })?;
+            .spawn(move || work(&queue, &weak))?;
         // Started once for each node.
         let _ = node.answers.jobs.set(jobs);
-        Ok(thread)
+        Ok(())
     }
 
     /// What the thread answers; 503 when too many wait for it.
@@ -106,62 +100,25 @@ fn work(queue: &Receiver<Job>, node: &Weak<Node>) {
     }
 }
 
-/// A body's bytes, counted among what waits on the node for as long as anybody has to send them; once, however
-/// many share them.
-struct Counted {
-    body: Box<[u8]>,
-    node: Weak<Node>,
-}
-
-impl AsRef<[u8]> for Counted {
-    fn as_ref(&self) -> &[u8] {
-        &self.body
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        if let Some(node) = self.node.upgrade() {
-            node.budget.release(node.config.workers, self.body.len());
-        }
-    }
-}
-
-fn counted(node: &Arc<Node>, body: Vec<u8>) -> Bytes {
-    // Without the room that was left for growing, up to as much again.
-    let body = body.into_boxed_slice();
-    node.budget.hold(node.config.workers, body.len());
-    let node = Arc::downgrade(node);
-    Bytes::from_owner(Counted { body, node })
-}
-
-/// What a shared body shows; spelling and unknown parameters of the query make no other.
-#[derive(PartialEq, Eq, Hash)]
-enum Shown {
-    Metrics,
-    Topics(Page),
-}
-
 /// Bodies that many ask for, built once and shared.
 #[derive(Default)]
 struct Bodies {
     listing: Option<Listing>,
-    shared: HashMap<Shown, (Instant, Bytes)>,
+    shared: HashMap<(String, String), (Instant, Bytes)>,
 }
 
 impl Bodies {
-    fn answer(&mut self, node: &Arc<Node>, path: &str, query: &str) -> Answer {
+    fn answer(&mut self, node: &Node, path: &str, query: &str) -> Answer {
         match path {
             "/metrics" => {
-                let render = || counted(node, node.render_metrics().into_bytes());
-                let body = self.shared(Shown::Metrics, |_| render());
+                let body = self.shared(path, "", |_| node.render_metrics().into());
                 respond(StatusCode::OK, metrics::CONTENT_TYPE, body)
             }
             "/api/v1/topics" => match Page::of(query) {
                 Ok(page) => {
-                    let body = self.shared(Shown::Topics(page), |bodies| {
+                    let body = self.shared(path, query, |bodies| {
                         let listing = Listing::fresh(&mut bodies.listing, node);
-                        counted(node, listing.write(&page))
+                        listing.write(&page).into()
                     });
                     respond(StatusCode::OK, JSON, body)
                 }
@@ -171,15 +128,16 @@ impl Bodies {
                 let name = path.strip_prefix("/udf/").unwrap_or_default();
                 let reply = udf::reply(node, name, query);
                 let content_type = if reply.is_json { JSON } else { TEXT };
-                respond(reply.code, content_type, counted(node, reply.body))
+                respond(reply.code, content_type, reply.body)
             }
         }
     }
 
-    fn shared(&mut self, key: Shown, build: impl FnOnce(&mut Self) -> Bytes) -> Bytes {
+    fn shared(&mut self, path: &str, query: &str, build: impl FnOnce(&mut Self) -> Bytes) -> Bytes {
         let now = Instant::now();
         self.shared
             .retain(|_, (built, _)| now.duration_since(*built) < SHARED_FOR);
+        let key = (path.to_owned(), query.to_owned());
         if let Some((_, body)) = self.shared.get(&key) {
             return body.clone();
         }

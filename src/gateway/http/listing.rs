@@ -22,7 +22,7 @@ pub struct Listing {
 }
 
 /// Which part of the list.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Page {
     after: Option<Topic>,
     limit: usize,

@@ -5,12 +5,9 @@
 //! come from one.
 
 use std::cell::{Cell, RefCell};
-use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
 
@@ -40,17 +37,14 @@ struct Inner {
     count: usize,
     /// By address, oldest first.
     held: HashMap<IpAddr, BTreeMap<u64, Rc<State>>>,
-    /// Addresses by how many they hold; of those with as many, the last is the one whose oldest came first, so
-    /// that strangers with an address for each connection push out each other.
-    by_count: BTreeSet<(usize, Reverse<u64>, IpAddr)>,
+    /// Addresses by how many they hold.
+    by_count: BTreeSet<(usize, IpAddr)>,
 }
 
 #[derive(Default)]
 struct State {
-    /// An answer is being made. While one is written it is not: whoever does not read keeps no place.
+    /// An answer is being made or written, or an upgrade is under way.
     is_busy: Cell<bool>,
-    /// Bytes of bodies that the peer has not taken yet.
-    waiting: Arc<AtomicUsize>,
     evicted: Notify,
 }
 
@@ -63,44 +57,27 @@ pub struct Place {
 }
 
 impl Inner {
-    /// Where an address is in `by_count`; nowhere when it holds none.
-    fn rank(&self, address: IpAddr) -> Option<(usize, Reverse<u64>, IpAddr)> {
-        let held = self.held.get(&address)?;
-        let (oldest, _) = held.first_key_value()?;
-        Some((held.len(), Reverse(*oldest), address))
-    }
-
-    /// Changes what an address holds.
-    fn change<T>(
-        &mut self,
-        address: IpAddr,
-        change: impl FnOnce(&mut BTreeMap<u64, Rc<State>>) -> T,
-    ) -> T {
-        if let Some(rank) = self.rank(address) {
-            self.by_count.remove(&rank);
+    fn recount(&mut self, address: IpAddr, from: usize, to: usize) {
+        self.by_count.remove(&(from, address));
+        if to > 0 {
+            self.by_count.insert((to, address));
+        } else {
+            self.held.remove(&address);
         }
-        let held = self.held.entry(address).or_default();
-        let before = held.len();
-        let changed = change(held);
-        self.count = self.count - before + held.len();
-        match self.rank(address) {
-            Some(rank) => {
-                self.by_count.insert(rank);
-            }
-            None => {
-                self.held.remove(&address);
-            }
-        }
-        changed
     }
 
     fn remove(&mut self, address: IpAddr, number: u64) -> Option<Rc<State>> {
-        self.change(address, |held| held.remove(&number))
+        let held = self.held.get_mut(&address)?;
+        let before = held.len();
+        let state = held.remove(&number)?;
+        self.count -= 1;
+        self.recount(address, before, before - 1);
+        Some(state)
     }
 
     /// Makes room: the oldest idle connection of whoever holds most, and has an idle one.
     fn evict(&mut self) -> bool {
-        let oldest = self.by_count.iter().rev().find_map(|(_, _, address)| {
+        let oldest = self.by_count.iter().rev().find_map(|(_, address)| {
             let mut held = self.held.get(address)?.iter();
             let (number, _) = held.find(|(_, state)| !state.is_busy.get())?;
             Some((*address, *number))
@@ -125,8 +102,12 @@ impl Places {
         }
         let number = inner.next;
         inner.next += 1;
+        inner.count += 1;
         let state = Rc::<State>::default();
-        inner.change(address, |held| held.insert(number, Rc::clone(&state)));
+        let held = inner.held.entry(address).or_default();
+        held.insert(number, Rc::clone(&state));
+        let now = held.len();
+        inner.recount(address, now - 1, now);
         drop(inner);
         let places = Rc::clone(self);
         Some((
@@ -141,38 +122,7 @@ impl Places {
     }
 }
 
-impl Places {
-    /// Ends the connection for which most waits, if anything waits for one.
-    pub fn shed(&self) -> bool {
-        let mut inner = self.inner.borrow_mut();
-        let each = inner.held.iter().flat_map(|(address, held)| {
-            let waiting = |state: &State| state.waiting.load(Ordering::Relaxed);
-            let owed = held
-                .iter()
-                .map(move |(number, state)| (waiting(state), *address, *number));
-            owed.filter(|(bytes, ..)| *bytes > 0)
-        });
-        let Some((_, address, number)) = each.max() else {
-            return false;
-        };
-        if let Some(state) = inner.remove(address, number) {
-            state.evicted.notify_one();
-        }
-        true
-    }
-}
-
 impl Place {
-    /// Bytes of bodies that the peer has yet to take, for whoever writes them.
-    pub fn waiting(&self) -> Arc<AtomicUsize> {
-        Arc::clone(&self.state.waiting)
-    }
-
-    /// A body of so many bytes is about to be written.
-    pub fn owes(&self, bytes: usize) {
-        self.state.waiting.fetch_add(bytes, Ordering::Relaxed);
-    }
-
     /// A mark that it is in use, until that is dropped.
     pub fn in_use(&self) -> InUse {
         self.state.is_busy.set(true);
@@ -220,37 +170,6 @@ mod tests {
         let four: IpAddr = "192.0.2.1".parse().unwrap();
         assert_eq!(holder_of("::ffff:192.0.2.1".parse().unwrap()), four);
         assert_ne!(holder_of(four), holder_of("192.0.2.2".parse().unwrap()));
-    }
-
-    #[test]
-    fn of_addresses_with_as_many_places_the_oldest_loses_its_own() {
-        let places = Rc::<Places>::default();
-        let network = |at: usize| {
-            let at = u16::try_from(at).unwrap();
-            IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, at, 0, 0, 0, 1))
-        };
-        let mut held = Vec::new();
-        for at in 0..MAX_HTTP_CONNECTIONS + 16 {
-            held.push(places.take(network(at)).unwrap().0);
-        }
-        let inner = places.inner.borrow();
-        let is_held = |at| inner.held.contains_key(&holder_of(network(at)));
-        assert!((0..16).all(|at| !is_held(at)));
-        assert!((16..MAX_HTTP_CONNECTIONS + 16).all(is_held));
-    }
-
-    #[test]
-    fn the_connection_for_which_most_waits_is_ended() {
-        let places = Rc::<Places>::default();
-        let places_of = ["192.0.2.1", "192.0.2.2"].map(|a| places.take(a.parse().unwrap()));
-        let [(little, _), (much, _)] = places_of.map(Option::unwrap);
-        assert!(!places.shed(), "nothing waits");
-        little.owes(10);
-        much.owes(20);
-        assert!(places.shed());
-        let inner = places.inner.borrow();
-        assert!(inner.held.contains_key(&little.address));
-        assert!(!inner.held.contains_key(&much.address));
     }
 
     #[test]

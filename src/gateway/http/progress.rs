@@ -2,8 +2,6 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -21,20 +19,16 @@ pub struct Progressing {
     patience: Option<Pin<Box<Sleep>>>,
     /// Bytes taken since it runs.
     taken: usize,
-    /// Bytes of bodies that are still to be taken. Shared, and not by `Rc`, since hyper wants a socket that is
-    /// `Send`.
-    waiting: Arc<AtomicUsize>,
 }
 
 impl Progressing {
-    /// Gives the peer of `stream` that long to take something, and takes off `waiting` what it took.
-    pub fn new(stream: TcpStream, grace: Duration, waiting: Arc<AtomicUsize>) -> Self {
+    /// Gives the peer of `stream` that long to take something.
+    pub fn new(stream: TcpStream, grace: Duration) -> Self {
         Self {
             stream,
             grace,
             patience: None,
             taken: 0,
-            waiting,
         }
     }
 
@@ -51,9 +45,6 @@ impl Progressing {
         match &written {
             Poll::Ready(Ok(bytes)) => {
                 self.taken = self.taken.saturating_add(*bytes);
-                // Heads, which were not added, are taken off, too: a few hundred bytes.
-                let left = self.waiting.load(Ordering::Relaxed).saturating_sub(*bytes);
-                self.waiting.store(left, Ordering::Relaxed);
                 if self.taken >= PROGRESS_BYTES {
                     (self.patience, self.taken) = (None, 0);
                 }
