@@ -2,6 +2,7 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -9,12 +10,14 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 
+use super::waiting::Meter;
 use crate::gateway::lag::PROGRESS_BYTES;
 
 /// Writing fails once the peer took next to nothing for `grace` while something waited for it.
 pub struct Progressing {
     stream: TcpStream,
     grace: Duration,
+    meter: Arc<Meter>,
     /// Runs while the socket is full.
     patience: Option<Pin<Box<Sleep>>>,
     /// Bytes taken since it runs.
@@ -22,11 +25,12 @@ pub struct Progressing {
 }
 
 impl Progressing {
-    /// Gives the peer of `stream` that long to take something.
-    pub fn new(stream: TcpStream, grace: Duration) -> Self {
+    /// Gives the peer of `stream` that long to take something, and tells `meter` what it took.
+    pub fn new(stream: TcpStream, grace: Duration, meter: Arc<Meter>) -> Self {
         Self {
             stream,
             grace,
+            meter,
             patience: None,
             taken: 0,
         }
@@ -40,10 +44,12 @@ impl Progressing {
     fn judge(
         &mut self,
         context: &mut Context<'_>,
+        offered: usize,
         written: Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
         match &written {
             Poll::Ready(Ok(bytes)) => {
+                self.meter.took(offered, *bytes);
                 self.taken = self.taken.saturating_add(*bytes);
                 if self.taken >= PROGRESS_BYTES {
                     (self.patience, self.taken) = (None, 0);
@@ -79,7 +85,7 @@ impl AsyncWrite for Progressing {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.judge(context, written)
+        self.judge(context, bytes.len(), written)
     }
 
     fn poll_write_vectored(
@@ -88,7 +94,9 @@ impl AsyncWrite for Progressing {
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(context, parts);
-        self.judge(context, written)
+        // hyper offers all it has: a head and a body are few parts.
+        let offered = parts.iter().map(|part| part.len()).sum();
+        self.judge(context, offered, written)
     }
 
     fn is_write_vectored(&self) -> bool {
