@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
@@ -13,11 +14,18 @@ use tokio::time::{Sleep, sleep};
 use super::waiting::Meter;
 use crate::gateway::lag::PROGRESS_BYTES;
 
+/// Largest answer that is handed to the kernel without a word, in bytes.
+const LARGE_BYTES: usize = 64 << 10;
+/// What the kernel may keep of larger ones for one peer, in bytes; by itself it takes 4 MB, which are counted
+/// nowhere. A megabyte a second over a tenth of a second's distance, and lists have about one.
+const SEND_BUFFER_BYTES: usize = 128 << 10;
+
 /// Writing fails once the peer took next to nothing for `grace` while something waited for it.
 pub struct Progressing {
     stream: TcpStream,
     grace: Duration,
     meter: Arc<Meter>,
+    is_narrow: bool,
     /// Runs while the socket is full.
     patience: Option<Pin<Box<Sleep>>>,
     /// Bytes taken since it runs.
@@ -31,6 +39,7 @@ impl Progressing {
             stream,
             grace,
             meter,
+            is_narrow: false,
             patience: None,
             taken: 0,
         }
@@ -39,6 +48,15 @@ impl Progressing {
     /// The socket itself.
     pub fn into_inner(self) -> TcpStream {
         self.stream
+    }
+
+    /// Before so much is offered to the kernel.
+    fn narrow(&mut self, offered: usize) {
+        if offered > LARGE_BYTES && !self.is_narrow {
+            self.is_narrow = true;
+            // If it fails the kernel just keeps more.
+            let _ = SockRef::from(&self.stream).set_send_buffer_size(SEND_BUFFER_BYTES);
+        }
     }
 
     fn judge(
@@ -84,6 +102,7 @@ impl AsyncWrite for Progressing {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.narrow(bytes.len());
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
         self.judge(context, bytes.len(), written)
     }
@@ -93,9 +112,10 @@ impl AsyncWrite for Progressing {
         context: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write_vectored(context, parts);
         // hyper offers all it has: a head and a body are few parts.
         let offered = parts.iter().map(|part| part.len()).sum();
+        self.narrow(offered);
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, parts);
         self.judge(context, offered, written)
     }
 
