@@ -277,11 +277,12 @@ fn the_builder_is_shared_by_turns_and_refuses_beyond_its_bound() {
         wire.send(request(&format!("/udf/search?query=s{n}&limit=30")));
     }
     // A thousand are before it, of another address.
-    let asked = Instant::now();
+    let done = gateway.node.metrics.udf_request("search", "ok");
+    let before = done.get();
     let answer = elsewhere(gateway.address, &request("/udf/search?query=s9"));
     assert_eq!(answer, "HTTP/1.1 200");
-    let waited = asked.elapsed();
-    assert!(waited < Duration::from_secs(3), "{waited:?}");
+    let between = done.get() - before;
+    assert!(between < 500, "{between} of another address went before");
     let busy = wires.iter_mut().rev().take(ASKED / 4).find_map(|wire| {
         let answer = wire.answer();
         (answer.status == 503).then_some(answer)
