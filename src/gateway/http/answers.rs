@@ -88,7 +88,17 @@ impl Answers {
     }
 }
 
+/// However the thread ends, nobody waits for it any more.
+struct Ends<'a>(&'a Queue<Job>);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
 fn work(queue: &Queue<Job>, node: &Weak<Node>) {
+    let _ends = Ends(queue);
     let mut bodies = Bodies::default();
     while let Some(job) = queue.pop() {
         let Some(node) = node.upgrade() else { return };
