@@ -54,6 +54,12 @@ impl Budget {
         self.waiting() > self.limit
     }
 
+    /// Whether so much waits that every holder sheds its own largest: others may look once a second only, and
+    /// clients are faster.
+    pub fn is_far_over(&self) -> bool {
+        self.waiting() > self.limit.saturating_add(self.limit / 8)
+    }
+
     /// Whether the bound is passed and this holder has the largest single thing that waits.
     pub fn must_shed(&self, holder: usize) -> bool {
         let largest = |h: &Holding| h.largest.load(Ordering::Relaxed);

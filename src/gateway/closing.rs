@@ -180,19 +180,13 @@ impl Worker {
         laggards.sort_unstable();
         while let Some((bytes, id)) = laggards.pop() {
             self.tell_waiting(bytes);
-            if !self.node.budget.must_shed(self.at) && !self.is_far_over() {
+            let budget = &self.node.budget;
+            if !budget.must_shed(self.at) && !budget.is_far_over() {
                 return;
             }
             self.shed(id);
         }
         self.tell_waiting(0);
-    }
-
-    /// Whether so much waits that every worker sheds its own largest: others may look once a second only,
-    /// and clients are faster.
-    fn is_far_over(&self) -> bool {
-        let budget = &self.node.budget;
-        budget.waiting() > budget.limit().saturating_add(budget.limit() / 8)
     }
 
     /// Tells the node what waits here, and the most that waits for one client, in bytes.

@@ -59,6 +59,7 @@ use crate::bus::Bus;
 use crate::limited::Limited;
 use crate::metrics::GatewayMetrics;
 use http::answers::Answers;
+use http::door;
 use ingest::Ingest;
 use mailbox::Mailbox;
 use node::Node;
@@ -142,6 +143,16 @@ impl Gateway {
         .history_within(node.config.history_bytes)
         .proof_within(node.config.proof_wait);
         Answers::start(&node)?;
+        let http_stop = CancellationToken::new();
+        let http_end = spawn_thread("http".to_owned(), {
+            let (node, http_stop) = (Arc::clone(&node), http_stop.clone());
+            let fail = stop.clone().drop_guard();
+            move || {
+                let ended = http::server::run(node, &http_stop);
+                drop(fail);
+                ended.map(|()| 0)
+            }
+        })?;
         let mut ends = Vec::new();
         for (at, (listener, mailbox)) in self.listeners.into_iter().zip(&mailboxes).enumerate() {
             let worker = (Arc::clone(&node), listener, Arc::clone(mailbox));
@@ -170,6 +181,11 @@ impl Gateway {
                 Ok(clients) => cut += clients,
                 Err(why) => failed = Some(why),
             }
+        }
+        // Probes were answered up to here.
+        http_stop.cancel();
+        if let Err(why) = http_end.await.unwrap_or_else(|_| Err(panicked())) {
+            failed = Some(why);
         }
         ingest_stop.cancel();
         for mailbox in &mailboxes {
@@ -233,6 +249,7 @@ fn run_worker(
         duties.spawn_local(closing::sweep(Rc::clone(&worker)));
         duties.spawn_local(worker::pace(Rc::clone(&worker)));
         duties.spawn_local(placeholders::evict(Rc::clone(&worker)));
+        duties.spawn_local(door::welcome(Rc::clone(&worker)));
         tokio::select! {
             () = stop.cancelled() => {}
             // None of them ends by itself: a worker that lacks one only looks alive.
@@ -262,7 +279,7 @@ async fn accept(worker: Rc<Worker>, listener: tokio::net::TcpListener) {
             Ok((stream, peer)) => {
                 // Frames are gathered before they are written: waiting for more gains nothing.
                 if stream.set_nodelay(true).is_ok() {
-                    spawn_local(http::serve(Rc::clone(&worker), stream, peer));
+                    spawn_local(door::enter(Rc::clone(&worker), stream, peer));
                 }
             }
             Err(why) => {

@@ -10,7 +10,8 @@ use prometheus_client::registry::Registry as MetricsRegistry;
 use super::budget::Budget;
 use super::config::Config;
 use super::http::answers::Answers;
-use super::http::places::holder_of;
+use super::http::door::Lanes;
+use super::http::places::{Places, holder_of};
 use super::ingest::{BusState, DROPPED_AT_LIMIT};
 use super::load::Load;
 use super::placeholders::Shares;
@@ -42,6 +43,10 @@ pub struct Node {
     pub loads: Box<[Load]>,
     /// What waits: one holder a worker, and behind them the HTTP thread's.
     pub budget: Budget,
+    /// Connections that are no sessions.
+    pub places: Arc<Places>,
+    /// Between the workers and the thread `http`.
+    pub lanes: Lanes,
     /// The thread that builds what grows with the topics.
     pub answers: Answers,
     /// Who holds most of the names that no bar came for.
@@ -148,6 +153,8 @@ impl Node {
         let budget = Budget::new(config.limits.waiting_bytes, config.workers + 1);
         Self {
             budget,
+            places: Arc::new(Places::of(config.workers)),
+            lanes: Lanes::of(config.workers),
             answers: Answers::default(),
             shares: Shares::of(config.workers),
             registry: Arc::new(registry),

@@ -16,7 +16,7 @@ use tokio::time::timeout_at;
 use super::batch::Batch;
 use super::closing::GOING_AWAY;
 use super::holders::Holders;
-use super::http::places::{Place, Places};
+use super::http::places::Place;
 use super::hub::{Hub, SessionId};
 use super::mailbox::Mailbox;
 use super::node::Node;
@@ -58,8 +58,6 @@ pub struct Worker {
     pub(super) watching: RefCell<Watching>,
     /// Names without a bar, and who holds them.
     pub(super) placeholders: RefCell<Placeholders>,
-    /// Connections that are not (yet) sessions.
-    places: Rc<Places>,
     /// What waited here when the node was last told, in bytes.
     pub(super) reported_bytes: Cell<usize>,
     /// And the most that waited for one client.
@@ -90,7 +88,6 @@ impl Worker {
             patterns: RefCell::default(),
             watching: RefCell::new(watching),
             placeholders: RefCell::default(),
-            places: Rc::default(),
             reported_bytes: Cell::new(0),
             reported_largest: Cell::new(0),
             turns: Notify::new(),
@@ -164,7 +161,7 @@ impl Worker {
 
     /// A place for a connection that is no session; `None` when all are taken by others in use.
     pub fn http_connection(&self, address: IpAddr) -> Option<Place> {
-        let taken = self.places.take(address);
+        let taken = self.node.places.take(address);
         // One was refused, or lost its place.
         if taken.as_ref().is_none_or(|(_, evicted)| *evicted) {
             self.node.metrics.refused(REFUSED_HTTP).inc();

@@ -1,12 +1,10 @@
-//! The thread `http`: whatever takes longer the more topics there are is built here, and not on a worker.
-//!
-//! A worker hands over what was asked and goes on; it writes the answer when that comes back. Probes are
-//! answered by the worker itself, so they wait for nothing that is built here.
+//! The thread `http-bodies`: whatever takes longer the more topics there are is built here, and neither on a
+//! worker nor on the thread that speaks HTTP.
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, OnceLock, Weak};
+use std::net::IpAddr;
+use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -16,13 +14,14 @@ use hyper::header::{HeaderValue, RETRY_AFTER};
 use tokio::sync::oneshot;
 
 use super::listing::{Listing, Page};
+use super::places::holder_of;
+use super::queue::Queue;
+use super::waiting::Built;
 use super::{Answer, JSON, TEXT, refuse, respond};
 use crate::gateway::node::Node;
 use crate::gateway::udf;
 use crate::metrics;
 
-/// Requests that wait for the thread; one connection has one. Beyond it the answer is 503.
-const MAX_QUEUED_REQUESTS: usize = 1_024;
 /// How old a shared body may be.
 pub(super) const SHARED_FOR: Duration = Duration::from_secs(1);
 /// Bodies of so many bytes are shared: many may wait to be read. Smaller ones are made anew.
@@ -33,16 +32,23 @@ const SHARED_FROM: Duration = Duration::from_millis(5);
 const MAX_SHARED: usize = 16;
 
 /// One request for the thread.
+#[derive(Debug)]
 struct Job {
     path: String,
     query: String,
     answer: oneshot::Sender<Answer>,
 }
 
-/// The way to the thread, for every worker.
+/// The way to the thread.
 #[derive(Debug, Default)]
 pub struct Answers {
-    jobs: OnceLock<SyncSender<Job>>,
+    queue: Arc<Queue<Job>>,
+}
+
+impl Drop for Answers {
+    fn drop(&mut self) {
+        self.queue.close();
+    }
 }
 
 impl Answers {
@@ -51,18 +57,16 @@ impl Answers {
     /// # Errors
     /// When the thread cannot be made.
     pub fn start(node: &Arc<Node>) -> io::Result<()> {
-        let (jobs, queue) = sync_channel(MAX_QUEUED_REQUESTS);
+        let queue = Arc::clone(&node.answers.queue);
         let weak = Arc::downgrade(node);
         thread::Builder::new()
-            .name("http".to_owned())
+            .name("http-bodies".to_owned())
             .spawn(move || work(&queue, &weak))?;
-        // Started once for each node.
-        let _ = node.answers.jobs.set(jobs);
         Ok(())
     }
 
     /// What the thread answers; 503 when too many wait for it.
-    pub async fn ask(&self, path: &str, query: &str) -> Answer {
+    pub async fn ask(&self, address: IpAddr, path: &str, query: &str) -> Answer {
         let (answer, answered) = oneshot::channel();
         let (path, query) = (path.to_owned(), query.to_owned());
         let job = Job {
@@ -70,13 +74,8 @@ impl Answers {
             query,
             answer,
         };
-        let sent = match self.jobs.get() {
-            Some(jobs) => jobs.try_send(job),
-            None => Err(TrySendError::Disconnected(job)),
-        };
-        if sent.is_ok()
-            && let Ok(answer) = answered.await
-        {
+        self.queue.push(holder_of(address), job);
+        if let Ok(answer) = answered.await {
             return answer;
         }
         let mut busy = refuse(
@@ -89,9 +88,19 @@ impl Answers {
     }
 }
 
-fn work(queue: &Receiver<Job>, node: &Weak<Node>) {
+/// However the thread ends, nobody waits for it any more.
+struct Ends<'a>(&'a Queue<Job>);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+fn work(queue: &Queue<Job>, node: &Weak<Node>) {
+    let _ends = Ends(queue);
     let mut bodies = Bodies::default();
-    while let Ok(job) = queue.recv() {
+    while let Some(job) = queue.pop() {
         let Some(node) = node.upgrade() else { return };
         // Whoever asked may have left meanwhile: then nothing is built for it.
         if !job.answer.is_closed() {
@@ -104,48 +113,57 @@ fn work(queue: &Receiver<Job>, node: &Weak<Node>) {
 #[derive(Default)]
 struct Bodies {
     listing: Option<Listing>,
-    shared: HashMap<(String, String), (Instant, Bytes)>,
+    shared: HashMap<(String, String), (Instant, Bytes, Built)>,
 }
 
 impl Bodies {
     fn answer(&mut self, node: &Node, path: &str, query: &str) -> Answer {
-        match path {
+        let (mut answer, built) = match path {
             "/metrics" => {
-                let body = self.shared(path, "", |_| node.render_metrics().into());
-                respond(StatusCode::OK, metrics::CONTENT_TYPE, body)
+                let (body, built) = self.shared(path, "", |_| node.render_metrics().into());
+                (respond(StatusCode::OK, metrics::CONTENT_TYPE, body), built)
             }
             "/api/v1/topics" => match Page::of(query) {
                 Ok(page) => {
-                    let body = self.shared(path, query, |bodies| {
+                    let (body, built) = self.shared(path, query, |bodies| {
                         let listing = Listing::fresh(&mut bodies.listing, node);
                         listing.write(&page).into()
                     });
-                    respond(StatusCode::OK, JSON, body)
+                    (respond(StatusCode::OK, JSON, body), built)
                 }
-                Err(why) => refuse(StatusCode::BAD_REQUEST, &why),
+                Err(why) => (refuse(StatusCode::BAD_REQUEST, &why), Built::default()),
             },
             _ => {
                 let name = path.strip_prefix("/udf/").unwrap_or_default();
                 let reply = udf::reply(node, name, query);
                 let content_type = if reply.is_json { JSON } else { TEXT };
-                respond(reply.code, content_type, reply.body)
+                let answer = respond(reply.code, content_type, reply.body);
+                (answer, Built::default())
             }
-        }
+        };
+        answer.extensions_mut().insert(built);
+        answer
     }
 
-    fn shared(&mut self, path: &str, query: &str, build: impl FnOnce(&mut Self) -> Bytes) -> Bytes {
+    fn shared(
+        &mut self,
+        path: &str,
+        query: &str,
+        build: impl FnOnce(&mut Self) -> Bytes,
+    ) -> (Bytes, Built) {
         let now = Instant::now();
         self.shared
-            .retain(|_, (built, _)| now.duration_since(*built) < SHARED_FOR);
+            .retain(|_, (at, ..)| now.duration_since(*at) < SHARED_FOR);
         let key = (path.to_owned(), query.to_owned());
-        if let Some((_, body)) = self.shared.get(&key) {
-            return body.clone();
+        if let Some((_, body, built)) = self.shared.get(&key) {
+            return (body.clone(), built.clone());
         }
-        let body = build(self);
+        let (body, built) = (build(self), Built::default());
         let is_dear = body.len() >= SHARED_FROM_BYTES || now.elapsed() >= SHARED_FROM;
         if is_dear && self.shared.len() < MAX_SHARED {
-            self.shared.insert(key, (now, body.clone()));
+            let kept = (now, body.clone(), built.clone());
+            self.shared.insert(key, kept);
         }
-        body
+        (body, built)
     }
 }

@@ -1,17 +1,18 @@
-//! Places of one worker for connections that are no sessions: handshakes, pages, probes.
+//! Places of a node for connections that are no sessions: handshakes, pages, probes. Asked for when one comes and
+//! when one ends, by whichever thread has it.
 //!
 //! When all are taken, the address that holds most loses its oldest idle one: a stranger who takes places
 //! costs itself and keeps nobody out. There is no fixed number for an address, since behind a proxy all
 //! come from one.
 
-use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
-use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-/// Connections of one worker that are not, or not yet, sessions. Each costs some 10 KiB.
+/// Connections that are not, or not yet, sessions: so many for each worker of a node. Each costs some 10 KiB.
 pub const MAX_HTTP_CONNECTIONS: usize = 4_096;
 
 /// Whom an address stands for: an IPv6 client has its whole /64 (RFC 6177).
@@ -25,35 +26,37 @@ pub fn holder_of(address: IpAddr) -> IpAddr {
     }
 }
 
-/// All places of a worker.
-#[derive(Default)]
+/// All places of a node.
+#[derive(Debug)]
 pub struct Places {
-    inner: RefCell<Inner>,
+    most: usize,
+    inner: Mutex<Inner>,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Inner {
     next: u64,
     count: usize,
     /// By address, oldest first.
-    held: HashMap<IpAddr, BTreeMap<u64, Rc<State>>>,
+    held: HashMap<IpAddr, BTreeMap<u64, Arc<State>>>,
     /// Addresses by how many they hold.
     by_count: BTreeSet<(usize, IpAddr)>,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct State {
-    /// An answer is being made or written, or an upgrade is under way.
-    is_busy: Cell<bool>,
+    /// An answer is being made.
+    is_busy: AtomicBool,
     evicted: Notify,
 }
 
 /// One connection's place; given back when dropped.
+#[derive(Debug)]
 pub struct Place {
-    places: Rc<Places>,
+    places: Arc<Places>,
     address: IpAddr,
     number: u64,
-    state: Rc<State>,
+    state: Arc<State>,
 }
 
 impl Inner {
@@ -66,7 +69,7 @@ impl Inner {
         }
     }
 
-    fn remove(&mut self, address: IpAddr, number: u64) -> Option<Rc<State>> {
+    fn remove(&mut self, address: IpAddr, number: u64) -> Option<Arc<State>> {
         let held = self.held.get_mut(&address)?;
         let before = held.len();
         let state = held.remove(&number)?;
@@ -79,7 +82,7 @@ impl Inner {
     fn evict(&mut self) -> bool {
         let oldest = self.by_count.iter().rev().find_map(|(_, address)| {
             let mut held = self.held.get(address)?.iter();
-            let (number, _) = held.find(|(_, state)| !state.is_busy.get())?;
+            let (number, _) = held.find(|(_, state)| !state.is_busy.load(Ordering::Relaxed))?;
             Some((*address, *number))
         });
         let Some(state) = oldest.and_then(|(address, number)| self.remove(address, number)) else {
@@ -91,25 +94,37 @@ impl Inner {
 }
 
 impl Places {
+    /// As many as so many workers have.
+    pub fn of(workers: usize) -> Self {
+        Self {
+            most: MAX_HTTP_CONNECTIONS * workers,
+            inner: Mutex::default(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// A place for a connection from `address`, and whether another lost its own for it; `None` when all
     /// are taken and none is idle.
-    pub fn take(self: &Rc<Self>, address: IpAddr) -> Option<(Place, bool)> {
+    pub fn take(self: &Arc<Self>, address: IpAddr) -> Option<(Place, bool)> {
         let address = holder_of(address);
-        let mut inner = self.inner.borrow_mut();
-        let is_full = inner.count >= MAX_HTTP_CONNECTIONS;
+        let mut inner = self.lock();
+        let is_full = inner.count >= self.most;
         if is_full && !inner.evict() {
             return None;
         }
         let number = inner.next;
         inner.next += 1;
         inner.count += 1;
-        let state = Rc::<State>::default();
+        let state = Arc::<State>::default();
         let held = inner.held.entry(address).or_default();
-        held.insert(number, Rc::clone(&state));
+        held.insert(number, Arc::clone(&state));
         let now = held.len();
         inner.recount(address, now - 1, now);
         drop(inner);
-        let places = Rc::clone(self);
+        let places = Arc::clone(self);
         Some((
             Place {
                 places,
@@ -125,8 +140,8 @@ impl Places {
 impl Place {
     /// A mark that it is in use, until that is dropped.
     pub fn in_use(&self) -> InUse {
-        self.state.is_busy.set(true);
-        InUse(Rc::clone(&self.state))
+        self.state.is_busy.store(true, Ordering::Relaxed);
+        InUse(Arc::clone(&self.state))
     }
 
     /// Waits until another connection needs the place more.
@@ -136,21 +151,17 @@ impl Place {
 }
 
 /// A place that must not be taken away.
-pub struct InUse(Rc<State>);
+pub struct InUse(Arc<State>);
 
 impl Drop for InUse {
     fn drop(&mut self) {
-        self.0.is_busy.set(false);
+        self.0.is_busy.store(false, Ordering::Relaxed);
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let _ = self
-            .places
-            .inner
-            .borrow_mut()
-            .remove(self.address, self.number);
+        let _ = self.places.lock().remove(self.address, self.number);
     }
 }
 
@@ -174,7 +185,7 @@ mod tests {
 
     #[test]
     fn whoever_holds_most_loses_its_oldest_idle_place() {
-        let places = Rc::<Places>::default();
+        let places = Arc::new(Places::of(1));
         let (stranger, other): (IpAddr, IpAddr) =
             ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
         let mut held: Vec<_> = (0..MAX_HTTP_CONNECTIONS)
@@ -183,14 +194,14 @@ mod tests {
         let busy = held[0].in_use();
         let (mine, evicted) = places.take(other).unwrap();
         assert!(evicted);
-        let inner = places.inner.borrow();
+        let inner = places.lock();
         assert!(inner.held[&stranger].contains_key(&0), "it is in use");
         assert!(!inner.held[&stranger].contains_key(&1), "the oldest idle");
         assert_eq!(inner.count, MAX_HTTP_CONNECTIONS);
         drop(inner);
         drop((busy, mine));
         held.clear();
-        let inner = places.inner.borrow();
+        let inner = places.lock();
         assert_eq!(
             (inner.count, inner.held.len(), inner.by_count.len()),
             (0, 0, 0)

@@ -2,19 +2,30 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 
+use super::waiting::Meter;
 use crate::gateway::lag::PROGRESS_BYTES;
+
+/// Largest answer that is handed to the kernel without a word, in bytes.
+const LARGE_BYTES: usize = 64 << 10;
+/// What the kernel may keep of larger ones for one peer, in bytes; by itself it takes 4 MB, which are counted
+/// nowhere. A megabyte a second over a tenth of a second's distance, and lists have about one.
+const SEND_BUFFER_BYTES: usize = 128 << 10;
 
 /// Writing fails once the peer took next to nothing for `grace` while something waited for it.
 pub struct Progressing {
     stream: TcpStream,
     grace: Duration,
+    meter: Arc<Meter>,
+    is_narrow: bool,
     /// Runs while the socket is full.
     patience: Option<Pin<Box<Sleep>>>,
     /// Bytes taken since it runs.
@@ -22,11 +33,13 @@ pub struct Progressing {
 }
 
 impl Progressing {
-    /// Gives the peer of `stream` that long to take something.
-    pub fn new(stream: TcpStream, grace: Duration) -> Self {
+    /// Gives the peer of `stream` that long to take something, and tells `meter` what it took.
+    pub fn new(stream: TcpStream, grace: Duration, meter: Arc<Meter>) -> Self {
         Self {
             stream,
             grace,
+            meter,
+            is_narrow: false,
             patience: None,
             taken: 0,
         }
@@ -37,13 +50,24 @@ impl Progressing {
         self.stream
     }
 
+    /// Before so much is offered to the kernel.
+    fn narrow(&mut self, offered: usize) {
+        if offered > LARGE_BYTES && !self.is_narrow {
+            self.is_narrow = true;
+            // If it fails the kernel just keeps more.
+            let _ = SockRef::from(&self.stream).set_send_buffer_size(SEND_BUFFER_BYTES);
+        }
+    }
+
     fn judge(
         &mut self,
         context: &mut Context<'_>,
+        offered: usize,
         written: Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
         match &written {
             Poll::Ready(Ok(bytes)) => {
+                self.meter.took(offered, *bytes);
                 self.taken = self.taken.saturating_add(*bytes);
                 if self.taken >= PROGRESS_BYTES {
                     (self.patience, self.taken) = (None, 0);
@@ -78,8 +102,9 @@ impl AsyncWrite for Progressing {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.narrow(bytes.len());
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.judge(context, written)
+        self.judge(context, bytes.len(), written)
     }
 
     fn poll_write_vectored(
@@ -87,8 +112,11 @@ impl AsyncWrite for Progressing {
         context: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        // hyper offers all it has: a head and a body are few parts.
+        let offered = parts.iter().map(|part| part.len()).sum();
+        self.narrow(offered);
         let written = Pin::new(&mut self.stream).poll_write_vectored(context, parts);
-        self.judge(context, written)
+        self.judge(context, offered, written)
     }
 
     fn is_write_vectored(&self) -> bool {
