@@ -4,6 +4,7 @@
 use clap::Parser;
 use loadtest::cli::{Cli, Command};
 use loadtest::plan::args::PlanArgs;
+use loadtest::plan::check;
 use loadtest::plan::model::{Book, Plan};
 use loadtest::plan::plan;
 use loadtest::plan::report::Source;
@@ -147,6 +148,20 @@ fn a_users_topics_share_the_writes_of_max_rate() {
     // As many as there are updates.
     assert_near(&at(4.0), "writes", 1_000.0 * 40.0 * touched);
     assert_near(&at(4.0), "deliveries", 1_000.0 * 10.0 * 4.0);
+}
+
+#[test]
+fn max_rate_is_checked_where_it_holds_something_back() {
+    let paced = |line: &str| {
+        let args = args(line);
+        let load = check::load(&args).unwrap();
+        assert_eq!(load.max_rate, None);
+        check::load_with_max_rate(&args, load).and_then(|load| load.max_rate)
+    };
+    assert_eq!(paced("--check --rate 5 --max-rate 2"), Some(2.0));
+    assert_eq!(paced("--check --rate 2 --max-rate 2"), None);
+    // The yardstick does not know of it.
+    assert_eq!(paced("--check --rate 5 --max-rate 2 --server floor"), None);
 }
 
 #[test]
