@@ -17,6 +17,7 @@ mod path;
 #[path = "../common/plain.rs"]
 mod plain;
 mod registry;
+mod storm;
 #[path = "../../tests/common/mod.rs"]
 mod support;
 mod words;
@@ -53,6 +54,6 @@ fn settings() -> Criterion {
 criterion_group! {
     name = benches;
     config = settings();
-    targets = words::bench, registry::bench, fan_out::bench, outbox::bench, ingest::bench, path::bench
+    targets = words::bench, registry::bench, storm::bench, fan_out::bench, outbox::bench, ingest::bench, path::bench
 }
 criterion_main!(benches);

@@ -15,6 +15,9 @@ use crate::watchlist::{Shape, Watchlists};
 /// Most ticks a second: a tick shorter than this is not planned any more but rushed.
 pub const FASTEST_RATE: f64 = 10_000.0;
 
+/// Fewest updates a second that clients ask for: a run waits for the last turn, 100 s at this.
+pub const LEAST_MAX_RATE: f64 = 0.01;
+
 /// What is published, and who watches it.
 #[derive(Debug, Clone, Args)]
 pub struct Load {
@@ -42,6 +45,9 @@ pub struct Load {
     /// Updates that make a bar: the last one closes it
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=100_000))]
     pub bar_ticks: u64,
+    /// Updates a second of a topic that clients ask for: set by commands that have a flag for it.
+    #[arg(skip)]
+    pub max_rate: Option<f64>,
     /// Seed of the watchlists
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
@@ -107,6 +113,12 @@ impl Load {
             "--rate {}: allowed: above 0, up to {FASTEST_RATE}",
             self.rate
         );
+        if let Some(rate) = self.max_rate {
+            ensure!(
+                (LEAST_MAX_RATE..=FASTEST_RATE).contains(&rate),
+                "--max-rate {rate}: allowed: {LEAST_MAX_RATE} to {FASTEST_RATE}"
+            );
+        }
         if let Some(template) = &self.subscribe {
             check_template(template)?;
         }
@@ -144,6 +156,7 @@ impl Load {
             answers: !self.no_answer,
             compression: self.compression,
             subscribe: self.subscribe.clone(),
+            max_rate: self.max_rate,
             per_address: self.clients_per_address,
             ..target
         }

@@ -32,6 +32,9 @@ pub struct Scenario {
     #[serde(default)]
     pub burst: Burst,
     pub bar_ticks: u64,
+    /// Updates a second of a topic that the clients ask for.
+    #[serde(default)]
+    pub max_rate: Option<f64>,
     pub seed: u64,
     pub client_threads: u32,
     /// Processes of the clients.
@@ -53,6 +56,7 @@ impl Scenario {
             publish: load.publish,
             burst: load.burst,
             bar_ticks: load.bar_ticks,
+            max_rate: load.max_rate,
             seed: load.seed,
             client_threads: load.client_threads,
             client_processes: load
@@ -68,7 +72,7 @@ impl Scenario {
     /// In one line.
     pub fn line(&self) -> String {
         format!(
-            "{} clients × {} of {} topics ({}), {} ticks/s {}, {} messages",
+            "{} clients × {} of {} topics ({}), {} ticks/s {}, {} messages{}",
             grouped(self.clients.into()),
             self.per_client,
             self.topics,
@@ -76,6 +80,8 @@ impl Scenario {
             self.rate,
             format!("{:?}", self.burst).to_lowercase(),
             format!("{:?}", self.publish).to_lowercase(),
+            self.max_rate
+                .map_or(String::new(), |rate| format!(", max_rate {rate}/s")),
         )
     }
 }

@@ -24,6 +24,10 @@ pub struct RunArgs {
     /// Seconds before them that are not measured
     #[arg(long, default_value_t = 2.0)]
     pub warmup: f64,
+    /// Subscribe with this max_rate: clients get at most so many updates a second of a forming bar, and
+    /// every closed bar; what is held back counts as conflated
+    #[arg(long, conflicts_with_all = ["subscribe", "strace"])]
+    pub max_rate: Option<f64>,
 }
 
 /// Length of the pass under strace, in seconds.
@@ -34,7 +38,10 @@ pub const STRACE_SECONDS: f64 = 2.0;
 /// # Errors
 /// When something could not be started or broke off; a report with losses is no error.
 pub fn run(args: &RunArgs) -> Result<RunReport> {
-    let load = &args.load;
+    let load = &Load {
+        max_rate: args.max_rate,
+        ..args.load.clone()
+    };
     load.check(1)?;
     let warmup = load.ticks("--warmup", args.warmup)?;
     let schedule = Schedule {

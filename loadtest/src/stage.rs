@@ -25,6 +25,8 @@ use crate::tally::Counts;
 
 /// Nothing more comes after so long without an update: the account is closed.
 pub const DRAIN: Duration = Duration::from_secs(3);
+/// How much later than its interval a turn of the gateway may be (`hub/pacing.rs`).
+const LONGEST_GRID: Duration = Duration::from_secs(1);
 /// How often it is looked how it goes.
 const POLL: Duration = Duration::from_millis(10);
 /// A plan that is not over by so much more than its time is late.
@@ -267,7 +269,11 @@ impl Stage {
         let seq = self.rig.publisher.published();
         self.progress.phase("waiting for the last updates");
         let due = received + (seq - before) * load.per_tick();
-        swarm.wait_received(0, due, DRAIN);
+        // With max_rate it is not known how many will come: the last turn is waited for.
+        let turn = load.max_rate.map_or(Duration::ZERO, |rate| {
+            Duration::from_secs_f64(rate.recip()) + LONGEST_GRID
+        });
+        swarm.wait_received(0, due, DRAIN.max(turn));
         let used = process.cpu()?.zip(published.start.servers);
         sum.add(&swarm.collect(0)?)?;
         let measured = (seq - before).saturating_sub(schedule.warmup);

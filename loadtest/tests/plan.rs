@@ -4,7 +4,8 @@
 use clap::Parser;
 use loadtest::cli::{Cli, Command};
 use loadtest::plan::args::PlanArgs;
-use loadtest::plan::model::Plan;
+use loadtest::plan::check;
+use loadtest::plan::model::{Book, Plan};
 use loadtest::plan::plan;
 use loadtest::plan::report::Source;
 use proptest::prelude::*;
@@ -119,6 +120,51 @@ fn updates_that_come_apart_share_no_write() {
 }
 
 #[test]
+fn a_users_topics_share_the_writes_of_max_rate() {
+    // 20 bursts a second with a tenth of the topics each, and bars of 40 updates.
+    let load =
+        "--users 1000 --topics 1000 --per-client 10 --rate 2 --bursts 20 --bar-ticks 40 --peak 2";
+    let at = |max_rate: f64| {
+        let args = args(&format!("{load} {COSTS}"));
+        let book = args.state_costs(&args.book((196, 180))).unwrap();
+        Plan::of(&book.with("max_rate", max_rate, "clients ask for it")).unwrap()
+    };
+    let touched = 1.0 - 0.9_f64.powi(10);
+    assert_near(&of(load), "writes", 1_000.0 * 40.0 * touched);
+    assert_near(&of(load), "paced", 0.0);
+    // Two turns, and half a burst of closed bars, half of which come last before a turn.
+    let writes = 1.0 + 0.5 * (1.0 - 2.0 * 0.1_f64.powi(9));
+    assert_near(&at(2.0), "writes", 1_000.0 * (2.0 + 0.5 * touched * writes));
+    assert_near(&at(2.0), "deliveries", 1_000.0 * 10.0 * (2.0 + 0.05 * 0.5));
+    // Turns every two seconds meet, since all topics had an update in the second in which they began.
+    let phases = 1.0;
+    assert_near(&at(0.5), "phases", phases);
+    let writes = 1.0 + 0.125 * (1.0 - 2.0 * 0.1_f64.powi(9));
+    assert_near(
+        &at(0.5),
+        "writes",
+        1_000.0 * (0.5 * phases + 0.5 * touched * writes),
+    );
+    // As many as there are updates.
+    assert_near(&at(4.0), "writes", 1_000.0 * 40.0 * touched);
+    assert_near(&at(4.0), "deliveries", 1_000.0 * 10.0 * 4.0);
+}
+
+#[test]
+fn max_rate_is_checked_where_it_holds_something_back() {
+    let paced = |line: &str| {
+        let args = args(line);
+        let load = check::load(&args).unwrap();
+        assert_eq!(load.max_rate, None);
+        check::load_with_max_rate(&args, load).and_then(|load| load.max_rate)
+    };
+    assert_eq!(paced("--check --rate 5 --max-rate 2"), Some(2.0));
+    assert_eq!(paced("--check --rate 2 --max-rate 2"), None);
+    // The yardstick does not know of it.
+    assert_eq!(paced("--check --rate 5 --max-rate 2 --server floor"), None);
+}
+
+#[test]
 fn what_one_redis_cannot_carry_is_split_or_fed_by_replicas() {
     // 1,000,000 bars/s at 2 µs: an ingest thread takes 250,000 when half is kept free; Redis, at
     // 1 + 2 × 0.5 µs, as many.
@@ -161,10 +207,12 @@ fn savings_are_plans_with_one_thing_different() {
             .answer
     };
     let now = report.answer;
-    // A quarter of the updates is a quarter of the egress.
-    let ratio = now.egress_gbit_s / gateways("max_rate 1/s").egress_gbit_s;
-    assert!((ratio - 4.0).abs() < 1e-9, "{ratio}");
-    assert!(gateways("max_rate 1/s").gateways < now.gateways);
+    // A quarter of the updates and the closed bars, and most of a user's topics share a write.
+    let paced = gateways("max_rate 1/s");
+    let ratio = now.egress_gbit_s / paced.egress_gbit_s;
+    assert!((3.8..8.0).contains(&ratio), "{ratio}");
+    assert!(paced.gateways < now.gateways);
+    assert!(paced.busy_cores < now.busy_cores / 8.0, "{paced:?}");
     assert!(gateways("together").busy_cores < now.busy_cores / 3.0);
     assert!(gateways("batches").busy_cores < now.busy_cores);
     assert!(report.is_clean(), "nothing was checked");
@@ -217,6 +265,10 @@ struct Case {
 
 impl Case {
     fn plan(&self) -> Plan {
+        Plan::of(&self.inputs()).unwrap()
+    }
+
+    fn inputs(&self) -> Book {
         let c = self;
         let mut line = format!(
             "--users {} --topics {} --per-client {} --rate {} --peak {} --growth {} --bursts {} \
@@ -236,7 +288,7 @@ impl Case {
         let args = args(&format!("{line} {COSTS}"));
         args.check_values().unwrap();
         let book = args.state_costs(&args.book((196, 180))).unwrap();
-        Plan::of(&book.with("year", 3.0, "three years")).unwrap()
+        book.with("year", 3.0, "three years")
     }
 }
 
@@ -318,6 +370,19 @@ proptest! {
         if peak.get("shards") == usual.get("shards") {
             needs_no_less(&peak, &usual, &["gateways", "busy_cores", "redis_instances"]);
         }
+    }
+
+    #[test]
+    fn a_lower_max_rate_never_needs_more(case in cases(), max_rate in 0.01..10.0_f64, times in 1.0..10.0_f64) {
+        let at = |max_rate: f64| {
+            let inputs = case.inputs().with("max_rate", max_rate, "clients ask for it");
+            Plan::of(&inputs).unwrap()
+        };
+        let (lower, higher) = (at(max_rate), at(max_rate * times));
+        needs_no_less(&higher, &lower, &["deliveries"]);
+        needs_no_less(&case.plan(), &lower, &["writes", "deliveries", "egress_all"]);
+        assert!(lower.get("writes") <= lower.get("deliveries") * (1.0 + 1e-9));
+        assert!(lower.get("burst_ms").is_finite());
     }
 
     #[test]

@@ -87,6 +87,15 @@ fn costs_are_learned_from_reports() {
     let ran = dir.path().join("run.json");
     let line = "run --spawn --server floor --clients 20 --topics 5 --per-client 2 --rate 20 --duration 0.5 --warmup 0";
     assert!(run(line, &ran).status.success());
+    let thinned = dir.path().join("thinned.json");
+    assert!(
+        run(&format!("{line} --max-rate 2"), &thinned)
+            .status
+            .success()
+    );
+    let words = ["plan", "--from", thinned.to_str().unwrap()];
+    let said = loadtest().args(words).output().unwrap().stderr;
+    assert!(String::from_utf8_lossy(&said).contains("without --max-rate"));
     let json = dir.path().join("plan.json");
     let output = run(
         &format!("plan --users 1000 --from {}", ran.display()),

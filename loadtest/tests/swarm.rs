@@ -160,6 +160,31 @@ fn pings_are_answered_and_a_close_is_told_with_its_code() {
 }
 
 #[test]
+fn what_max_rate_holds_back_is_conflated() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let target = Target {
+        max_rate: Some(2.5),
+        ..Target::new(listener.local_addr().unwrap(), "/ws", market())
+    };
+    let clients = std::iter::once((0, vec![0, 2]));
+    let swarm = Swarm::start(vec![target], clients, 1, Clock::start()).unwrap();
+    let mut server = tungstenite::accept(listener.accept().unwrap().0).unwrap();
+    assert_eq!(
+        server.read().unwrap().into_text().unwrap(),
+        r#"{"type":"bars.subscribe","payload":{"topics":["bars:T000000:1S","bars:T000002:1S"],"max_rate":2.5}}"#
+    );
+    // Closed bars, which are every fourth, have to come: on topic 2 one does not.
+    let came = [updates(0, &[1, 4, 7, 8, 10]), updates(2, &[3, 4, 10])].concat();
+    server.get_mut().write_all(&came).unwrap();
+    assert!(swarm.wait_received(0, 8, PATIENCE));
+    let counts = swarm.settle(0, 10).unwrap();
+    assert_eq!(
+        (counts.delivered, counts.conflated, counts.lost),
+        (8, 11, 1)
+    );
+}
+
+#[test]
 fn a_refused_handshake_is_told() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let target = Target::new(listener.local_addr().unwrap(), "/nowhere", market());

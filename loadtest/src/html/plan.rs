@@ -27,7 +27,7 @@ pub fn section(name: &str, plan: &PlanReport) -> Section {
     if !plan.calibration.is_empty() {
         parts.push(calibration(plan));
     }
-    parts.extend(plan.check.iter().flat_map(check));
+    parts.extend(plan.checks().flat_map(check));
     if !plan.unknowns.is_empty() {
         let unknowns = plan.unknowns.iter().map(|unknown| vec![unknown.clone()]);
         parts.push(prose(
@@ -37,7 +37,7 @@ pub fn section(name: &str, plan: &PlanReport) -> Section {
         ));
     }
     let mut warnings = doubts(&plan.machine, None, false);
-    if plan.check.as_ref().is_some_and(|check| !check.agrees) {
+    if !plan.is_clean() {
         warnings.push("The plan does not agree with the run that it was checked by".to_owned());
     }
     Section {

@@ -49,6 +49,9 @@ pub struct PlanArgs {
     /// Years ahead that are planned for
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=50), help_heading = "The load")]
     pub years: u32,
+    /// Updates that make a bar, usually: the last one closes it, and closed bars do not wait for max_rate
+    #[arg(long, default_value_t = 60.0, help_heading = "The load")]
+    pub bar_ticks: f64,
     /// What if clients asked for at most so many updates a second of a topic (max_rate)
     #[arg(long, default_value_t = 1.0, help_heading = "The load")]
     pub max_rate: f64,
@@ -87,8 +90,8 @@ pub struct PlanArgs {
     /// State a cost by the name that it has in the report, as write_us=8.5
     #[arg(long, value_name = "NAME=VALUE", help_heading = "What it costs")]
     pub cost: Vec<String>,
-    /// Calibrate, run this very load here at its usual rate, and compare; ends with code 1 where
-    /// they differ by more than 25 %
+    /// Calibrate, run this very load here at its usual rate, and compare; where --max-rate is below
+    /// --rate, run and compare it with that, too. Ends with code 1 where they differ by more than 25 %
     #[arg(long, conflicts_with_all = ["spread", "bursts"], help_heading = "What it costs")]
     pub check: bool,
     /// Rounds of calibrating (and checking): what is measured in turn sees the same machine
@@ -152,6 +155,7 @@ impl PlanArgs {
                 1e6,
             ),
             ("--growth", self.growth, -0.99, 100.0),
+            ("--bar-ticks", self.bar_ticks, 1.0, 1e5),
             ("--max-rate", self.max_rate, 1e-6, 1e6),
             ("--cores", self.cores, 1.0, 1e4),
             ("--memory", self.memory, 0.1, 1e6),

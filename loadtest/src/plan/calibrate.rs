@@ -23,7 +23,14 @@ pub struct Load {
     pub per_client: u64,
     pub rate: f64,
     pub publish: Publish,
+    /// Updates that make a bar; without, as many as `loadtest run` has by default.
+    pub bar_ticks: Option<u64>,
+    /// What clients ask for.
+    pub max_rate: Option<f64>,
 }
+
+/// Turns that a run with `max_rate` has at least: fewer would measure its ends.
+const TURNS: f64 = 6.0;
 
 /// The loads that tell the costs apart: many clients and one bar a write; a few bars a write; many;
 /// almost nobody watching, as single messages and as batches. Together they are light: a machine that is busy
@@ -36,6 +43,8 @@ pub fn loads(clients: u32) -> [Load; 5] {
         per_client,
         rate,
         publish,
+        bar_ticks: None,
+        max_rate: None,
     };
     [
         load(clients, 1, 1, 5.0, Publish::Single),
@@ -123,12 +132,15 @@ impl<'a> Runner<'a> {
         flag("rate", load.rate.to_string());
         flag("shape", "uniform".to_owned());
         flag("publish", format!("{:?}", load.publish).to_lowercase());
-        flag("duration", args.seconds.to_string());
+        let turns = load.max_rate.map_or(0.0, |rate| TURNS / rate);
+        flag("duration", args.seconds.max(turns).to_string());
         flag("warmup", WARMUP_SECONDS.to_string());
         flag("server", args.server.to_string());
         let path = |path: &PathBuf| path.display().to_string();
         for (name, value) in [
             ("barcast", args.barcast.as_ref().map(path)),
+            ("bar-ticks", load.bar_ticks.map(|n| n.to_string())),
+            ("max-rate", load.max_rate.map(|rate| rate.to_string())),
             ("workers", args.workers.map(|n| n.to_string())),
             (
                 "server-cpu",

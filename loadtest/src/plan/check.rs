@@ -7,7 +7,8 @@ use super::calibrate::Load;
 use super::costs::Evidence;
 use super::model::{Book, Plan};
 use super::report::{Check, Compared};
-use crate::figures::Spread;
+use crate::figures::{Spread, per};
+use crate::servers::Kind;
 
 /// Largest difference between plan and run. Between two runs of the same load on a shared machine lie
 /// up to 20 % already.
@@ -37,6 +38,18 @@ pub fn load(args: &PlanArgs) -> Result<Load> {
         per_client: whole("--per-client", args.per_client)?,
         rate: args.rate,
         publish: args.publish,
+        bar_ticks: Some(whole("--bar-ticks", args.bar_ticks)?),
+        max_rate: None,
+    })
+}
+
+/// The same load of clients that ask for `--max-rate`, where that is less than all and the server knows
+/// of it.
+pub fn load_with_max_rate(args: &PlanArgs, load: Load) -> Option<Load> {
+    let knows = matches!(args.server, Kind::Barcast | Kind::Custom(_));
+    (knows && args.max_rate < args.rate).then_some(Load {
+        max_rate: Some(args.max_rate),
+        ..load
     })
 }
 
@@ -88,9 +101,8 @@ pub fn compare(costs: &Book, runs: &[Evidence]) -> Result<Check> {
 /// WebSocket bytes that the clients got, in MB/s.
 #[expect(clippy::cast_precision_loss, reason = "a figure needs no more")]
 fn sent(run: &Evidence) -> f64 {
-    let scenario = &run.report.scenario;
-    let seconds = scenario.measured_ticks as f64 / scenario.rate;
-    run.report.counts.delivered as f64 * run.report.bytes_per_bar / seconds / 1e6
+    let report = &run.report;
+    report.counts.delivered as f64 * report.bytes_per_bar / run.seconds() / 1e6
 }
 
 /// The inputs of a run: its load, on one gateway that nothing is kept free of. The kernel's memory is
@@ -107,7 +119,8 @@ fn as_run(costs: &Book, run: &Evidence) -> Book {
         ("per_client", f64::from(scenario.per_client)),
         ("rate", scenario.rate),
         ("bursts", scenario.rate),
-        ("max_rate", scenario.rate),
+        ("bar_ticks", per(scenario.bar_ticks, 1)),
+        ("max_rate", scenario.max_rate.unwrap_or(scenario.rate)),
         ("peak", 1.0),
         ("year", 0.0),
         ("headroom", 0.0),

@@ -56,7 +56,14 @@ impl Evidence {
     /// When it is none, or one that no cost can be learned from.
     pub fn read(path: &Path) -> Result<Self> {
         match Outcome::read(path)? {
-            Outcome::Run(report) => Self::of(path.display().to_string(), report),
+            Outcome::Run(report) => {
+                ensure!(
+                    report.scenario.max_rate.is_none(),
+                    "{}: costs are learned from runs without --max-rate",
+                    path.display()
+                );
+                Self::of(path.display().to_string(), report)
+            }
             _ => bail!(
                 "{}: costs are learned from reports of loadtest run",
                 path.display()
@@ -67,11 +74,16 @@ impl Evidence {
     /// Takes a run, if it says what its load cost.
     ///
     /// # Errors
-    /// When it was broken off, lost updates or does not know the server's CPU.
+    /// When it was broken off, lost updates (other than what `max_rate` holds back) or does not know the
+    /// server's CPU.
     pub fn of(from: String, report: RunReport) -> Result<Self> {
         ensure!(!report.ended_early, "{from}: this run ended early");
+        let held_back = match report.scenario.max_rate {
+            Some(_) => report.counts.conflated,
+            None => 0,
+        };
         ensure!(
-            report.counts.delivered == report.expected && report.gone == 0,
+            report.counts.delivered + held_back == report.expected && report.gone == 0,
             "{from}: not every update was delivered: such a run says nothing of what one costs"
         );
         ensure!(
@@ -85,14 +97,24 @@ impl Evidence {
         Ok(Self { from, report })
     }
 
+    /// Seconds that what was measured took by the plan. With `max_rate` the first turn may come right
+    /// after the first tick, and the last one comes after the last: on average, an interval of turns in
+    /// place of one of ticks.
+    #[expect(clippy::cast_precision_loss, reason = "a figure needs no more")]
+    pub fn seconds(&self) -> f64 {
+        let scenario = &self.report.scenario;
+        let ends = scenario
+            .max_rate
+            .map_or(0.0, |rate| (1.0 / rate - 1.0 / scenario.rate).max(0.0));
+        scenario.measured_ticks as f64 / scenario.rate + ends
+    }
+
     /// Busy cores of the server: all CPU time from the first measured tick until the last update came, over the time
     /// that was planned for it.
     #[expect(clippy::cast_precision_loss, reason = "a figure needs no more")]
     pub fn cores(&self) -> f64 {
-        let scenario = &self.report.scenario;
-        let seconds = scenario.measured_ticks as f64 / scenario.rate;
         let used = self.report.cpu.as_ref().map_or(0, |cpu| cpu.used.total_ns);
-        used as f64 / 1e9 / seconds
+        used as f64 / 1e9 / self.seconds()
     }
 
     /// Resident bytes of the server at the end of the run.

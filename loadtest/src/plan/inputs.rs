@@ -44,6 +44,7 @@ impl PlanArgs {
             ("rate", self.rate, "1/s", "updates of a topic, usually", "--rate"),
             ("bursts", bursts, "1/s", "moments at which updates come, usually", "--bursts, --spread, or --rate"),
             ("peak", self.peak, "", "busiest moment by the usual one", "--peak"),
+            ("bar_ticks", self.bar_ticks, "", "updates that make a bar, usually", "--bar-ticks"),
             ("max_rate", self.rate * self.peak, "1/s", "updates of a topic that a client takes: all of them", "--rate × --peak"),
             ("batch", batch, "", "1 when bars are published in batches", "--publish"),
             ("bar_bytes", self.bar_bytes.unwrap_or(typical.0), "B", "a bar to a client", "--bar-bytes, or a bar of loadtest run"),

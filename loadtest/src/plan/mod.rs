@@ -64,25 +64,27 @@ pub fn plan(args: &PlanArgs) -> Result<PlanReport> {
         .iter()
         .map(|path| Evidence::read(path))
         .collect::<Result<Vec<_>>>()?;
-    let mut checked = Vec::new();
+    let (mut checked, mut checked_with_max_rate) = (Vec::new(), Vec::new());
     if args.calibrate || args.check {
         let measured = run_all(args, &mut book)?;
         evidence.extend(measured.calibrated);
         checked = measured.checked;
+        checked_with_max_rate = measured.checked_with_max_rate;
     }
     let calibration = costs::learn(&mut book, &evidence)?;
     let book = args.state_costs(&book)?;
-    let check = if args.check {
-        Some(check::compare(&book, &checked)?)
-    } else {
-        None
+    let compared = |runs: &[Evidence]| {
+        let any = (!runs.is_empty()).then(|| check::compare(&book, runs));
+        any.transpose()
     };
-    report(args, &book, calibration, check)
+    let checks = [compared(&checked)?, compared(&checked_with_max_rate)?];
+    report(args, &book, calibration, checks)
 }
 
 struct Measured {
     calibrated: Vec<Evidence>,
     checked: Vec<Evidence>,
+    checked_with_max_rate: Vec<Evidence>,
 }
 
 /// Calibrates, and runs the load itself where it is to be checked, in turn, so that a machine that
@@ -97,13 +99,18 @@ fn run_all(args: &PlanArgs, book: &mut Book) -> Result<Measured> {
     let mut measured = Measured {
         calibrated: Vec::new(),
         checked: Vec::new(),
+        checked_with_max_rate: Vec::new(),
     };
+    let paced = own.and_then(|load| check::load_with_max_rate(args, load));
     for _ in 0..args.rounds {
         for load in calibrate::loads(args.calibrate_clients) {
             measured.calibrated.push(runner.run(load)?);
         }
         if let Some(load) = own {
             measured.checked.push(runner.run(load)?);
+        }
+        if let Some(load) = paced {
+            measured.checked_with_max_rate.push(runner.run(load)?);
         }
     }
     for (publish, name) in [(Publish::Single, "single"), (Publish::Batch, "batch")] {
@@ -136,7 +143,7 @@ fn report(
     args: &PlanArgs,
     book: &Book,
     calibration: Vec<report::Explained>,
-    check: Option<Check>,
+    [check, check_with_max_rate]: [Option<Check>; 2],
 ) -> Result<PlanReport> {
     let of_year = |year: u32| Plan::of(&book.with("year", f64::from(year), "--years"));
     let plan = of_year(args.years)?;
@@ -166,6 +173,7 @@ fn report(
         figures: plan.computed().to_vec(),
         calibration,
         check,
+        check_with_max_rate,
         unknowns,
         machine: Machine::ask(&pins),
     })
@@ -216,7 +224,7 @@ fn savings(args: &PlanArgs, book: &Book) -> Result<Vec<Saving>> {
         let other = book.with("max_rate", args.max_rate, "--max-rate");
         what_if(
             name,
-            "clients ask for at most so many updates of a topic; forming bars are conflated, closed ones always come",
+            "clients ask for at most so many updates of a topic; forming bars are conflated and a client's topics share a write, closed ones come at once",
             other,
         )?;
     }

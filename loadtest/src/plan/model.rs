@@ -4,6 +4,10 @@
 //! costs `write_us` whatever is in it, and `bar_us` for each bar in it. A client is written once for
 //! each burst of updates that has something for it: when all topics are published together, that is
 //! once a tick with all its bars; when updates come one by one, it is once a bar.
+//!
+//! Clients that ask for `max_rate` are written at turns instead: the gateway keeps the newest update of
+//! each topic, and the turns of one rate meet, so that all a client's topics share a write. Closed bars
+//! do not wait for a turn.
 
 use std::collections::HashMap;
 
@@ -17,7 +21,7 @@ type Step = (&'static str, &'static str, &'static str, &'static str);
 
 /// From the load to the answer.
 #[rustfmt::skip]
-const STEPS: [Step; 54] = [
+const STEPS: [Step; 64] = [
     ("usable", "", "share of everything that may be used", "1 - headroom"),
     ("users_then", "", "users connected at once, in that year", "users * (1 + growth) ^ year"),
     ("peak_rate", "1/s", "updates of a topic at the busiest moment", "rate * peak"),
@@ -35,10 +39,20 @@ const STEPS: [Step; 54] = [
     // Clients.
     ("connections", "", "a user has one for each shard that has a topic of theirs", "users_then * shards * (1 - (1 - 1 / shards) ^ per_client)"),
     ("topics_each", "", "topics of one connection", "users_then * per_client / connections"),
-    ("kept", "", "share of updates that max_rate lets through", "min(1, max_rate / peak_rate)"),
+    ("in_place", "", "share of closed bars that come last before a turn of max_rate: in its place, and the next bar does not wait", "min(1, max_rate / peak_rate)"),
+    ("paced", "", "1 when clients ask for less than all updates, so that these wait for turns", "ceil(1 - in_place)"),
+    ("kept", "", "share of updates that max_rate lets through: the newest at each turn, and closed bars", "min(1, (max_rate + rate / bar_ticks * (1 - in_place)) / peak_rate)"),
     ("deliveries", "1/s", "bars to clients", "users_then * per_client * peak_rate * kept"),
     ("burst_share", "", "share of the topics that one burst updates", "rate / bursts"),
-    ("writes", "1/s", "writes to clients: one for each burst that has something for the client", "connections * bursts * peak * kept * (1 - (1 - burst_share) ^ topics_each)"),
+    ("touched", "", "share of the bursts that have something for a client", "1 - (1 - burst_share) ^ topics_each"),
+    ("phases", "", "groups of topics whose turns fall apart: turns of a rate meet, where it is below 1/s those that began in the same second", "min(max(1, min(ceil(1 / max_rate), 1 / rate)), bursts / rate)"),
+    ("turns", "1/s", "moments at which turns fall", "max_rate * phases"),
+    ("closings", "1/s", "moments at which bars close", "bursts / bar_ticks"),
+    ("alone", "", "share of the bursts for a client that have all its topics", "burst_share ^ (topics_each - 1)"),
+    ("closing_writes", "", "writes to a client for a burst of closed bars: one, and one for the bars that open and do not wait; all in place of two turns where there is nothing else", "1 + in_place * (1 - 2 * alone)"),
+    ("paced_writes", "1/s", "writes to clients with max_rate: of turns, and of closed bars, that have something for the client", "connections * (turns * (1 - (1 - 1 / phases) ^ topics_each) + closings * touched * closing_writes)"),
+    ("burst_writes", "1/s", "without: one for each burst that has something for the client", "connections * bursts * peak * touched"),
+    ("writes", "1/s", "writes to clients", "min(burst_writes, paced * paced_writes + (1 - paced) * burst_writes)"),
     ("bars_a_write", "", "bars that share a write", "deliveries / writes"),
     ("frame_bytes", "B", "a bar to a client with its frame's head", "bar_bytes + head(bar_bytes)"),
     ("client_mb_s", "MB/s", "WebSocket frames to clients", "deliveries * frame_bytes / 1e6"),
@@ -68,7 +82,7 @@ const STEPS: [Step; 54] = [
     ("gateways", "", "all gateways", "shard_gateways * shards"),
     ("spare_gateways", "", "of them, there for when others fail", "failures * shards"),
     ("clients_per_gateway", "", "clients of one gateway after the failures", "connections / shards / serving"),
-    ("burst_ms", "ms", "from a burst to the last client's write, when all cores share the work evenly", "(writes * write_us + deliveries * bar_cpu_us) / 1e3 / (bursts * peak * kept) / (serving * shards) / cores"),
+    ("burst_ms", "ms", "from a burst, or a turn, to the last client's write, when all cores share the work evenly", "(writes * write_us + deliveries * bar_cpu_us) / 1e3 / min(bursts * peak, paced * (turns + closings) + (1 - paced) * bursts * peak) / (serving * shards) / cores"),
     ("cores_all", "cores", "of all gateways", "gateways * cores"),
     ("busy_cores", "cores", "busy, of all gateways", "worker_cores + gateways * ingest_cores"),
     ("memory_all", "GiB", "in use, of all gateways", "clients_gib + gateways * node_gib"),

@@ -24,6 +24,9 @@ pub struct PlanReport {
     pub calibration: Vec<Explained>,
     /// The plan of one load beside a run of it.
     pub check: Option<Check>,
+    /// Likewise for clients that ask for `max_rate`, where that is less than all.
+    #[serde(default)]
+    pub check_with_max_rate: Option<Check>,
     /// What the plan does not know.
     pub unknowns: Vec<String>,
     /// Where the plan was made, which is where a calibration ran.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use super::report::{Answer, Figure, PlanReport, Source};
+use super::report::{Answer, Check, Figure, PlanReport, Source};
 use crate::figures::grouped;
 
 /// Significant digits of a figure.
@@ -231,42 +231,54 @@ impl PlanReport {
             }
             aligned(text, &rows);
         }
-        let Some(check) = &self.check else { return };
-        let _ = writeln!(
-            text,
-            "\nPlanned and run: {}\n  {}",
-            check.load, check.command
-        );
-        let mut rows = vec![
-            ["", "planned", "measured", "difference"]
-                .map(str::to_owned)
-                .to_vec(),
-        ];
-        for row in &check.compared {
-            rows.push(vec![
-                row.name.clone(),
-                with_unit(row.planned, &row.unit),
-                with_unit(row.measured, &row.unit),
-                percent(row.difference),
-            ]);
+        for check in self.checks() {
+            compared_with_a_run(text, check);
         }
-        aligned(text, &rows);
-        let verdict = if check.agrees {
-            "agrees"
-        } else {
-            "DOES NOT AGREE"
-        };
-        let _ = writeln!(
-            text,
-            "  the plan {verdict} within {:.0} %",
-            check.tolerance * 100.0
-        );
     }
 
-    /// Whether the plan agrees with the run that checked it, if one did.
-    pub fn is_clean(&self) -> bool {
-        self.check.as_ref().is_none_or(|check| check.agrees)
+    /// The comparisons with runs that were made.
+    pub fn checks(&self) -> impl Iterator<Item = &Check> {
+        [&self.check, &self.check_with_max_rate]
+            .into_iter()
+            .flatten()
     }
+
+    /// Whether the plan agrees with the runs that checked it, if any did.
+    pub fn is_clean(&self) -> bool {
+        self.checks().all(|check| check.agrees)
+    }
+}
+
+fn compared_with_a_run(text: &mut String, check: &Check) {
+    let _ = writeln!(
+        text,
+        "\nPlanned and run: {}\n  {}",
+        check.load, check.command
+    );
+    let mut rows = vec![
+        ["", "planned", "measured", "difference"]
+            .map(str::to_owned)
+            .to_vec(),
+    ];
+    for row in &check.compared {
+        rows.push(vec![
+            row.name.clone(),
+            with_unit(row.planned, &row.unit),
+            with_unit(row.measured, &row.unit),
+            percent(row.difference),
+        ]);
+    }
+    aligned(text, &rows);
+    let verdict = if check.agrees {
+        "agrees"
+    } else {
+        "DOES NOT AGREE"
+    };
+    let _ = writeln!(
+        text,
+        "  the plan {verdict} within {:.0} %",
+        check.tolerance * 100.0
+    );
 }
 
 fn percent(share: f64) -> String {

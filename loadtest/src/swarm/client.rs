@@ -1,5 +1,6 @@
 //! One client's connection: connect, handshake, subscribe, read.
 
+use std::borrow::Cow;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -153,8 +154,8 @@ impl Client {
             self.state = State::Ready;
             return Ok(());
         }
-        let template = target.subscribe.as_deref().unwrap_or(SUBSCRIBE);
-        let messages = messages(template, target, self.ledger.topics());
+        let template = template(target);
+        let messages = messages(&template, target, self.ledger.topics());
         self.state = if target.answers && target.subscribe.is_none() && !messages.is_empty() {
             State::Subscribing(messages.len())
         } else {
@@ -189,7 +190,7 @@ impl Client {
         topics.sort_unstable();
         self.ledger = Ledger::new(topics);
         let mut both = messages(UNSUBSCRIBE, target, &[old]);
-        both.extend(messages(SUBSCRIBE, target, &[new]));
+        both.extend(messages(&template(target), target, &[new]));
         self.tell(&both)
     }
 
@@ -238,6 +239,17 @@ impl Client {
     pub fn keep(&mut self, rest: &[u8]) {
         self.partial.clear();
         self.partial.extend_from_slice(rest);
+    }
+}
+
+/// What the clients of a server send to subscribe.
+fn template(target: &Target) -> Cow<'_, str> {
+    match (&target.subscribe, target.max_rate) {
+        (Some(other), _) => other.into(),
+        (None, None) => SUBSCRIBE.into(),
+        (None, Some(rate)) => SUBSCRIBE
+            .replace("]}}", &format!("],\"max_rate\":{rate}}}}}"))
+            .into(),
     }
 }
 

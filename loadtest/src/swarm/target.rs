@@ -31,6 +31,8 @@ pub struct Target {
     pub compression: bool,
     /// What to send to another server than ours, see [`check_template`]; its messages may have any form.
     pub subscribe: Option<String>,
+    /// `max_rate` of the clients' subscriptions.
+    pub max_rate: Option<f64>,
     /// Whether account is kept of every update; of clients that come and go it cannot be.
     pub audited: bool,
     /// Clients of one thread that connect at the same time.
@@ -50,6 +52,7 @@ impl Target {
             answers: true,
             compression: false,
             subscribe: None,
+            max_rate: None,
             audited: true,
             at_once: CONNECTING,
             per_address: CLIENTS_PER_ADDRESS,
