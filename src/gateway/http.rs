@@ -33,6 +33,7 @@ use super::node::{Node, Refused};
 use super::reading::Reading;
 use super::rendition::Rendition;
 use super::session::{Connection, Session};
+use super::udf;
 use super::worker::Worker;
 use super::ws::{Agreed, Decoder};
 use crate::ui;
@@ -145,8 +146,13 @@ async fn get(node: &Node, path: &str, query: &str) -> Response<Full<Bytes>> {
         "/metrics" | "/api/v1/topics" => node.answers.ask(path, query).await,
         documents::ASYNCAPI_PATH => respond(StatusCode::OK, JSON, documents::ASYNCAPI),
         documents::OPENAPI_PATH => respond(StatusCode::OK, JSON, documents::OPENAPI),
-        _ if path.starts_with("/udf/") => node.answers.ask(path, query).await,
-        _ => page(node, path),
+        _ => match path.strip_prefix("/udf/") {
+            Some(name) => {
+                udf::read_past(node, name, query).await;
+                node.answers.ask(path, query).await
+            }
+            None => page(node, path),
+        },
     }
 }
 

@@ -13,6 +13,7 @@ use super::http::answers::Answers;
 use super::http::places::holder_of;
 use super::ingest::{BusState, DROPPED_AT_LIMIT};
 use super::load::Load;
+use super::past::Pasts;
 use super::placeholders::Shares;
 use super::registry::Registry;
 use super::rendition::Rendition;
@@ -44,6 +45,8 @@ pub struct Node {
     pub budget: Budget,
     /// The thread that builds what grows with the topics.
     pub answers: Answers,
+    /// The past that is left in the store.
+    pub pasts: Arc<Pasts>,
     /// Who holds most of the names that no bar came for.
     pub(super) shares: Shares,
 }
@@ -149,6 +152,7 @@ impl Node {
         Self {
             budget,
             answers: Answers::default(),
+            pasts: Arc::default(),
             shares: Shares::of(config.workers),
             registry: Arc::new(registry),
             config,
