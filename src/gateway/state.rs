@@ -53,6 +53,11 @@ impl Stored {
         self.newest = self.newest.max(bar.time());
     }
 
+    /// Time of the oldest bar that was kept before.
+    pub fn known_from(&self) -> Option<i64> {
+        self.known_from
+    }
+
     /// Time of the newest bar that the store gave.
     pub fn newest(&self) -> i64 {
         self.newest

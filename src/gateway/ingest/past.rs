@@ -6,7 +6,7 @@ use super::{Frames, Ingest, over_limit};
 use crate::bar::{Bar, Message, Topic};
 use crate::gateway::batch::TopicId;
 use crate::gateway::past::Past;
-use crate::gateway::registry::Entry;
+use crate::gateway::registry::{Entry, Registry};
 use crate::gateway::state::Stored;
 use crate::history::Hole;
 
@@ -126,10 +126,20 @@ impl Frames {
     }
 
     /// One message of a past that was asked for.
-    fn recall(&mut self, entry: &Entry, message: &Message, recall: &mut Recall) {
+    fn recall(
+        &mut self,
+        registry: &Registry,
+        entry: &Entry,
+        message: &Message,
+        recall: &mut Recall,
+    ) {
+        if recall.is_crowded {
+            return;
+        }
+        // Before the topic is locked, since all are looked at.
+        self.memory.make_room(registry);
         let time = message.bar.time();
         let mut state = entry.lock();
-        let first = state.history.known_from();
         let stored = recall
             .stored
             .get_or_insert_with(|| Stored::new(&state.history, &message.bar));
@@ -143,7 +153,7 @@ impl Frames {
         self.memory.resized(before, state.history.bytes());
         recall.news += u64::from(is_news);
         // What lies before all that was known, nobody who watches has seen otherwise.
-        if is_news && first.is_some_and(|first| first <= time) {
+        if is_news && stored.known_from().is_some_and(|first| first <= time) {
             let hole = Hole {
                 from: time,
                 to: time,
@@ -234,6 +244,7 @@ impl Ingest {
         let name = entry.topic.to_string();
         for payload in bars {
             let Self {
+                registry,
                 decoder,
                 frames,
                 metrics,
@@ -241,7 +252,7 @@ impl Ingest {
                 ..
             } = self;
             decoder.decode(&name, payload, |message| match message {
-                Ok(message) => frames.recall(entry, &message, &mut recall),
+                Ok(message) => frames.recall(registry, entry, &message, &mut recall),
                 Err(why) => {
                     metrics.dropped(why.reason()).inc();
                     malformed_log.malformed(&name, payload, &why);
