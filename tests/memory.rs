@@ -135,8 +135,7 @@ fn what_nobody_asked_for_longest_goes_back_to_the_store_and_can_be_asked_for_aga
     let count = |symbol: &str| {
         let topic = format!("bars:{symbol}:1").parse().unwrap();
         let entry = gateway.node.registry.get(&topic).unwrap();
-        let count = entry.lock().history.count();
-        count
+        entry.lock().history.count()
     };
     assert_eq!((count("A"), count("H")), (1, 40));
     // And not back to the store what it never had.
