@@ -15,7 +15,7 @@ use barcast::gateway::http;
 use barcast::gateway::reading::{Listener, ReadBuffer, Reading};
 use barcast::gateway::rendition::Rendition;
 use barcast::gateway::ws::{
-    CloseCode, Decoder, Deflater, Event, FrameBuilder, Violation, close_frame, pong_frame,
+    CloseCode, Decoder, Deflater, Event, FrameBuilder, Stop, Violation, close_frame, pong_frame,
 };
 use bytes::Bytes;
 use clap::Parser;
@@ -86,7 +86,7 @@ impl Listener for Echo {
         Rc::clone(&self.buffer)
     }
 
-    fn event(&mut self, event: Event<'_>) -> ControlFlow<()> {
+    fn event(&mut self, event: Event<'_>) -> ControlFlow<Stop> {
         let frame = match event {
             Event::Text(text) => self.text(text.as_bytes()),
             Event::Binary(bytes) => self.frames.binary(|out| out.extend_from_slice(bytes)),
@@ -95,7 +95,7 @@ impl Listener for Echo {
             Event::Close(close) => {
                 let code = close.code.unwrap_or(CloseCode::Normal.code());
                 self.send(Out::End(close_frame(code, ""), Shutdown::Both));
-                return ControlFlow::Break(());
+                return ControlFlow::Break(Stop::End);
             }
         };
         self.send(Out::Frame(frame));

@@ -170,6 +170,9 @@ fn a_broken_store_is_told_and_harms_nothing() {
     // One topic lacks its past, the others have it, and bars flow.
     let gateway = Running::start(config(), loading(&server));
     assert_eq!(snapshot(&gateway, "bars:B:1"), snapshot_of(&[other]));
+    assert_eq!(gateway.node.metrics.store_failures.get(), 0);
+    let gap = snapshot(&gateway, "bars:A:1");
+    assert!(gap.contains("bars.gap"), "{gap}");
     assert_eq!(gateway.node.metrics.store_failures.get(), 1);
     drop(gateway);
 
@@ -218,6 +221,9 @@ fn a_gateway_reads_no_more_than_it_may_hold() {
         server.bus().loading(2, 3),
     );
     assert_eq!(gateway.node.registry.len(), 2);
+    for entry in gateway.node.registry.all() {
+        snapshot(&gateway, &entry.topic.to_string());
+    }
     assert_eq!(gateway.node.metrics.stored.get(), 6);
     for entry in gateway.node.registry.all() {
         assert_eq!(entry.lock().history.newest(99).count(), 3);

@@ -7,6 +7,7 @@
 
 pub mod backoff;
 pub mod memory;
+mod past;
 pub mod probe;
 pub mod redis;
 pub mod store;
@@ -14,11 +15,14 @@ pub mod stream;
 
 use std::future::Future;
 
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 pub use memory::MemoryBus;
 pub use redis::RedisBus;
 pub use store::{Kept, Refused};
+
+use crate::bar::Topic;
 
 /// One message on its way out.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,15 +64,16 @@ pub trait Sink: Send + 'static {
     /// The newest message of a topic, or one of a closed bar, from the store: as fresh as the moment at
     /// which it was read, which was after [`loading`](Self::loading).
     fn stored(&mut self, _topic: &str, _payload: &[u8]) {}
-    /// The newest message of every topic is read, the subscription stands, and bars flow; more of the past
-    /// comes by [`stored`](Self::stored) until [`loaded`](Self::loaded). Called when the store is so large
-    /// that waiting for all of it would take too long; else [`connected`](Self::connected) says both.
-    fn reachable(&mut self) {}
-    /// Nothing more comes of the store; only after [`reachable`](Self::reachable), which not every sink
-    /// wants: whoever does not is told [`connected`](Self::connected) now.
-    fn loaded(&mut self) {
-        self.connected();
+    /// The way in which this sink will ask for the past of single topics: then only the newest message of
+    /// every topic is read when the subscription stands. Without one all of the past is. Called once.
+    fn asked(&mut self) -> Option<mpsc::Receiver<Topic>> {
+        None
     }
+    /// The past of these topics will now be read, since it was asked for.
+    fn recalling(&mut self, _topics: &[Topic]) {}
+    /// The past of one of them, as fresh as a moment after [`recalling`](Self::recalling): messages of closed
+    /// bars, oldest first; or why it cannot be read.
+    fn recalled(&mut self, _topic: &Topic, _bars: Result<Vec<&[u8]>, String>) {}
     /// The store could not be read to its end; what came of it is good.
     fn unloaded(&mut self, _why: &str) {}
 }

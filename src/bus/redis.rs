@@ -20,7 +20,7 @@ use redis::{
 };
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::backoff::Backoff;
@@ -36,9 +36,6 @@ pub(super) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 const PING_INTERVAL: Duration = Duration::from_secs(5);
 /// Idle time before TCP asks by itself; the ping is faster while this process runs well.
 const TCP_KEEPALIVE: Duration = Duration::from_secs(15);
-/// How long a gateway that has the newest message of every topic waits for their past before it lets
-/// clients in: some million bars. More comes beside what it then serves.
-const PAST_WAIT: Duration = Duration::from_secs(3);
 /// Commands in one pipelined write: bounds the memory for replies and the time that Redis spends on
 /// one client.
 pub(super) const PIPELINE_COMMANDS: usize = 2_000;
@@ -124,11 +121,13 @@ impl RedisBus {
             .await
     }
 
-    /// One connection's life: connects, subscribes, and returns why it ended.
+    /// One connection's life: connects, subscribes, and returns why it ended. With `all`, all of the past is
+    /// read before bars flow.
     async fn feed<S: Sink>(
         &self,
         sink: &Arc<Mutex<S>>,
         backoff: &mut Backoff,
+        all: bool,
     ) -> Result<Infallible, RedisError> {
         let signals = Arc::new(Signals::default());
         let config = AsyncConnectionConfig::new().set_push_sender({
@@ -144,28 +143,15 @@ impl RedisBus {
         }
         connection.psubscribe(&*self.pattern).await?;
         // Beside the loop below, which must go on flushing what comes live.
-        let newest = Notify::new();
-        let mut loads = pin!(self.load_into(sink, &newest));
-        let mut late = pin!(async {
-            newest.notified().await;
-            sleep(PAST_WAIT).await;
-        });
-        let (mut loaded, mut reachable) = (false, false);
+        let mut loads = pin!(self.load_into(sink, all));
+        let mut loaded = false;
         let mut ping = interval(PING_INTERVAL);
         ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 () = &mut loads, if !loaded => {
                     loaded = true;
-                    match reachable {
-                        true => lock(sink).loaded(),
-                        false => lock(sink).connected(),
-                    }
-                    backoff.reset();
-                }
-                () = &mut late, if !loaded && !reachable => {
-                    reachable = true;
-                    lock(sink).reachable();
+                    lock(sink).connected();
                     backoff.reset();
                 }
                 () = signals.arrived.notified() => lock(sink).flush(),
@@ -184,14 +170,32 @@ impl RedisBus {
 }
 
 impl RedisBus {
+    /// Feeds the sink until `stop`, over one connection after another.
+    async fn feed_on<S: Sink>(&self, sink: &Arc<Mutex<S>>, stop: &CancellationToken, all: bool) {
+        let mut backoff = Backoff::default();
+        loop {
+            // Around all of it: connecting to a server that stays silent must end with `stop` too.
+            let fed = stop.run_until_cancelled(self.feed(sink, &mut backoff, all));
+            let Some(Err(why)) = fed.await else { return };
+            let why = why.to_string();
+            lock(sink).lost(&why);
+            let wait = backoff.wait();
+            tracing::debug!(?wait, "next attempt to subscribe");
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+    }
+
     /// Reads the store, if that is wanted, over a connection of its own: answers on the subscription's
     /// would queue behind its messages.
-    async fn load_into<S: Sink>(&self, sink: &Mutex<S>, newest: &Notify) {
+    async fn load_into<S: Sink>(&self, sink: &Mutex<S>, all: bool) {
         let Some(load) = self.load else { return };
         let read = async {
             let connected = self.connect(AsyncConnectionConfig::new()).await;
             let mut connection = connected.map_err(|why| why.to_string())?;
-            load.read(&mut connection, sink, newest).await
+            load.read(&mut connection, sink, all).await
         };
         // No bound for all of it: each answer has its own, so that whoever makes progress is not cut.
         if let Err(why) = read.await {
@@ -271,19 +275,16 @@ impl Bus for RedisBus {
 
     async fn subscribe<S: Sink>(self, sink: S, stop: CancellationToken) {
         let sink = Arc::new(Mutex::new(sink));
-        let mut backoff = Backoff::default();
-        loop {
-            // Around all of it: connecting to a server that stays silent must end with `stop` too.
-            let fed = stop.run_until_cancelled(self.feed(&sink, &mut backoff));
-            let Some(Err(why)) = fed.await else { return };
-            let why = why.to_string();
-            lock(&sink).lost(&why);
-            let wait = backoff.wait();
-            tracing::debug!(?wait, "next attempt to subscribe");
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = tokio::time::sleep(wait) => {}
-            }
+        let asked = self
+            .load
+            .and_then(|load| Some((load, lock(&sink).asked()?)));
+        let feeds = self.feed_on(&sink, &stop, asked.is_none());
+        let Some((load, asked)) = asked else {
+            return feeds.await;
+        };
+        tokio::select! {
+            () = feeds => {}
+            () = self.read_asked(&sink, load, asked) => {}
         }
     }
 

@@ -9,7 +9,6 @@ use std::sync::Mutex;
 
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::{Cmd, Pipeline, RedisError, Value, cmd};
-use tokio::sync::Notify;
 
 use super::redis::{PIPELINE_COMMANDS, lock};
 use super::{Outgoing, Sink};
@@ -22,7 +21,7 @@ pub const HISTORY_PREFIX: &str = "barcast:history:";
 /// Topics that one step of the scan asks for.
 const SCAN_TOPICS: usize = 1_000;
 /// Bars of one read: some 2 MB, and some ten milliseconds that live bars wait for them.
-const READ_BARS: usize = 10_000;
+pub(super) const READ_BARS: usize = 10_000;
 
 /// A bar to keep beside publishing it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -258,8 +257,12 @@ pub(super) struct Load {
 }
 
 impl Load {
-    /// Hands all that is stored to the sink: first the newest message of every topic, which `newest` tells,
-    /// then their past.
+    /// Topics whose past is read at once.
+    pub fn topics_at_once(self) -> usize {
+        (READ_BARS / self.bars.max(1)).max(1)
+    }
+
+    /// Hands the newest message of every topic to the sink, and then, with `all`, their past.
     ///
     /// # Errors
     /// Why it ended, or why single topics lack their past.
@@ -267,15 +270,14 @@ impl Load {
         self,
         connection: &mut MultiplexedConnection,
         sink: &Mutex<S>,
-        newest: &Notify,
+        all: bool,
     ) -> Result<(), String> {
         let topics = self.read_newest(connection, sink).await?;
-        newest.notify_one();
-        if self.bars == 0 {
+        if self.bars == 0 || !all {
             return Ok(());
         }
         let mut wrong = None;
-        for some in topics.chunks((READ_BARS / self.bars).max(1)) {
+        for some in topics.chunks(self.topics_at_once()) {
             self.read_past(some, connection, sink, &mut wrong)
                 .await
                 .map_err(|why| why.to_string())?;
@@ -323,33 +325,52 @@ impl Load {
         sink: &Mutex<S>,
         wrong: &mut Option<String>,
     ) -> Result<(), RedisError> {
-        let mut write = Write::default();
-        for topic in topics {
-            let mut range = cmd("ZRANGE");
-            range.arg([HISTORY_PREFIX.as_bytes(), topic].concat());
-            range.arg(format!("-{}", self.bars)).arg(-1);
-            write.add(range, Role::Step);
-        }
-        let replies = write.send(connection).await?;
+        let replies = self.past_of(connection, topics).await?;
         for (topic, reply) in topics.iter().zip(&replies) {
             let topic = String::from_utf8_lossy(topic);
             let mut sink = lock(sink);
-            match reply {
-                Value::Array(bars) => {
-                    for bar in bars {
-                        if let Value::BulkString(payload) = bar {
-                            sink.stored(&topic, payload);
-                        }
-                    }
-                }
-                reply => {
-                    if let Some(why) = fault(reply) {
-                        wrong.get_or_insert_with(|| format!("{HISTORY_PREFIX}{topic}: {why}"));
-                    }
+            match bars_of(reply) {
+                Ok(bars) => bars.iter().for_each(|bar| sink.stored(&topic, bar)),
+                Err(why) => {
+                    wrong.get_or_insert_with(|| format!("{HISTORY_PREFIX}{topic}: {why}"));
                 }
             }
         }
         lock(sink).flush();
         Ok(())
     }
+
+    /// Asks for the closed bars of some topics: a reply each.
+    pub async fn past_of(
+        self,
+        connection: &mut MultiplexedConnection,
+        topics: &[impl AsRef<[u8]>],
+    ) -> Result<Vec<Value>, RedisError> {
+        let mut write = Write::default();
+        for topic in topics {
+            let mut range = cmd("ZRANGE");
+            range.arg([HISTORY_PREFIX.as_bytes(), topic.as_ref()].concat());
+            range.arg(format!("-{}", self.bars)).arg(-1);
+            write.add(range, Role::Step);
+        }
+        write.send(connection).await
+    }
+}
+
+/// The messages of a topic's past, oldest first.
+///
+/// # Errors
+/// What Redis said instead.
+pub(super) fn bars_of(reply: &Value) -> Result<Vec<&[u8]>, String> {
+    if let Some(why) = fault(reply) {
+        return Err(why);
+    }
+    let Value::Array(bars) = reply else {
+        return Ok(Vec::new());
+    };
+    let bars = bars.iter().filter_map(|bar| match bar {
+        Value::BulkString(payload) => Some(payload.as_slice()),
+        _ => None,
+    });
+    Ok(bars.collect())
 }

@@ -63,7 +63,7 @@ pub struct GatewayArgs {
     /// Closed bars kept in memory for each topic
     #[arg(long, env = "BARCAST_HISTORY_BARS", default_value_t = Config::default().history_bars, value_parser = values::whole::<usize>)]
     history_bars: usize,
-    /// Memory, in bytes, of the bars of all topics together; the oldest go first [default: a quarter of what the cgroup or machine has]
+    /// Memory, in bytes, of the bars of all topics together; what the store can give again goes first, then the oldest [default: a quarter of what the cgroup or machine has]
     #[arg(long, env = "BARCAST_HISTORY_BYTES", value_parser = values::positive)]
     history_bytes: Option<usize>,
     /// File with the names, exchanges, sessions and scales of symbols, for charts; none without it

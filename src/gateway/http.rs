@@ -23,6 +23,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use super::cors;
 use super::documents;
 use super::node::Node;
+use super::udf;
 use crate::ui;
 pub use handshake::{Accepted, accept, refusal, stream_of};
 
@@ -92,8 +93,13 @@ async fn get(node: &Node, path: &str, query: &str, address: IpAddr) -> Answer {
         "/metrics" | "/api/v1/topics" => node.answers.ask(address, path, query).await,
         documents::ASYNCAPI_PATH => respond(StatusCode::OK, JSON, documents::ASYNCAPI),
         documents::OPENAPI_PATH => respond(StatusCode::OK, JSON, documents::OPENAPI),
-        _ if path.starts_with("/udf/") => node.answers.ask(address, path, query).await,
-        _ => page(node, path),
+        _ => match path.strip_prefix("/udf/") {
+            Some(name) => {
+                udf::read_past(node, name, query).await;
+                node.answers.ask(address, path, query).await
+            }
+            None => page(node, path),
+        },
     }
 }
 

@@ -5,33 +5,36 @@
 //! something in it, and to no other.
 
 mod gaps;
+mod past;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use super::batch::{Batch, Head, Kind, TopicId};
+use tokio::sync::mpsc;
+
+use super::batch::{Batch, Head, Kind};
 use super::config::PROOF_WAIT;
 use super::interest::Workers;
 use super::mailbox::Mailbox;
 use super::memory::Memory;
+use super::past::Pasts;
 use super::protocol::write_gap;
 use super::registry::{Entry, Registry, TopicLimit};
 use super::state::Stored;
-use crate::bar::{Bar, Decoder, Message, Topic, write_update};
+use crate::bar::{Decoder, Message, Topic, write_update};
 use crate::bus::Sink;
 use crate::clock::now_ms;
 use crate::history::Hole;
 use crate::limited::Limited;
 use crate::metrics::GatewayMetrics;
+use past::Fresh;
 
 /// Frames in one batch at most: bounds what a worker notes down at once.
 const MAX_BATCH_FRAMES: usize = 1_024;
 /// Label of bars dropped because the node holds as many topics as it may.
 pub const DROPPED_AT_LIMIT: &str = "topic_limit";
-/// Bars noted as fresh while the store is read, some 16 MB: beyond them nothing more of it is taken.
-const MAX_FRESH_BARS: usize = 500_000;
 
 /// Whether the bus stands, for `/readyz` and `/metrics`.
 #[derive(Debug, Default)]
@@ -61,6 +64,9 @@ pub struct Ingest {
     /// When the topics that are still suspect are told of a gap.
     proof_due: Option<Instant>,
     malformed_log: Limited,
+    store_log: Limited,
+    /// The past that is left in the store.
+    pasts: Arc<Pasts>,
 }
 
 /// Where batches go.
@@ -108,11 +114,11 @@ struct Frames {
     received: u64,
     encoded: u64,
     /// Bars that came over the bus since the store is being read; only while that lasts.
-    fresh: Option<HashSet<(TopicId, i64)>>,
+    fresh: Option<Fresh>,
+    /// How often the bus stood.
+    times: u64,
     /// What watchers will be told to ask for once the store is read: before, they would not get it.
     untold: HashMap<Topic, Hole>,
-    /// Whether bars flow to the watchers although the store is still being read.
-    reachable: bool,
     memory: Memory,
     /// Whether there was no room for a bar of the store.
     crowded: bool,
@@ -151,6 +157,8 @@ impl Ingest {
             proof_wait: PROOF_WAIT,
             proof_due: None,
             malformed_log: Limited::default(),
+            store_log: Limited::default(),
+            pasts: Arc::default(),
         }
     }
 
@@ -158,6 +166,13 @@ impl Ingest {
     #[must_use]
     pub fn proof_within(mut self, wait: Duration) -> Self {
         self.proof_wait = wait;
+        self
+    }
+
+    /// Leaves the past in the store until it is asked for there.
+    #[must_use]
+    pub fn recalling_for(mut self, pasts: Arc<Pasts>) -> Self {
+        self.pasts = pasts;
         self
     }
 
@@ -230,7 +245,7 @@ impl Frames {
             (hole.or(before), state.version, watched)
         };
         // Not kept back for as long as a large store takes: what it fills is told again.
-        let later = self.is_fresh(entry, message) && hole.is_some() && !self.reachable;
+        let later = self.is_fresh(entry, message) && hole.is_some();
         if let Some(hole) = hole.filter(|_| later) {
             self.tell_later(entry.topic, hole);
         }
@@ -242,80 +257,11 @@ impl Frames {
         }
         hole.is_some() && !later
     }
-
-    /// Notes a live bar while the store is being read, and tells whether that is so.
-    fn is_fresh(&mut self, entry: &Entry, message: &Message) -> bool {
-        let Some(fresh) = &mut self.fresh else {
-            return false;
-        };
-        if fresh.len() < MAX_FRESH_BARS {
-            fresh.insert((entry.id, message.bar.time()));
-        }
-        true
-    }
-
-    fn tell_later(&mut self, topic: Topic, hole: Hole) {
-        let told = self.untold.entry(topic).or_insert(hole);
-        *told = told.with(hole);
-    }
-
-    /// One message of the store. Tells whether it was news.
-    fn restore(&mut self, registry: &Registry, entry: &Entry, message: &Message) -> bool {
-        let Some(fresh) = &self.fresh else {
-            return false;
-        };
-        if fresh.len() >= MAX_FRESH_BARS {
-            return false;
-        }
-        let is_fresh = fresh.contains(&(entry.id, message.bar.time()));
-        let hole = {
-            let mut state = entry.lock();
-            if state.history.last().is_none() {
-                self.batch.opened.push((entry.id, entry.topic));
-                registry.watched_by(entry, &mut self.workers);
-            }
-            let stored = self.stored.entry(entry.topic);
-            let stored = stored.or_insert_with(|| Stored::new(&state.history, &message.bar));
-            stored.add(&message.bar);
-            let last = state.history.last().map(Bar::time);
-            if self.memory.is_full() && last.is_some_and(|last| message.bar.time() < last) {
-                self.crowded = true;
-                return false;
-            }
-            let before = state.history.bytes();
-            let hole = state.restore(message, is_fresh);
-            self.memory.resized(before, state.history.bytes());
-            hole
-        };
-        // Also when nobody watches: who comes before all is read does not get all.
-        if let Some(hole) = hole {
-            self.tell_later(entry.topic, hole);
-        }
-        hole.is_some()
-    }
 }
 
 impl Sink for Ingest {
     fn connected(&mut self) {
-        self.loaded();
-        self.reachable();
-    }
-
-    fn loaded(&mut self) {
-        let fresh = self.frames.fresh.take();
-        if fresh.is_some_and(|fresh| fresh.len() >= MAX_FRESH_BARS) {
-            self.unloaded("too many bars came meanwhile");
-        }
-        if std::mem::take(&mut self.frames.crowded) {
-            self.unloaded("no memory is left for more of it, see --history-bytes");
-        }
-        self.frames.reachable = false;
-        self.tell_loaded();
-    }
-
-    fn reachable(&mut self) {
-        self.frames.reachable = true;
-        // Holes that were kept back: what the store fills of them later is told again.
+        self.end_load();
         self.tell_loaded();
         let losses = self.bus.losses.load(Ordering::Relaxed);
         // Before anybody sees that it is connected.
@@ -336,9 +282,7 @@ impl Sink for Ingest {
         self.hand_over();
         self.metrics.bus_connected.set(0);
         // Also when it was lost while the store was read: what came meanwhile cleared topics.
-        self.frames.reachable = false;
-        let fresh = self.frames.fresh.take();
-        let was_heard = fresh.is_some_and(|fresh| !fresh.is_empty());
+        let was_heard = self.frames.end_fresh().is_some_and(|bars| bars > 0);
         self.frames.is_partial = true;
         self.tell_loaded();
         self.frames.unheard_since.get_or_insert_with(now_ms);
@@ -387,46 +331,31 @@ impl Sink for Ingest {
     }
 
     fn loading(&mut self) {
-        self.frames.fresh = Some(HashSet::new());
+        self.frames.begin_fresh();
         self.frames.is_partial = false;
         self.frames.crowded = false;
+        self.forget_pasts();
     }
 
     fn stored(&mut self, topic: &str, payload: &[u8]) {
-        let Self {
-            registry,
-            metrics,
-            decoder,
-            frames,
-            malformed_log,
-            ..
-        } = self;
-        decoder.decode(topic, payload, |message| match message {
-            Ok(message) => {
-                let restore = |entry: &Entry| frames.restore(registry, entry, &message);
-                match registry.of_bar(&message.topic, restore) {
-                    Ok(is_news) => {
-                        metrics.stored.inc_by(u64::from(is_news));
-                    }
-                    Err(why) => over_limit(metrics, malformed_log, &message, why),
-                }
-            }
-            Err(why) => {
-                metrics.dropped(why.reason()).inc();
-                malformed_log.malformed(topic, payload, &why);
-            }
-        });
-        frames.memory.trim(registry, 1);
+        self.take_stored(topic, payload);
     }
 
     fn unloaded(&mut self, why: &str) {
         self.frames.is_partial = true;
-        self.metrics.store_failures.inc();
-        tracing::warn!(
-            store = self.address,
-            why,
-            "the store cannot be read; going on without what is missing"
-        );
+        self.say_unread(why);
+    }
+
+    fn asked(&mut self) -> Option<mpsc::Receiver<Topic>> {
+        self.pasts.open()
+    }
+
+    fn recalling(&mut self, topics: &[Topic]) {
+        self.begin_recalls(topics);
+    }
+
+    fn recalled(&mut self, topic: &Topic, bars: Result<Vec<&[u8]>, String>) {
+        self.end_recall(topic, bars);
     }
 
     fn flush(&mut self) {

@@ -5,7 +5,9 @@
 
 use std::sync::Arc;
 
+use super::past::Past;
 use super::registry::{Entry, Registry};
+use super::state::State;
 
 /// Topics that let go at most for one bar that came while the bound is passed: each gives at least one bar
 /// if it has more than its newest, so that trimming is faster than bars come, and no bar waits long for it.
@@ -59,20 +61,54 @@ impl Memory {
         while self.bytes > self.limit && topics > 0 {
             topics -= 1;
             if self.round.is_empty() {
+                self.make_room(registry);
                 self.round = registry.all();
+                continue;
             }
             let Some(entry) = self.round.pop() else {
                 return;
             };
-            let (before, after) = {
-                let history = &mut entry.lock().history;
-                let before = history.bytes();
+            self.change(&entry, |state| {
+                let history = &mut state.history;
                 if history.count() > 1 {
                     history.trim_oldest(history.count().div_ceil(4));
+                    // It can be had again when there is room.
+                    if state.past == Past::Read {
+                        state.past = Past::Stored;
+                    }
                 }
-                (before, history.bytes())
-            };
-            self.resized(before, after);
+            });
         }
+    }
+
+    /// Lets go of the past that the store can give again, first of what nobody asked for longest, if there is
+    /// no room for more.
+    pub fn make_room(&mut self, registry: &Registry) {
+        if !self.is_full() {
+            return;
+        }
+        let mut read = Vec::new();
+        for entry in registry.all() {
+            let state = entry.lock();
+            if state.past == Past::Read {
+                let asked = state.asked;
+                drop(state);
+                read.push((asked, entry));
+            }
+        }
+        read.sort_unstable_by_key(|(asked, entry)| (*asked, entry.id.index()));
+        for (_, entry) in read {
+            if self.bytes <= self.limit - self.limit / 8 {
+                return;
+            }
+            self.change(&entry, State::let_go);
+        }
+    }
+
+    fn change(&mut self, entry: &Entry, change: impl FnOnce(&mut State)) {
+        let mut state = entry.lock();
+        let before = state.history.bytes();
+        change(&mut state);
+        self.resized(before, state.history.bytes());
     }
 }

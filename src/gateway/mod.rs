@@ -25,6 +25,7 @@ pub mod memory;
 pub mod missed;
 pub mod node;
 pub mod outbox;
+pub mod past;
 mod patterns;
 mod placeholders;
 pub mod protocol;
@@ -141,6 +142,7 @@ impl Gateway {
             bus.address(),
         )
         .history_within(node.config.history_bytes)
+        .recalling_for(Arc::clone(&node.pasts))
         .proof_within(node.config.proof_wait);
         Answers::start(&node)?;
         let http_stop = CancellationToken::new();

@@ -14,6 +14,7 @@ use super::http::door::Lanes;
 use super::http::places::{Places, holder_of};
 use super::ingest::{BusState, DROPPED_AT_LIMIT};
 use super::load::Load;
+use super::past::Pasts;
 use super::placeholders::Shares;
 use super::registry::Registry;
 use super::rendition::Rendition;
@@ -49,6 +50,8 @@ pub struct Node {
     pub lanes: Lanes,
     /// The thread that builds what grows with the topics.
     pub answers: Answers,
+    /// The past that is left in the store.
+    pub pasts: Arc<Pasts>,
     /// Who holds most of the names that no bar came for.
     pub(super) shares: Shares,
 }
@@ -156,6 +159,7 @@ impl Node {
             places: Arc::new(Places::of(config.workers)),
             lanes: Lanes::of(config.workers),
             answers: Answers::default(),
+            pasts: Arc::default(),
             shares: Shares::of(config.workers),
             registry: Arc::new(registry),
             config,

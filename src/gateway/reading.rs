@@ -50,8 +50,14 @@ pub trait Listener {
         true
     }
 
-    /// After a break nothing more is looked at; only the end of the connection is waited for.
-    fn event(&mut self, event: Event<'_>) -> ControlFlow<()>;
+    /// With [`Stop::End`] nothing more is looked at; only the end of the connection is waited for. With
+    /// [`Stop::Pause`] not until the listener is [ready](Self::poll_ready).
+    fn event(&mut self, event: Event<'_>) -> ControlFlow<Stop>;
+
+    /// Whether what comes next can be looked at.
+    fn poll_ready(&mut self, _context: &mut Context<'_>) -> Poll<()> {
+        Poll::Ready(())
+    }
 
     /// The client broke the protocol; nothing more is looked at.
     fn violation(&mut self, violation: Violation);
@@ -117,11 +123,12 @@ impl<L: Listener> Reading<L> {
         } = self;
         let (mut ended, mut paused) = (false, false);
         let fed = decoder.feed_until(bytes, |event| {
-            if listener.event(event).is_break() {
+            let flow = listener.event(event);
+            if flow == ControlFlow::Break(Stop::End) {
                 ended = true;
-                return ControlFlow::Break(Stop::End);
+                return flow;
             }
-            paused = Instant::now() >= turn_ends;
+            paused = flow.is_break() || Instant::now() >= turn_ends;
             if paused {
                 return ControlFlow::Break(Stop::Pause);
             }
@@ -192,6 +199,9 @@ impl<L: Listener + Unpin> Future for Reading<L> {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         let turn_ends = Instant::now() + TURN;
         loop {
+            if self.ended.is_none() && !self.listener.is_done() {
+                ready!(self.listener.poll_ready(context));
+            }
             if self.listener.is_done() {
                 self.end();
             }

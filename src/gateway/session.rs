@@ -5,7 +5,9 @@ use std::io;
 use std::net::Shutdown;
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use socket2::SockRef;
@@ -14,10 +16,11 @@ use tokio::net::TcpStream;
 use super::allowance::Allowance;
 use super::hub::{SessionId, Socket};
 use super::node::Admission;
-use super::protocol::{self, Command, Request, write_pong, write_refusal};
+use super::past;
+use super::protocol::{self, Command, Refusal, Request, write_pong, write_refusal};
 use super::reading::{Listener, ReadBuffer};
 use super::worker::Worker;
-use super::ws::{CloseCode, Event, Violation, pong_frame};
+use super::ws::{CloseCode, Event, Stop, Violation, pong_frame};
 use crate::bar::Pattern;
 
 /// From our close frame to the end of the connection, whatever the client does.
@@ -32,6 +35,8 @@ const TOPICS_PER_MESSAGE: usize = 16;
 /// A request counts as one message more for so many bars that it is shown: each costs about a third of a
 /// microsecond.
 const BARS_PER_MESSAGE: usize = 256;
+/// A request counts as one message more for so many topics whose past is read from the store for it.
+const PASTS_PER_MESSAGE: usize = 4;
 /// And as so many more for each pattern with a `*`.
 const PATTERN_COST: usize = 1;
 
@@ -102,6 +107,14 @@ pub struct Session {
     connection: Rc<Connection>,
     id: SessionId,
     allowance: Allowance,
+    /// A request that waits; those behind it wait undecoded.
+    deferred: Option<Box<Deferred>>,
+}
+
+/// A request that is answered when the past of its topics is read, or that took too long.
+struct Deferred {
+    text: String,
+    read: Pin<Box<dyn Future<Output = ()>>>,
 }
 
 impl Drop for Session {
@@ -131,13 +144,13 @@ impl Listener for Session {
         self.connection.is_shut.get()
     }
 
-    fn event(&mut self, event: Event<'_>) -> ControlFlow<()> {
+    fn event(&mut self, event: Event<'_>) -> ControlFlow<Stop> {
         if let Event::Close(close) = event {
             self.worker.answer_close(self.id, &self.connection, close);
-            return ControlFlow::Break(());
+            return ControlFlow::Break(Stop::End);
         }
         if !self.allow(1) {
-            return ControlFlow::Break(());
+            return ControlFlow::Break(Stop::End);
         }
         match event {
             Event::Text(text) => self.text(text),
@@ -145,13 +158,26 @@ impl Listener for Session {
             Event::Binary(_) => self.close(CloseCode::Unsupported, "barcast speaks text frames"),
             Event::Pong(_) | Event::Fragment | Event::Close(_) => {}
         }
-        if self.worker.answer_backlog(self.id) > MAX_ANSWER_BYTES {
-            self.close(CloseCode::SlowClient, "answers are not being read");
-        }
+        self.look_at_backlog();
         if self.is_done() {
-            return ControlFlow::Break(());
+            return ControlFlow::Break(Stop::End);
         }
-        ControlFlow::Continue(())
+        match self.deferred {
+            Some(_) => ControlFlow::Break(Stop::Pause),
+            None => ControlFlow::Continue(()),
+        }
+    }
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if let Some(deferred) = &mut self.deferred {
+            ready!(deferred.read.as_mut().poll(context));
+        }
+        if let Some(deferred) = self.deferred.take() {
+            self.request(protocol::parse(&deferred.text));
+            self.look_at_backlog();
+            self.fed();
+        }
+        Poll::Ready(())
     }
 
     fn violation(&mut self, violation: Violation) {
@@ -178,6 +204,7 @@ impl Session {
             worker,
             connection,
             id,
+            deferred: None,
         }
     }
 
@@ -215,6 +242,41 @@ impl Session {
         {
             return;
         }
+        if let Ok(Request { command, .. }) = &parsed
+            && self.defer(command, text)
+        {
+            return;
+        }
+        self.request(parsed);
+    }
+
+    /// Puts a request off while the past that it asks for is read, if it must be.
+    fn defer(&mut self, command: &Command, text: &str) -> bool {
+        let Command::Subscribe(which, wishes) = command else {
+            return false;
+        };
+        let (worker, connection) = (&self.worker, &self.connection);
+        let asked = worker.ask_pasts(self.id, connection, which, *wishes);
+        if asked.is_empty() {
+            return false;
+        }
+        // Also when it has used up what it may send: it is closed, and not answered.
+        if self.allow(messages(asked.len() / PASTS_PER_MESSAGE)) {
+            self.deferred = Some(Box::new(Deferred {
+                text: text.to_owned(),
+                read: Box::pin(past::read(asked)),
+            }));
+        }
+        true
+    }
+
+    fn look_at_backlog(&self) {
+        if self.worker.answer_backlog(self.id) > MAX_ANSWER_BYTES {
+            self.close(CloseCode::SlowClient, "answers are not being read");
+        }
+    }
+
+    fn request(&mut self, parsed: Result<Request, Refusal>) {
         let done = parsed.and_then(|Request { id, command }| match command {
             Command::Ping => {
                 self.worker

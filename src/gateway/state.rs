@@ -1,5 +1,6 @@
 //! What a node knows of one topic, and what its next message changes: bars, order, holes.
 
+use super::past::Past;
 use crate::bar::{Bar, Message, Resolution, Topic};
 use crate::clock::now_ms;
 use crate::history::{History, Hole};
@@ -18,6 +19,12 @@ pub struct State {
     pub losses_seen: u64,
     /// Time of the first bar that came over the bus.
     heard_from: Option<i64>,
+    /// Where the past is that is not kept.
+    pub past: Past,
+    /// When somebody last asked for it, ms since the epoch.
+    pub asked: i64,
+    /// Up to which bar the store has what is kept.
+    pub stored_until: i64,
 }
 
 /// What was read from the store of one topic.
@@ -44,6 +51,16 @@ impl Stored {
     pub fn add(&mut self, bar: &Bar) {
         self.oldest = self.oldest.min(bar.time());
         self.newest = self.newest.max(bar.time());
+    }
+
+    /// Time of the oldest bar that was kept before.
+    pub fn known_from(&self) -> Option<i64> {
+        self.known_from
+    }
+
+    /// Time of the newest bar that the store gave.
+    pub fn newest(&self) -> i64 {
+        self.newest
     }
 }
 
@@ -106,6 +123,9 @@ impl State {
             place: None,
             losses_seen: 0,
             heard_from: None,
+            past: Past::default(),
+            asked: 0,
+            stored_until: i64::MIN,
         }
     }
 
@@ -284,6 +304,44 @@ impl State {
     pub fn told_late(&mut self, hole: Hole) {
         if let Some(heard) = self.heard_from {
             self.history.told_late(hole, heard);
+        }
+    }
+
+    /// Takes in a bar of the past that was asked for, and tells whether it was news. What is as new as what
+    /// is known, or newer, comes over the bus.
+    pub fn recall(&mut self, message: &Message, fresh: bool) -> bool {
+        let time = message.bar.time();
+        if self.history.last().is_none_or(|last| last.time() <= time) {
+            return false;
+        }
+        if message.bar.closed && self.history.has_holes() {
+            self.prove(message);
+        }
+        let is_news = self.history.restore(message.bar, fresh);
+        // As with restore.
+        if is_news && (message.rev.is_some() || self.heard_from.is_some_and(|heard| heard <= time))
+        {
+            self.history.mark(time);
+        }
+        is_news
+    }
+
+    /// What of the past is left in the store, where so many bars more before `first` are asked for.
+    pub fn unread_before(&self, resolution: Resolution, first: i64, bars: usize) -> Option<Hole> {
+        let bars = bars.min(self.history.limit());
+        if self.past != Past::Stored || bars == 0 || self.history.known_from() != Some(first) {
+            return None;
+        }
+        let from = (0..bars).fold(first, |time, _| resolution.previous(time));
+        let to = resolution.previous(first);
+        Some(Hole { from, to })
+    }
+
+    /// Lets go of what the store can give again.
+    pub fn let_go(&mut self) {
+        if self.past == Past::Read {
+            self.history.let_go_before(self.stored_until);
+            self.past = Past::Stored;
         }
     }
 

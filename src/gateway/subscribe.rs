@@ -5,6 +5,8 @@ use std::ops::ControlFlow;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use tokio_util::sync::CancellationToken;
+
 use super::hub::SessionId;
 use super::lag::GATHER_BYTES;
 use super::node::Limit;
@@ -143,6 +145,30 @@ impl Worker {
         }
         self.evict_placeholders();
         Ok(judged.bars)
+    }
+
+    /// Has the past read that a request asks for and that is left in the store; what to wait for.
+    pub(super) fn ask_pasts(
+        &self,
+        id: SessionId,
+        connection: &Connection,
+        which: &Selection,
+        wishes: Wishes,
+    ) -> Vec<CancellationToken> {
+        let pasts = &self.node.pasts;
+        // The newest bar is always there.
+        let shows_past = wishes.since.is_some() || wishes.snapshot.is_some_and(|count| count > 1);
+        if !shows_past || !pasts.is_open() {
+            return Vec::new();
+        }
+        // What will be refused costs the store nothing.
+        let Ok(judged) = self.judge(id, connection, which, wishes) else {
+            return Vec::new();
+        };
+        let watching = self.watching.borrow();
+        let names = judged.names.iter().filter_map(|name| watching.get(name));
+        let asked = names.chain(judged.meant);
+        asked.filter_map(|entry| pasts.ask(&entry)).collect()
     }
 
     /// Looks whether a request is within the limits. Nothing is changed by it, and what is looked at grows
@@ -325,15 +351,18 @@ impl Worker {
         let first = if let Some(count) = wishes.snapshot {
             let newest = history.newest(count);
             let start = newest.clone().next().map_or(i64::MAX, Bar::time);
+            let lacks = count.saturating_sub(newest.clone().count());
+            let unread = state.unread_before(resolution, start, lacks);
             let older = history.since(on_its_way);
             let older = older.take_while(|bar| bar.time() < start);
+            let known = if on_its_way < start {
+                history.missing(resolution, on_its_way, now_ms())
+            } else {
+                history.holes(resolution, start, i64::MAX).collect()
+            };
             First::Bars {
                 bars: older.chain(newest).copied().collect(),
-                gaps: if on_its_way < start {
-                    history.missing(resolution, on_its_way, now_ms())
-                } else {
-                    history.holes(resolution, start, i64::MAX).collect()
-                },
+                gaps: unread.into_iter().chain(known).collect(),
             }
         } else if let Some(since) = wishes.since {
             let since = since.min(on_its_way);

@@ -174,6 +174,25 @@ impl History {
         }
     }
 
+    /// Lets go of the bars that start before `time`, but never of the newest bar. They may come back.
+    pub fn let_go_before(&mut self, time: i64) {
+        while self.bars.len() > 1 && self.known_from().is_some_and(|first| first < time) {
+            self.drop_oldest();
+        }
+        self.bars.shrink_to_fit();
+        self.take_older();
+    }
+
+    /// What was let go to save memory may come back.
+    pub fn take_older(&mut self) {
+        self.floor = i64::MIN;
+    }
+
+    /// Closed bars that are kept at most.
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
     /// How many bars are kept.
     pub fn count(&self) -> usize {
         self.bars.len()

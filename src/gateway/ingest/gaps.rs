@@ -49,34 +49,35 @@ impl Ingest {
 
     /// Tells the watchers of what history got while the store was read, and of holes found meanwhile.
     pub(super) fn tell_loaded(&mut self) {
-        // Not while it is still read: what is there of it proves nothing yet.
-        if self.frames.fresh.is_none() {
-            let is_whole = !std::mem::take(&mut self.frames.is_partial);
-            for (topic, stored) in std::mem::take(&mut self.frames.stored) {
-                if let Some(entry) = self.registry.get(&topic) {
-                    entry.lock().stored(topic.resolution, &stored, is_whole);
-                }
+        let is_whole = !std::mem::take(&mut self.frames.is_partial);
+        for (topic, stored) in std::mem::take(&mut self.frames.stored) {
+            if let Some(entry) = self.registry.get(&topic) {
+                entry.lock().stored(topic.resolution, &stored, is_whole);
             }
         }
         for (topic, hole) in std::mem::take(&mut self.frames.untold) {
-            let Some(entry) = self.registry.get(&topic) else {
-                continue;
-            };
-            let version = {
-                let mut state = entry.lock();
-                state.told_late(hole);
-                let workers = &mut self.frames.workers;
-                let watched = self.registry.watched_by(&entry, workers);
-                watched.then(|| {
-                    state.version += 1;
-                    state.version
-                })
-            };
-            if let Some(version) = version {
-                self.tell(&entry, hole, version);
+            if let Some(entry) = self.registry.get(&topic) {
+                self.tell_late(&entry, hole);
             }
         }
         self.hand_over();
+    }
+
+    /// Tells the watchers of a topic what history got, or lacks, of bars that they saw later ones of.
+    pub(super) fn tell_late(&mut self, entry: &Entry, hole: Hole) {
+        let version = {
+            let mut state = entry.lock();
+            state.told_late(hole);
+            let workers = &mut self.frames.workers;
+            let watched = self.registry.watched_by(entry, workers);
+            watched.then(|| {
+                state.version += 1;
+                state.version
+            })
+        };
+        if let Some(version) = version {
+            self.tell(entry, hole, version);
+        }
     }
 
     /// Tells the watchers of one topic. What is told of all topics is no batch of as many frames.

@@ -1,9 +1,12 @@
 //! `/udf/history`: the bars of one topic as columns.
 
+use tokio_util::sync::CancellationToken;
+
 use super::query::{Query, Refused, Span, Start, spelled};
 use super::symbols;
-use crate::bar::{Bar, Field, Resolution, TIME_RANGE};
+use crate::bar::{Bar, Field, Resolution, TIME_RANGE, Topic};
 use crate::gateway::node::Node;
+use crate::gateway::state::State;
 use crate::history::{History, Hole};
 
 /// Bars of one answer: some 300 kB, and about a millisecond in which the worker's clients wait. A
@@ -36,19 +39,40 @@ fn read(history: &History, span: Span, limit: usize) -> Result<Vec<Bar>, Option<
     }
 }
 
-/// What may be missing of the stretch that is answered: from its first bar on if there is one.
-fn gaps(history: &History, resolution: Resolution, span: Span, first: Option<i64>) -> Vec<Hole> {
+/// What may be missing of the stretch that is answered: from its first bar on if there is one, and before it
+/// what the store did not give.
+fn gaps(state: &State, resolution: Resolution, span: Span, bars: &[Bar]) -> Vec<Hole> {
+    let history = &state.history;
+    let first = bars.first().map(Bar::time);
+    let unread = unread(state, resolution, span, bars.len());
     let from = match (first, span.start) {
         (Some(first), _) => first,
         (None, Start::From(from)) => from,
-        (None, Start::Countback(_)) => return Vec::new(),
+        (None, Start::Countback(_)) => return unread.into_iter().collect(),
     };
     let asked = from.clamp(*TIME_RANGE.start(), *TIME_RANGE.end());
     let from = match resolution.is_aligned(asked) {
         true => asked,
         false => resolution.next(asked),
     };
-    history.holes(resolution, from, span.to).collect()
+    let holes = history.holes(resolution, from, span.to);
+    unread.into_iter().chain(holes).collect()
+}
+
+/// What the store did not give of the stretch that is asked for.
+fn unread(state: &State, resolution: Resolution, span: Span, bars: usize) -> Option<Hole> {
+    let first = state.history.known_from()?;
+    let count = match span.start {
+        Start::Countback(count) => count.saturating_sub(bars),
+        Start::From(_) => usize::MAX,
+    };
+    let hole = state.unread_before(resolution, first, count)?;
+    let from = match span.start {
+        Start::From(from) => hole.from.max(resolution.floor(from)),
+        Start::Countback(_) => hole.from,
+    };
+    let to = hole.to.min(span.to);
+    (from <= to).then_some(Hole { from, to })
 }
 
 /// A field that is not of the protocol and that charts do not look at; only there when there is a gap.
@@ -118,6 +142,18 @@ fn write_no_data(next_time: Option<i64>, gaps: &[Hole]) -> Vec<u8> {
     out
 }
 
+/// Has the past read that a request asks for, if it is left in the store; what to wait for.
+pub fn ask_past(node: &Node, query: Query<'_>) -> Option<CancellationToken> {
+    if !node.pasts.is_open() {
+        return None;
+    }
+    let resolution: Resolution = query.get("resolution")?.parse().ok()?;
+    Span::read(query).ok()?;
+    let (symbol, _) = symbols::known(node, &query.get("symbol")?).ok()?;
+    let entry = node.registry.get(&Topic { symbol, resolution })?;
+    node.pasts.ask(&entry)
+}
+
 /// `/udf/history?symbol=&resolution=&from=&to=&countback=`
 ///
 /// # Errors
@@ -138,8 +174,8 @@ pub fn history(node: &Node, query: Query<'_>) -> Result<Bars, Refused> {
     let (bars, gaps) = {
         let state = entry.lock();
         let bars = read(&state.history, span, MAX_ANSWER_BARS);
-        let first = bars.as_ref().ok().and_then(|bars| bars.first());
-        let gaps = gaps(&state.history, resolution, span, first.map(Bar::time));
+        let some = bars.as_ref().map_or(&[][..], Vec::as_slice);
+        let gaps = gaps(&state, resolution, span, some);
         (bars, gaps)
     };
     Ok(match bars {

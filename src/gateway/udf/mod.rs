@@ -16,6 +16,7 @@ use hyper::StatusCode;
 pub use listings::{ListingError, Listings};
 
 use super::node::Node;
+use super::past;
 use crate::clock;
 use query::Query;
 
@@ -108,6 +109,15 @@ pub struct Reply {
 fn error(message: &str) -> Vec<u8> {
     let body = serde_json::json!({ "s": "error", "errmsg": message });
     body.to_string().into_bytes()
+}
+
+/// Waits until the past is there that a request asks for, or too long. Not for the thread that answers: it
+/// would keep all others waiting.
+pub async fn read_past(node: &Node, name: &str, query: &str) {
+    if Route::of(name) == Route::History {
+        let asked = answer::ask_past(node, Query::new(query));
+        past::read(asked.into_iter().collect()).await;
+    }
 }
 
 /// Answers `/udf/{name}?{query}`, and counts it.
