@@ -1,5 +1,6 @@
 //! Warnings at a bounded rate, so that a stream of bad input cannot fill a disk.
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use crate::bar::Malformed;
@@ -7,6 +8,10 @@ use crate::bar::Malformed;
 /// Warnings of one kind that are let through in one period.
 const BURST: u32 = 5;
 const PERIOD: Duration = Duration::from_secs(10);
+/// Warnings about messages of all channels and reasons in one period.
+const MAX_LINES: u32 = 50;
+/// Channels whose warnings are bounded apart; of more the one longest silent is forgotten.
+const MAX_CHANNELS: usize = 1_000;
 /// Bytes of a malformed payload that are logged.
 const LOGGED_BYTES: usize = 120;
 
@@ -21,24 +26,76 @@ pub struct Limited {
 impl Limited {
     /// Calls `say` with the number of warnings left out before it, or counts one more.
     pub fn say(&mut self, say: impl FnOnce(u64)) {
+        self.up_to(BURST, say);
+    }
+
+    fn up_to(&mut self, burst: u32, say: impl FnOnce(u64)) {
         if self.since.is_none_or(|since| since.elapsed() >= PERIOD) {
             self.since = Some(Instant::now());
             self.said = 0;
         }
-        if self.said < BURST {
+        if self.said < burst {
             self.said += 1;
             say(std::mem::take(&mut self.left_out));
         } else {
             self.left_out += 1;
         }
     }
+}
+
+/// Warnings about messages, at a bounded rate for each channel and reason: a producer that is wrong a
+/// thousand times a second hides nobody else.
+#[derive(Debug, Default)]
+pub struct Refusals {
+    channels: HashMap<Box<str>, Channel>,
+    all: Limited,
+    turn: u64,
+}
+
+/// What is known of one channel.
+#[derive(Debug, Default)]
+struct Channel {
+    reasons: Vec<(&'static str, Limited)>,
+    /// When it was last heard of, in messages that were dropped.
+    last: u64,
+}
+
+impl Refusals {
+    /// Calls `say` with the number of warnings of this channel and reason that were left out before it, or
+    /// counts one more.
+    pub fn say(&mut self, channel: &str, reason: &'static str, say: impl FnOnce(u64)) {
+        self.turn += 1;
+        if !self.channels.contains_key(channel) && self.channels.len() >= MAX_CHANNELS {
+            self.forget_oldest();
+        }
+        let of = self.channels.entry(channel.into()).or_default();
+        of.last = self.turn;
+        let at = of.reasons.iter().position(|(known, _)| *known == reason);
+        let at = at.unwrap_or_else(|| {
+            of.reasons.push((reason, Limited::default()));
+            of.reasons.len() - 1
+        });
+        let all = &mut self.all;
+        of.reasons[at].1.say(|left_out| {
+            // Very many channels at once are bounded, too.
+            all.up_to(MAX_LINES, |beyond| say(left_out + beyond));
+        });
+    }
+
+    fn forget_oldest(&mut self) {
+        let oldest = self.channels.iter().min_by_key(|(_, of)| of.last);
+        if let Some(name) = oldest.map(|(name, _)| name.clone()) {
+            self.channels.remove(&name);
+        }
+    }
 
     /// Tells of a message that was dropped, with its channel and first bytes.
     pub fn malformed(&mut self, channel: &str, payload: &[u8], why: &Malformed) {
-        self.say(|left_out| {
+        let name: String = channel.chars().take(LOGGED_BYTES).collect();
+        self.say(&name, why.reason(), |left_out| {
             let start = &payload[..payload.len().min(LOGGED_BYTES)];
             tracing::warn!(
-                channel = channel.chars().take(LOGGED_BYTES).collect::<String>(),
+                channel = name,
                 payload = %start.escape_ascii(),
                 bytes = payload.len(),
                 %why,
@@ -64,5 +121,31 @@ mod tests {
         limited.since = Instant::now().checked_sub(PERIOD);
         limited.say(|left_out| said.push(left_out));
         assert_eq!(said.last(), Some(&15));
+    }
+
+    #[test]
+    fn one_channel_hides_no_other() {
+        let mut refusals = Refusals::default();
+        let mut said = Vec::new();
+        for n in 0..1_000 {
+            refusals.say("noisy", "price", |_| said.push("noisy"));
+            if n == 999 {
+                refusals.say("noisy", "time", |_| said.push("another reason"));
+                refusals.say("quiet", "price", |_| said.push("quiet"));
+            }
+        }
+        let noisy = ["noisy"; BURST as usize];
+        assert_eq!(said, [&noisy[..], &["another reason", "quiet"]].concat());
+    }
+
+    #[test]
+    fn channels_and_lines_are_bounded() {
+        let mut refusals = Refusals::default();
+        let mut said = 0;
+        for n in 0..2 * MAX_CHANNELS {
+            refusals.say(&format!("{n}"), "price", |_| said += 1);
+        }
+        assert_eq!(refusals.channels.len(), MAX_CHANNELS);
+        assert_eq!(said, MAX_LINES);
     }
 }

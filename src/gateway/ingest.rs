@@ -27,7 +27,7 @@ use crate::bar::{Decoder, Message, Topic, write_update};
 use crate::bus::Sink;
 use crate::clock::now_ms;
 use crate::history::Hole;
-use crate::limited::Limited;
+use crate::limited::{Limited, Refusals};
 use crate::metrics::GatewayMetrics;
 use past::Fresh;
 
@@ -63,7 +63,7 @@ pub struct Ingest {
     proof_wait: Duration,
     /// When the topics that are still suspect are told of a gap.
     proof_due: Option<Instant>,
-    malformed_log: Limited,
+    malformed_log: Refusals,
     store_log: Limited,
     /// The past that is left in the store.
     pasts: Arc<Pasts>,
@@ -156,7 +156,7 @@ impl Ingest {
             },
             proof_wait: PROOF_WAIT,
             proof_due: None,
-            malformed_log: Limited::default(),
+            malformed_log: Refusals::default(),
             store_log: Limited::default(),
             pasts: Arc::default(),
         }
@@ -367,9 +367,10 @@ impl Sink for Ingest {
     }
 }
 
-fn over_limit(metrics: &GatewayMetrics, log: &mut Limited, message: &Message, why: TopicLimit) {
+fn over_limit(metrics: &GatewayMetrics, log: &mut Refusals, message: &Message, why: TopicLimit) {
     metrics.dropped(DROPPED_AT_LIMIT).inc();
-    log.say(|left_out| {
+    // All topics beyond the limit have one cause.
+    log.say("", DROPPED_AT_LIMIT, |left_out| {
         tracing::warn!(topic = %message.topic, %why, left_out, "bar dropped");
     });
 }

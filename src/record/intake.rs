@@ -11,7 +11,7 @@ use super::Batch;
 use crate::bar::{Bar, Decoder, Message, Topic};
 use crate::bus::Sink;
 use crate::clock::now_ms;
-use crate::limited::Limited;
+use crate::limited::Refusals;
 use crate::metrics::RecordMetrics;
 
 /// Topics whose forming bars are remembered, some 20 MB: beyond them only bars that say that they are
@@ -35,7 +35,7 @@ pub(super) struct Intake {
     stored: Vec<(Topic, Bar)>,
     /// Bars that came live while the store is read.
     fresh: Option<HashSet<(Topic, i64)>>,
-    warnings: Limited,
+    warnings: Refusals,
 }
 
 /// Which bars are closed, as DESIGN's words have it: those that say so, those behind which a newer one
@@ -101,7 +101,7 @@ impl Intake {
             live: Vec::new(),
             stored: Vec::new(),
             fresh: None,
-            warnings: Limited::default(),
+            warnings: Refusals::default(),
         }
     }
 
