@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use super::allowance::Allowance;
 use super::hub::{SessionId, Socket};
 use super::node::Admission;
-use super::past;
+use super::past::{self, PAST_WAIT};
 use super::protocol::{self, Command, Refusal, Request, write_pong, write_refusal};
 use super::reading::{Listener, ReadBuffer};
 use super::worker::Worker;
@@ -262,6 +262,10 @@ impl Session {
         }
         // Also when it has used up what it may send: it is closed, and not answered.
         if self.allow(messages(asked.len() / PASTS_PER_MESSAGE)) {
+            // Nothing is read of it while it waits, so it is not silent meanwhile.
+            let until = u32::try_from(PAST_WAIT.as_secs()).unwrap_or(u32::MAX);
+            let heard = self.worker.seconds().saturating_add(until);
+            self.connection.heard.set(heard);
             self.deferred = Some(Box::new(Deferred {
                 text: text.to_owned(),
                 read: Box::pin(past::read(asked)),
