@@ -6,7 +6,7 @@ mod common;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use barcast::bar::Bar;
 use barcast::bus::Sink;
@@ -18,6 +18,7 @@ use barcast::gateway::state::{State, Stored};
 use barcast::history::Hole;
 use barcast::metrics::GatewayMetrics;
 use common::RedisServer;
+use common::client::{CLOSE, Client};
 use common::gateway::{Candle, Feed, MINUTE, Running, START, candle, config};
 
 const TOPIC: &str = "bars:A:1";
@@ -218,23 +219,52 @@ fn without_a_past_nothing_is_asked_of_the_store() {
     assert_eq!(gateway.node.metrics.store_failures.get(), 0);
 }
 
-/// While its request waits for the store nothing is read of a client: it is not silent.
-#[test]
-fn who_waits_for_the_store_is_not_silent() {
+/// A store that answers nobody for a while, and a client of a gateway.
+fn silent_store(settings: Config) -> (RedisServer, Running, Client) {
     let server = RedisServer::start();
     let bars: Vec<_> = (0..3).map(closed).collect();
     assert_eq!(Feed::new(&server.bus().keeping(9)).keep(&bars), None);
-    let mut settings = config();
-    settings.limits.ping_interval = Duration::from_secs(1);
     let gateway = Running::start(settings, server.bus().loading(100, 1_000));
-    let mut client = gateway.client();
+    let client = gateway.client();
     // `command` would wait for its end.
     let mut stream = TcpStream::connect(("127.0.0.1", server.port())).unwrap();
     stream.write_all(b"CLIENT PAUSE 7000 ALL\r\n").unwrap();
     stream.read_exact(&mut [0; 5]).unwrap();
-    client.send(format!(
-        r#"{{"type":"bars.subscribe","payload":{{"topics":["{TOPIC}"],"since":{START}}}}}"#
-    ));
+    (server, gateway, client)
+}
+
+fn since_start() -> String {
+    format!(r#"{{"type":"bars.subscribe","payload":{{"topics":["{TOPIC}"],"since":{START}}}}}"#)
+}
+
+/// While its request waits for the store nothing is read of a client: it is not silent.
+#[test]
+fn who_waits_for_the_store_is_not_silent() {
+    let mut settings = config();
+    settings.limits.ping_interval = Duration::from_secs(1);
+    let (_server, _gateway, mut client) = silent_store(settings);
+    client.send(since_start());
     assert_eq!(client.json()["type"], "bars.subscribe.response");
     assert_eq!(client.json()["type"], "bars.gap");
+}
+
+/// Nor does a drain wait for the store.
+#[test]
+fn who_waits_for_the_store_holds_up_no_drain() {
+    let (_server, gateway, mut client) = silent_store(config());
+    // Both in one read: a pong shows that the other one waits by now.
+    client.send(r#"{"type":"ping"}"#);
+    client.send(since_start());
+    assert_eq!(client.json()["type"], "pong");
+    std::thread::sleep(Duration::from_millis(200));
+    let begun = Instant::now();
+    gateway.stop();
+    assert_eq!(client.wire.frame().unwrap().opcode, CLOSE);
+    drop(client);
+    assert_eq!(gateway.ended().cut, 0);
+    assert!(
+        begun.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        begun.elapsed()
+    );
 }

@@ -5,13 +5,14 @@ use std::io;
 use std::net::Shutdown;
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use socket2::SockRef;
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use super::allowance::Allowance;
 use super::hub::{SessionId, Socket};
@@ -25,6 +26,8 @@ use crate::bar::Pattern;
 
 /// From our close frame to the end of the connection, whatever the client does.
 pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often a session whose request waits for the store is looked at: it may have been closed.
+const CLOSED_LOOK: Duration = Duration::from_millis(100);
 /// Bytes of answers and snapshots that may wait for one client; one that asks for more without reading is
 /// closed as slow at once, since it says itself how much it wants. Room for the largest snapshot. From the
 /// outbox's bound on it must make progress, as with bars.
@@ -268,7 +271,11 @@ impl Session {
             self.connection.heard.set(heard);
             self.deferred = Some(Box::new(Deferred {
                 text: text.to_owned(),
-                read: Box::pin(past::read(asked)),
+                read: Box::pin(async {
+                    let mut read = pin!(past::read(asked));
+                    // Each time the session is looked at: if it is closed by now, it waits no more.
+                    while timeout(CLOSED_LOOK, &mut read).await.is_err() {}
+                }),
             }));
         }
         true
