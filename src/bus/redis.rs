@@ -275,9 +275,8 @@ impl Bus for RedisBus {
 
     async fn subscribe<S: Sink>(self, sink: S, stop: CancellationToken) {
         let sink = Arc::new(Mutex::new(sink));
-        let asked = self
-            .load
-            .and_then(|load| Some((load, lock(&sink).asked()?)));
+        let past = self.load.filter(|load| load.bars > 0);
+        let asked = past.and_then(|load| Some((load, lock(&sink).asked()?)));
         let feeds = self.feed_on(&sink, &stop, asked.is_none());
         let Some((load, asked)) = asked else {
             return feeds.await;

@@ -20,6 +20,10 @@ pub struct Memory {
     bytes: usize,
     /// Topics whose turn comes in this round.
     round: Vec<Arc<Entry>>,
+    /// How often all topics were looked through for what can be let go.
+    searches: u64,
+    /// Nothing was left to let go of when it was last looked for, and nothing was read since.
+    is_bare: bool,
 }
 
 impl Default for Memory {
@@ -35,6 +39,8 @@ impl Memory {
             limit,
             bytes: 0,
             round: Vec::new(),
+            searches: 0,
+            is_bare: false,
         }
     }
 
@@ -84,13 +90,14 @@ impl Memory {
     /// Lets go of the past that the store can give again, first of what nobody asked for longest, if there is
     /// no room for more.
     pub fn make_room(&mut self, registry: &Registry) {
-        if !self.is_full() {
+        if self.is_bare || !self.is_full() {
             return;
         }
+        self.searches += 1;
         let mut read = Vec::new();
         for entry in registry.all() {
             let state = entry.lock();
-            if state.past == Past::Read {
+            if state.can_let_go() {
                 let asked = state.asked;
                 drop(state);
                 read.push((asked, entry));
@@ -103,6 +110,17 @@ impl Memory {
             }
             self.change(&entry, State::let_go);
         }
+        self.is_bare = true;
+    }
+
+    /// A past was read, so that there is something to let go of.
+    pub fn was_read(&mut self) {
+        self.is_bare = false;
+    }
+
+    /// How often all topics were looked through.
+    pub fn searches(&self) -> u64 {
+        self.searches
     }
 
     fn change(&mut self, entry: &Entry, change: impl FnOnce(&mut State)) {

@@ -62,14 +62,14 @@ impl Pasts {
     /// Has the past of a topic read, unless it is here already or too many wait; what to wait for.
     pub fn ask(&self, entry: &Entry) -> Option<CancellationToken> {
         let queue = self.queue.get()?;
+        // Mostly it is here, and then the lock that all share is not needed.
+        if !is_asked_for(entry) {
+            return None;
+        }
         // Before the topic is looked at: else it could be read twice.
         let mut running = self.running();
-        {
-            let mut state = entry.lock();
-            state.asked = now_ms();
-            if state.past != Past::Stored {
-                return None;
-            }
+        if !is_asked_for(entry) {
+            return None;
         }
         match running.entry(entry.topic) {
             hash_map::Entry::Occupied(found) => Some(found.get().clone()),
@@ -88,6 +88,13 @@ impl Pasts {
     }
 }
 
+/// Notes that somebody wants a topic's past, and tells whether it must be read for that.
+fn is_asked_for(entry: &Entry) -> bool {
+    let mut state = entry.lock();
+    state.asked = now_ms();
+    state.past == Past::Stored
+}
+
 /// Waits until all that was asked for is read, or too long.
 pub async fn read(asked: Vec<CancellationToken>) {
     let all = async {
@@ -97,4 +104,29 @@ pub async fn read(asked: Vec<CancellationToken>) {
     };
     // Whoever asked sees from the topics what is missing.
     let _ = timeout(PAST_WAIT, all).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::mpsc::channel;
+    use std::thread;
+
+    use super::*;
+    use crate::gateway::registry::Registry;
+
+    /// A topic whose past is here is no business of whoever else asks.
+    #[test]
+    fn what_is_here_is_asked_for_without_the_lock_that_all_share() {
+        let registry = Registry::new(1, 1);
+        let entry = registry.watch(&"bars:A:1".parse().unwrap(), 0).unwrap();
+        let pasts = Arc::<Pasts>::default();
+        let _asked = pasts.open();
+        let locked = pasts.running();
+        let (done, until_done) = channel();
+        let asking = Arc::clone(&pasts);
+        thread::spawn(move || done.send(asking.ask(&entry).is_none()));
+        assert_eq!(until_done.recv_timeout(PAST_WAIT), Ok(true));
+        drop(locked);
+    }
 }

@@ -5,18 +5,19 @@ use std::io;
 use std::net::Shutdown;
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use socket2::SockRef;
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use super::allowance::Allowance;
 use super::hub::{SessionId, Socket};
 use super::node::Admission;
-use super::past;
+use super::past::{self, PAST_WAIT};
 use super::protocol::{self, Command, Refusal, Request, write_pong, write_refusal};
 use super::reading::{Listener, ReadBuffer};
 use super::worker::Worker;
@@ -25,6 +26,8 @@ use crate::bar::Pattern;
 
 /// From our close frame to the end of the connection, whatever the client does.
 pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often a session whose request waits for the store is looked at: it may have been closed.
+const CLOSED_LOOK: Duration = Duration::from_millis(100);
 /// Bytes of answers and snapshots that may wait for one client; one that asks for more without reading is
 /// closed as slow at once, since it says itself how much it wants. Room for the largest snapshot. From the
 /// outbox's bound on it must make progress, as with bars.
@@ -262,9 +265,17 @@ impl Session {
         }
         // Also when it has used up what it may send: it is closed, and not answered.
         if self.allow(messages(asked.len() / PASTS_PER_MESSAGE)) {
+            // Nothing is read of it while it waits, so it is not silent meanwhile.
+            let until = u32::try_from(PAST_WAIT.as_secs()).unwrap_or(u32::MAX);
+            let heard = self.worker.seconds().saturating_add(until);
+            self.connection.heard.set(heard);
             self.deferred = Some(Box::new(Deferred {
                 text: text.to_owned(),
-                read: Box::pin(past::read(asked)),
+                read: Box::pin(async {
+                    let mut read = pin!(past::read(asked));
+                    // Each time the session is looked at: if it is closed by now, it waits no more.
+                    while timeout(CLOSED_LOOK, &mut read).await.is_err() {}
+                }),
             }));
         }
         true

@@ -23,7 +23,7 @@ pub struct State {
     pub past: Past,
     /// When somebody last asked for it, ms since the epoch.
     pub asked: i64,
-    /// Up to which bar the store has what is kept.
+    /// Before which bar the store has what is kept.
     pub stored_until: i64,
 }
 
@@ -45,6 +45,11 @@ impl Stored {
             oldest: bar.time(),
             newest: bar.time(),
         }
+    }
+
+    /// The bar that starts at `next` is in the store, too, and was not taken: all before it was.
+    pub fn reach(&mut self, resolution: Resolution, next: i64) {
+        self.newest = self.newest.max(resolution.previous(next));
     }
 
     /// Another bar.
@@ -337,9 +342,18 @@ impl State {
         Some(Hole { from, to })
     }
 
-    /// Lets go of what the store can give again.
+    /// Whether anything is kept that the store can give again: also what was read of it before the bus was
+    /// lost, or only in part.
+    pub fn can_let_go(&self) -> bool {
+        let first = self.history.known_from();
+        self.past != Past::Kept
+            && self.history.count() > 1
+            && first.is_some_and(|first| first < self.stored_until)
+    }
+
+    /// Lets go of that.
     pub fn let_go(&mut self) {
-        if self.past == Past::Read {
+        if self.can_let_go() {
             self.history.let_go_before(self.stored_until);
             self.past = Past::Stored;
         }
@@ -358,8 +372,8 @@ impl State {
         // Of what is not there nobody knows whether it was in the store. What came behind the newest bar so
         // far was noted when it came.
         let until = stored.known_from.unwrap_or(stored.newest);
-        let times = history.since(stored.oldest).map(Bar::time);
-        let times: Vec<_> = times.take_while(|time| *time <= until).collect();
+        let bars = history.between(stored.oldest, until.saturating_add(1));
+        let times: Vec<_> = bars.map(Bar::time).collect();
         for pair in times.windows(2) {
             history.note_hole(resolution.next(pair[0]), pair[1]);
         }

@@ -78,12 +78,20 @@ impl Inner {
         Some(state)
     }
 
-    /// Makes room: the oldest idle connection of whoever holds most, and has an idle one.
-    fn evict(&mut self) -> bool {
+    /// Makes room: the oldest idle connection of whoever holds most, and has an idle one. If none is idle, the
+    /// oldest of whoever holds most, unless that is the newcomer: strangers who keep all of theirs in use keep
+    /// out only themselves.
+    fn evict(&mut self, newcomer: IpAddr) -> bool {
         let oldest = self.by_count.iter().rev().find_map(|(_, address)| {
             let mut held = self.held.get(address)?.iter();
             let (number, _) = held.find(|(_, state)| !state.is_busy.load(Ordering::Relaxed))?;
             Some((*address, *number))
+        });
+        let oldest = oldest.or_else(|| {
+            let own = self.held.get(&newcomer).map_or(0, BTreeMap::len);
+            let (count, address) = self.by_count.last()?;
+            let (number, _) = self.held.get(address)?.first_key_value()?;
+            (*count > own + 1).then_some((*address, *number))
         });
         let Some(state) = oldest.and_then(|(address, number)| self.remove(address, number)) else {
             return false;
@@ -107,12 +115,12 @@ impl Places {
     }
 
     /// A place for a connection from `address`, and whether another lost its own for it; `None` when all
-    /// are taken and none is idle.
+    /// are taken, none is idle and nobody holds more.
     pub fn take(self: &Arc<Self>, address: IpAddr) -> Option<(Place, bool)> {
         let address = holder_of(address);
         let mut inner = self.lock();
         let is_full = inner.count >= self.most;
-        if is_full && !inner.evict() {
+        if is_full && !inner.evict(address) {
             return None;
         }
         let number = inner.next;
@@ -181,6 +189,23 @@ mod tests {
         let four: IpAddr = "192.0.2.1".parse().unwrap();
         assert_eq!(holder_of("::ffff:192.0.2.1".parse().unwrap()), four);
         assert_ne!(holder_of(four), holder_of("192.0.2.2".parse().unwrap()));
+    }
+
+    /// A stranger may keep all of its places in use, with requests that wait for a store.
+    #[test]
+    fn places_in_use_keep_nobody_out() {
+        let places = Arc::new(Places::of(1));
+        let (stranger, other): (IpAddr, IpAddr) =
+            ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
+        let held: Vec<_> = (0..MAX_HTTP_CONNECTIONS)
+            .map(|_| places.take(stranger).unwrap().0)
+            .collect();
+        let in_use: Vec<_> = held.iter().map(Place::in_use).collect();
+        assert!(places.take(stranger).is_none(), "not even its own");
+        let (_mine, evicted) = places.take(other).unwrap();
+        assert!(evicted);
+        assert!(!places.lock().held[&stranger].contains_key(&0));
+        drop(in_use);
     }
 
     #[test]

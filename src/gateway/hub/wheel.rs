@@ -8,7 +8,8 @@ use crate::gateway::batch::TopicId;
 
 /// Length of a slot: turns that are due within it are taken together. Short beside what an eye sees,
 /// long beside what a timer costs.
-pub const SLOT: Duration = Duration::from_millis(10);
+pub const SLOT: Duration = Duration::from_millis(SLOT_MS);
+const SLOT_MS: u64 = 10;
 
 /// Whose turn it is: a topic, and where in its list of paced subscribers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +33,8 @@ pub struct Wheel {
 }
 
 fn time_of(slot: u64) -> Duration {
-    u32::try_from(slot).map_or(Duration::MAX, |slot| SLOT.saturating_mul(slot))
+    let millis = slot.checked_mul(SLOT_MS);
+    millis.map_or(Duration::MAX, Duration::from_millis)
 }
 
 impl Wheel {
@@ -108,6 +110,17 @@ mod tests {
         assert_eq!(wheel.take(ms(25)), Some(vec![turn(0), turn(3)]));
         assert_eq!(wheel.take(ms(30)), Some(vec![turn(2)]));
         assert_eq!(wheel.next(), None);
+    }
+
+    #[test]
+    fn turns_come_however_long_the_process_runs() {
+        let mut wheel = Wheel::default();
+        let years = Duration::from_secs(10 * 366 * 86_400);
+        wheel.add(years, turn(0));
+        assert_eq!(wheel.next(), Some(years));
+        assert_eq!(wheel.take(years), Some(vec![turn(0)]));
+        wheel.add(Duration::MAX, turn(1));
+        assert!(wheel.take(years).is_none());
     }
 
     #[test]

@@ -147,6 +147,13 @@ impl Frames {
         self.memory.make_room(registry);
         let time = message.bar.time();
         let mut state = entry.lock();
+        if let Some(last) = state.history.last().map(Bar::time).filter(|l| *l <= time) {
+            // Not taken, so it proves no more than that nothing is missing before what is known.
+            if let Some(stored) = &mut recall.stored {
+                stored.reach(entry.topic.resolution, last);
+            }
+            return;
+        }
         let stored = recall
             .stored
             .get_or_insert_with(|| Stored::new(&state.history, &message.bar));
@@ -225,6 +232,7 @@ impl Ingest {
                 entry.lock().history.take_older();
             }
             let recall = Recall {
+                is_crowded: !has_room,
                 times: self.frames.times,
                 ..Recall::default()
             };
@@ -275,7 +283,11 @@ impl Ingest {
             }
             if is_whole && recall.times == self.frames.times {
                 state.past = Past::Read;
-                state.stored_until = recall.stored.map_or(i64::MIN, |stored| stored.newest());
+            }
+            if let Some(stored) = &recall.stored {
+                let until = entry.topic.resolution.next(stored.newest());
+                state.stored_until = state.stored_until.max(until);
+                self.frames.memory.was_read();
             }
         }
         if !is_whole {
