@@ -549,3 +549,23 @@ fn messages_are_of_the_ladders_symbol() {
     assert_eq!(out[0].topic, topic);
     assert_eq!(out[0].bar.get(Field::Volume).to_string(), "1.5");
 }
+
+#[test]
+fn a_late_trade_before_the_first_is_followed_by_filled_intervals() {
+    for (empty, expected) in [(Empty::Skip, 2), (Empty::Flat, 3), (Empty::Null, 3)] {
+        let rules = Rules {
+            late_ms: 90_000,
+            empty,
+            ..Rules::default()
+        };
+        let mut ladder = Ladder::of_trades(symbol(), &[Resolution::M1, Resolution::M5], rules);
+        let mut out = Vec::new();
+        for time in [189_333, 119_999] {
+            assert_eq!(ladder.trade(trade(START + time, 10_000, 1)), Taken::In);
+            ladder.drain(Forming::Changed, &mut out);
+        }
+        let mut chart = Chart::default();
+        chart.take(&out);
+        assert_eq!(chart.of(Resolution::M1).len(), expected, "{empty:?}");
+    }
+}

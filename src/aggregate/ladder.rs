@@ -143,7 +143,9 @@ impl Ladder {
             return Taken::Late;
         }
         self.reach(trade.time());
+        let first = self.levels[0].first();
         self.levels[0].trade(&trade, &mut self.changed[0]);
+        self.fill_to(first);
         self.propagate();
         Taken::In
     }
@@ -161,7 +163,9 @@ impl Ladder {
         self.reach(time);
         if !bar.is_empty() {
             let candle = Some(Candle::of(bar));
+            let first = self.levels[0].first();
             self.levels[0].put(time, candle, bar.closed, &mut self.changed[0]);
+            self.fill_to(first);
             self.propagate();
         }
         if bar.closed {
@@ -233,13 +237,29 @@ impl Ladder {
 
     /// The leaf's intervals between the newest and `now`, as far as they are to be filled.
     fn missing(&mut self, now: i64) -> Vec<i64> {
+        let end = self.levels[0].topic.resolution.floor(now);
+        let newest = self.levels[0].entries.back().map(|entry| entry.time);
+        newest.map_or_else(Vec::new, |newest| self.between(newest, end))
+    }
+
+    /// A late row may come before what was the first: then intervals between them are filled, too.
+    fn fill_to(&mut self, first: Option<i64>) {
+        let now_first = self.levels[0].first();
+        if let (Some(earlier), Some(first)) = (now_first, first)
+            && earlier < first
+            && self.rules.empty != Empty::Skip
+        {
+            let missing = self.between(earlier, first);
+            let flat = self.rules.empty == Empty::Flat;
+            self.levels[0].fill_behind_first(&missing, flat, &mut self.changed[0]);
+        }
+    }
+
+    /// The leaf's intervals behind `time` and before `end` in which the market is open; none of too many.
+    fn between(&mut self, time: i64, end: i64) -> Vec<i64> {
         let resolution = self.levels[0].topic.resolution;
-        let Some(newest) = self.levels[0].entries.back().map(|entry| entry.time) else {
-            return Vec::new();
-        };
         let mut times = Vec::new();
-        let mut time = resolution.next(newest);
-        let end = resolution.floor(now);
+        let mut time = resolution.next(time);
         while time < end {
             if let Some(session) = &mut self.rules.session
                 && session.day_of(time).is_none()

@@ -210,6 +210,26 @@ impl Level {
         }
     }
 
+    /// The oldest interval that is kept.
+    pub fn first(&self) -> Option<i64> {
+        self.entries.front().map(|entry| entry.time)
+    }
+
+    /// Makes up closed intervals right behind the first: at its close, or without prices.
+    pub fn fill_behind_first(&mut self, times: &[i64], flat: bool, changed: &mut Vec<i64>) {
+        let Some(first) = self.entries.front() else {
+            return;
+        };
+        let candle = first.candle.filter(|_| flat).map(Candle::flat);
+        for (at, time) in (1..).zip(times) {
+            let mut entry = Entry::new(*time, candle, *time < self.forming);
+            entry.filled = true;
+            self.entries.insert(at, entry);
+            self.mark(at);
+            changed.push(*time);
+        }
+    }
+
     /// What lies in a span of time as one candle; `Some(None)` when nothing was traded in it.
     pub fn fold(&self, span: Range<i64>) -> Option<Option<Candle>> {
         let from = self
