@@ -243,7 +243,8 @@ fn assert_told(log: &str) {
         lines[0]
     );
     assert!(lines[0].contains("hello"), "{}", lines[0]);
-    assert!(lines.len() < 30, "{} lines", lines.len());
+    // Five of each channel and reason, fifty of all, in ten seconds.
+    assert!(lines.len() <= 50, "{} lines", lines.len());
 }
 
 #[test]
