@@ -114,8 +114,12 @@ fn a_spool_that_cannot_be_written_is_seen_and_used_again() {
     let told = health(&recorder);
     assert!(told.contains(r#""status":"degraded""#), "{told}");
     assert!(told.contains(r#""spool":"failing""#), "{told}");
-    let log = recorder.process.log();
-    assert!(log.contains("the spool cannot be written"), "{log}");
+    eventually_blocking("the log says so", || {
+        recorder
+            .process
+            .log()
+            .contains("the spool cannot be written")
+    });
     fs::remove_dir(&in_the_way).unwrap();
     database.restart();
     eventually_blocking("all are written", || database.rows().len() == 30_000);
