@@ -88,7 +88,9 @@ fn a_flipped_bit_of_the_spool_costs_one_frame_and_is_told() {
     let health = health(&recorder);
     assert!(health.contains(r#""status":"degraded""#), "{health}");
     assert!(health.contains(r#""spool_damaged":1"#), "{health}");
-    assert!(recorder.process.log().contains("damaged"));
+    eventually_blocking("the log says so", || {
+        recorder.process.log().contains("damaged")
+    });
     let aside = folder.path().join("postgres/000000000001-0.damaged");
     assert_eq!(fs::read(aside).unwrap(), damaged);
 }
@@ -157,8 +159,10 @@ fn a_bar_that_the_database_refuses_stops_no_other() {
         recorder.metric(&postgres("barcast_recorded_bars_total")),
         500
     );
-    let log = recorder.process.log();
-    assert!(log.contains("no_b") && log.contains("bars:B:1"), "{log}");
+    eventually_blocking("the log says which and why", || {
+        let log = recorder.process.log();
+        log.contains("no_b") && log.contains("bars:B:1")
+    });
     let told = health(&recorder);
     assert!(told.contains(r#""set_aside":3"#), "{told}");
     // From where they go back once their cause is gone.
