@@ -7,22 +7,20 @@
 
 pub mod backoff;
 pub mod memory;
-mod past;
 pub mod probe;
 pub mod redis;
+mod sink;
 pub mod store;
 pub mod stream;
 
 use std::future::Future;
 
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 pub use memory::MemoryBus;
 pub use redis::RedisBus;
+pub use sink::Sink;
 pub use store::{Kept, Refused};
-
-use crate::bar::Topic;
 
 /// One message on its way out.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,39 +41,6 @@ pub enum BusError {
     /// The write or its confirmation failed: some of the messages may have gone out.
     #[error("publish failed: {0}")]
     Publish(String),
-}
-
-/// Where a subscriber's messages go. Called on the subscriber's own thread, never concurrently.
-///
-/// `message` may block: the bus then stops reading, so that backpressure reaches the publisher's
-/// side instead of a queue that grows.
-pub trait Sink: Send + 'static {
-    /// The subscription stands (again). Messages may have come just before this call.
-    fn connected(&mut self);
-    /// The subscription is gone; whatever is published now is missed.
-    fn lost(&mut self, why: &str);
-    /// One message.
-    fn message(&mut self, channel: &str, payload: &[u8]);
-    /// Nothing more is waiting to be read just now.
-    fn flush(&mut self);
-    /// The subscription is about to stand, and what is stored will be read: until
-    /// [`connected`](Self::connected) messages come between bars of the store.
-    fn loading(&mut self) {}
-    /// The newest message of a topic, or one of a closed bar, from the store: as fresh as the moment at
-    /// which it was read, which was after [`loading`](Self::loading).
-    fn stored(&mut self, _topic: &str, _payload: &[u8]) {}
-    /// The way in which this sink will ask for the past of single topics: then only the newest message of
-    /// every topic is read when the subscription stands. Without one all of the past is. Called once.
-    fn asked(&mut self) -> Option<mpsc::Receiver<Topic>> {
-        None
-    }
-    /// The past of these topics will now be read, since it was asked for.
-    fn recalling(&mut self, _topics: &[Topic]) {}
-    /// The past of one of them, as fresh as a moment after [`recalling`](Self::recalling): messages of closed
-    /// bars, oldest first; or why it cannot be read.
-    fn recalled(&mut self, _topic: &Topic, _bars: Result<Vec<&[u8]>, String>) {}
-    /// The store could not be read to its end; what came of it is good.
-    fn unloaded(&mut self, _why: &str) {}
 }
 
 /// Puts messages on the bus.

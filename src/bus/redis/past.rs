@@ -7,10 +7,11 @@ use redis::{AsyncConnectionConfig, RedisError, Value};
 use tokio::sync::mpsc;
 use tokio::task::yield_now;
 
-use super::redis::lock;
-use super::store::{Load, READ_BARS, bars_of};
-use super::{RedisBus, Sink};
+use super::RedisBus;
 use crate::bar::Topic;
+use crate::bus::Sink;
+use crate::bus::sink::lock;
+use crate::bus::store::load::{Load, READ_BARS, bars_of};
 
 impl RedisBus {
     /// Reads what is asked for, some topics at a time, over a connection of its own that is made when it is

@@ -1,0 +1,182 @@
+//! What Redis can answer, and what follows from it for each purpose of a connection.
+//!
+//! A reply is never a dead connection: only a connection that ends or stays silent is. The words of the
+//! table are Redis's own (server.c, `createSharedObjects`, and acl.c); docs/troubleshooting.md shows it.
+
+use redis::{ErrorKind, RedisError};
+
+/// What a connection is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// PSUBSCRIBE, PING
+    Subscribe,
+    /// PUBLISH
+    Publish,
+    /// HSCAN, HMGET, ZRANGE, XREAD
+    Read,
+    /// HSET, ZADD and what belongs to them
+    Write,
+}
+
+/// What follows from a reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Meaning {
+    /// The server works for this purpose: nothing follows.
+    Alive,
+    /// It will work here again by itself: keep the connection, wait, repeat.
+    TryAgain,
+    /// Another server serves now: connect anew.
+    GoElsewhere,
+    /// Nothing changes until an operator does something: say what, try again rarely.
+    Mistake,
+}
+
+/// A reply that is an error: how it is recognised, and what it means.
+struct Reply {
+    /// The first word of the reply; of those that only say ERR, what else they hold.
+    code: &'static str,
+    words: &'static str,
+    /// For the purposes, in their order.
+    meanings: [Meaning; 4],
+    /// What the operator can do.
+    remedy: &'static str,
+}
+
+use Meaning::{Alive, GoElsewhere, Mistake, TryAgain};
+
+const fn reply(code: &'static str, meanings: [Meaning; 4], remedy: &'static str) -> Reply {
+    Reply {
+        code,
+        words: "",
+        meanings,
+        remedy,
+    }
+}
+
+const fn refusal(words: &'static str, meaning: Meaning, remedy: &'static str) -> Reply {
+    Reply {
+        code: "ERR",
+        words,
+        meanings: [meaning; 4],
+        remedy,
+    }
+}
+
+/// The cluster's answers.
+const CLUSTER: &str =
+    "this is a node of a Redis Cluster: name a Redis of its own, or use --store none";
+
+const REPLIES: [Reply; 21] = [
+    reply(
+        "MISCONF",
+        [Alive, Alive, Alive, TryAgain],
+        "Redis cannot save: look at its disk and its log",
+    ),
+    reply(
+        "LOADING",
+        [Alive, TryAgain, TryAgain, TryAgain],
+        "Redis reads its data: wait",
+    ),
+    reply(
+        "BUSY",
+        [Alive, TryAgain, TryAgain, TryAgain],
+        "a script holds Redis: wait, or SCRIPT KILL",
+    ),
+    reply(
+        "MASTERDOWN",
+        [Alive, TryAgain, TryAgain, TryAgain],
+        "this replica has lost its master: name the master's address",
+    ),
+    reply(
+        "OOM",
+        [Alive, Alive, Alive, TryAgain],
+        "Redis is at its maxmemory: raise it",
+    ),
+    reply(
+        "NOREPLICAS",
+        [Alive, TryAgain, Alive, TryAgain],
+        "Redis waits for its replicas (min-replicas-to-write)",
+    ),
+    reply("TRYAGAIN", [TryAgain; 4], CLUSTER),
+    reply(
+        "READONLY",
+        [Alive, GoElsewhere, Alive, GoElsewhere],
+        "this is a replica: name the master's address",
+    ),
+    reply(
+        "UNBLOCKED",
+        [GoElsewhere; 4],
+        "this Redis has become a replica: name the master's address",
+    ),
+    reply(
+        "NOPERM",
+        [Mistake; 4],
+        "the user lacks a right: docs/production.md has the ACL",
+    ),
+    reply(
+        "NOAUTH",
+        [Mistake; 4],
+        "Redis wants a password: put it into REDIS_URL",
+    ),
+    reply(
+        "WRONGPASS",
+        [Mistake; 4],
+        "Redis does not take this user and password",
+    ),
+    reply(
+        "DENIED",
+        [Mistake; 4],
+        "Redis is in protected mode: give it a password, or bind it to an address that is allowed",
+    ),
+    reply("MOVED", [Alive, Alive, Mistake, Mistake], CLUSTER),
+    reply("ASK", [Alive, Alive, Mistake, Mistake], CLUSTER),
+    reply("CROSSSLOT", [Alive, Alive, Mistake, Mistake], CLUSTER),
+    reply("CLUSTERDOWN", [Alive, TryAgain, Mistake, Mistake], CLUSTER),
+    reply(
+        "WRONGTYPE",
+        [Mistake; 4],
+        "another program uses this key: choose another --redis-prefix",
+    ),
+    reply(
+        "NOPROTO",
+        [Mistake; 4],
+        "Redis 6.0 or newer is needed (RESP3)",
+    ),
+    refusal(
+        "max number of clients reached",
+        TryAgain,
+        "raise maxclients of Redis, or use fewer connections",
+    ),
+    refusal(
+        "unknown command",
+        Mistake,
+        "Redis 6.0 or newer is needed, with its commands neither renamed nor taken away",
+    ),
+];
+
+/// What a reply means for a purpose; none for what is no reply: the connection has ended or is silent.
+pub fn meaning(why: &RedisError, purpose: Purpose) -> Option<Meaning> {
+    match why.kind() {
+        ErrorKind::RESP3NotSupported | ErrorKind::AuthenticationFailed => Some(Mistake),
+        _ => match known(why) {
+            Some(reply) => Some(reply.meanings[purpose as usize]),
+            // An answer that nobody knows is an answer.
+            None => why.code().map(|_| match purpose {
+                Purpose::Subscribe => Alive,
+                _ => TryAgain,
+            }),
+        },
+    }
+}
+
+/// What an operator can do about a reply, if it is one that we know.
+pub fn remedy(why: &RedisError) -> Option<&'static str> {
+    known(why).map(|reply| reply.remedy)
+}
+
+fn known(why: &RedisError) -> Option<&'static Reply> {
+    let code = why.code()?;
+    let detail = why.detail().unwrap_or_default();
+    let is_it = |reply: &&Reply| code == reply.code && detail.contains(reply.words);
+    REPLIES.iter().find(is_it)
+}
