@@ -47,6 +47,8 @@ impl Limited {
 /// thousand times a second hides nobody else.
 #[derive(Debug, Default)]
 pub struct Refusals {
+    /// What channels have in Redis before their names.
+    prefix: Box<str>,
     channels: HashMap<Box<str>, Channel>,
     all: Limited,
     turn: u64,
@@ -61,6 +63,14 @@ struct Channel {
 }
 
 impl Refusals {
+    /// Of channels that have `prefix` before their names.
+    pub fn of(prefix: &str) -> Self {
+        Self {
+            prefix: prefix.into(),
+            ..Self::default()
+        }
+    }
+
     /// Calls `say` with the number of warnings of this channel and reason that were left out before it, or
     /// counts one more.
     pub fn say(&mut self, channel: &str, reason: &'static str, say: impl FnOnce(u64)) {
@@ -91,7 +101,8 @@ impl Refusals {
 
     /// Tells of a message that was dropped, with its channel and first bytes.
     pub fn malformed(&mut self, channel: &str, payload: &[u8], why: &Malformed) {
-        let name: String = channel.chars().take(LOGGED_BYTES).collect();
+        let name = self.prefix.chars().chain(channel.chars());
+        let name: String = name.take(LOGGED_BYTES).collect();
         self.say(&name, why.reason(), |left_out| {
             let start = &payload[..payload.len().min(LOGGED_BYTES)];
             tracing::warn!(

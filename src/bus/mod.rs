@@ -7,6 +7,7 @@
 
 pub mod backoff;
 pub mod memory;
+pub mod prefix;
 pub mod probe;
 pub mod redis;
 mod sink;
@@ -35,6 +36,9 @@ pub enum BusError {
     /// The address cannot be used at all.
     #[error("{0}")]
     Address(String),
+    /// Another of its settings cannot be used: which, and why.
+    #[error("{0}")]
+    Setting(String),
     /// There is no connection just now; it is being made in the background.
     #[error("not connected: {0}")]
     NotConnected(String),
@@ -92,4 +96,9 @@ pub trait Bus: Clone + Send + Sync + 'static {
 
     /// Where the bus is, for logs: never holds a secret.
     fn address(&self) -> String;
+
+    /// What channels have before the names that a sink gets.
+    fn prefix(&self) -> &str {
+        ""
+    }
 }

@@ -5,10 +5,14 @@ use std::collections::HashMap;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, FromRedisValue, RedisError, cmd};
 
+use super::prefix::Prefix;
 use super::{BusError, RedisBus};
 
 /// A connection for questions; each is bounded by the bus's own time-outs.
-pub struct Probe(MultiplexedConnection);
+pub struct Probe {
+    connection: MultiplexedConnection,
+    prefix: Prefix,
+}
 
 impl RedisBus {
     /// Connects.
@@ -17,7 +21,11 @@ impl RedisBus {
     /// [`BusError::NotConnected`]
     pub async fn probe(&self) -> Result<Probe, BusError> {
         let connected = self.connect(AsyncConnectionConfig::new()).await;
-        connected.map(Probe).map_err(not_connected)
+        let connection = connected.map_err(not_connected)?;
+        Ok(Probe {
+            connection,
+            prefix: self.prefix,
+        })
     }
 }
 
@@ -29,7 +37,7 @@ impl Probe {
     async fn ask<T: FromRedisValue>(&mut self, words: &[&str]) -> Result<T, BusError> {
         let mut command = cmd(words.first().copied().unwrap_or_default());
         command.arg(words.get(1..).unwrap_or_default());
-        let answer = command.query_async(&mut self.0).await;
+        let answer = command.query_async(&mut self.connection).await;
         answer.map_err(not_connected)
     }
 
@@ -70,14 +78,19 @@ impl Probe {
         self.ask(&["PUBSUB", "NUMPAT"]).await
     }
 
+    /// A channel's name in Redis.
+    pub fn name(&self, channel: &str) -> String {
+        self.prefix.name(channel).to_string()
+    }
+
     /// Redis command PUBLISH; tells how many clients got it.
     ///
     /// # Errors
     /// Also when this user may not publish.
     pub async fn publish(&mut self, channel: &str, payload: &[u8]) -> Result<u64, BusError> {
         let mut command = cmd("PUBLISH");
-        command.arg(channel).arg(payload);
-        let answer = command.query_async(&mut self.0).await;
+        command.arg(self.prefix.name(channel)).arg(payload);
+        let answer = command.query_async(&mut self.connection).await;
         answer.map_err(|why| BusError::Publish(why.to_string()))
     }
 }

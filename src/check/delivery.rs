@@ -7,7 +7,9 @@ use tokio::time::timeout;
 
 use super::report::{Reporter, Step};
 use super::{Config, SYMBOL, measured};
-use crate::bar::{Bar, Message as BarMessage, Number, Pattern, Resolution, Topic, write_message};
+use crate::bar::{
+    Bar, CHANNEL_PATTERN, Message as BarMessage, Number, Pattern, Resolution, Topic, write_message,
+};
 use crate::bus::probe::Probe;
 use crate::client::message::{Message, Start, Update, parse, ping, subscribe};
 use crate::client::{ClientError, Socket, http};
@@ -146,7 +148,8 @@ fn bar(topic: Topic, time: i64, epoch: u64, number: u64) -> Option<Vec<u8>> {
 async fn delivered(talk: &mut Talk, probe: &mut Probe) -> Step {
     let name = NAMES[2];
     let topic = check_topic();
-    let channel = topic.to_string();
+    let topic_name = topic.to_string();
+    let channel = probe.name(&topic_name);
     let (time, epoch) = (topic.resolution.floor(now_ms()), now_us());
     let mut took = Vec::new();
     let mut heard = 0;
@@ -155,16 +158,17 @@ async fn delivered(talk: &mut Talk, probe: &mut Probe) -> Step {
             return Step::fail(name, "the clock is wrong", "set this machine's clock");
         };
         let began = Instant::now();
-        let (published, _) = measured(talk.limit, probe.publish(&channel, &payload)).await;
+        let (published, _) = measured(talk.limit, probe.publish(&topic_name, &payload)).await;
         heard = match published {
             Ok(0) => {
                 let detail = format!("published on {channel}, heard by nobody");
-                let next = "the gateway listens to another Redis: compare --redis-url with its log";
+                let next = "the gateway listens to another Redis, or with another prefix: compare --redis-url and --redis-prefix with its log";
                 return Step::fail(name, detail, next);
             }
             Ok(clients) => clients,
             Err(why) => {
-                let next = "may this user PUBLISH on bars:*? Without: --no-publish";
+                let pattern = probe.name(CHANNEL_PATTERN);
+                let next = format!("may this user PUBLISH on {pattern}? Without: --no-publish");
                 return Step::fail(name, why, next);
             }
         };

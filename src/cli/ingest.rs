@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum};
 use super::{RedisArgs, StoreArgs, values};
 use crate::aggregate::{Empty, Rules, Session};
 use crate::bar::{CHANNEL_PATTERN, Resolution, Symbol};
+use crate::bus::Bus;
 use crate::feed::{Config, Feed, Format, Input, Source};
 use crate::generator::pack::{Compress, Form, Publish};
 
@@ -116,9 +117,10 @@ impl IngestArgs {
         let bus = self.redis.bus()?;
         let live = self.live || self.channel.is_some() || self.stream.is_some();
         let source = match (self.channel, self.stream) {
-            (Some(channel), _) if hears_topics(&channel) => {
+            (Some(channel), _) if hears_topics(&channel, bus.prefix()) => {
                 return Err(format!(
-                    "--channel (BARCAST_INGEST_CHANNEL) = {channel:?}: allowed: channels other than {CHANNEL_PATTERN}, where the bars go"
+                    "--channel (BARCAST_INGEST_CHANNEL) = {channel:?}: allowed: channels other than {}{CHANNEL_PATTERN}, where the bars go",
+                    bus.prefix()
                 ));
             }
             (Some(channel), _) => Source::Channel(bus.clone(), channel),
@@ -152,15 +154,15 @@ impl IngestArgs {
     }
 }
 
-/// Whether a pattern may hear the topics' channels: as far as it goes without a wildcard, it agrees with
-/// them.
-fn hears_topics(pattern: &str) -> bool {
+/// Whether a pattern may hear the topics' channels, which begin with `prefix`: as far as it goes without a
+/// wildcard, it agrees with them.
+fn hears_topics(pattern: &str, prefix: &str) -> bool {
     let plain = pattern
         .split(['*', '?', '[', '\\'])
         .next()
         .unwrap_or_default();
-    let topics = CHANNEL_PATTERN.trim_end_matches('*');
-    plain.starts_with(topics) || (plain.len() < pattern.len() && topics.starts_with(plain))
+    let topics = format!("{prefix}{}", CHANNEL_PATTERN.trim_end_matches('*'));
+    plain.starts_with(&topics) || (plain.len() < pattern.len() && topics.starts_with(plain))
 }
 
 #[cfg(test)]
@@ -170,10 +172,16 @@ mod tests {
     #[test]
     fn a_feed_never_hears_what_it_publishes() {
         for pattern in ["bars:AAPL:1", "bars:*", "*", "b*", "[b]ars:*", "bars:"] {
-            assert!(hears_topics(pattern), "{pattern}");
+            assert!(hears_topics(pattern, ""), "{pattern}");
         }
         for pattern in ["trades", "trades:*", "bar", "rawbars:*"] {
-            assert!(!hears_topics(pattern), "{pattern}");
+            assert!(!hears_topics(pattern, ""), "{pattern}");
+        }
+        for pattern in ["s:bars:AAPL:1", "s:*", "*"] {
+            assert!(hears_topics(pattern, "s:"), "{pattern}");
+        }
+        for pattern in ["bars:*", "s:trades", "t:*"] {
+            assert!(!hears_topics(pattern, "s:"), "{pattern}");
         }
     }
 }

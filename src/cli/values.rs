@@ -8,7 +8,8 @@ use std::time::Duration;
 use console::Term;
 
 use crate::bar::{Pattern, Resolution, Symbol};
-use crate::bus::RedisBus;
+use crate::bus::redis::Settings;
+use crate::bus::{BusError, RedisBus};
 use crate::feed::time;
 use crate::gateway::cors::Cors;
 use crate::gateway::protocol::{MAX_RATE, MIN_RATE};
@@ -66,16 +67,17 @@ pub fn resolution(text: &str) -> Result<Resolution, String> {
     text.trim().parse().map_err(|why| format!("{why}"))
 }
 
-/// A Redis URL. The value is kept out of the error, since it may hold a password; clap's own context
-/// holds it, so [`redis_url`] is used on the plain string after parsing.
+/// A Redis server. The URL is kept out of the error, since it may hold a password; clap's own context holds
+/// it, so [`redis`] is used on the plain settings after parsing.
 ///
 /// # Errors
-/// What is allowed.
-pub fn redis_url(url: &str) -> Result<RedisBus, String> {
-    RedisBus::new(url).map_err(|why| {
-        format!(
-            "--redis-url (REDIS_URL): {why}; allowed: redis://[user:password@]host[:port][/database], rediss://…, unix:///path"
-        )
+/// What is wrong, and what is allowed.
+pub fn redis(settings: &Settings) -> Result<RedisBus, String> {
+    RedisBus::open(settings).map_err(|why| match why {
+        BusError::Address(why) => format!(
+            "--redis-url (REDIS_URL) {why}; allowed: redis://[user:password@]host[:port][/database], rediss://…, unix:///path"
+        ),
+        why => why.to_string(),
     })
 }
 

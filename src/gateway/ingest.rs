@@ -162,6 +162,13 @@ impl Ingest {
         }
     }
 
+    /// Names channels in warnings with what they have before their names in Redis.
+    #[must_use]
+    pub fn naming(mut self, prefix: &str) -> Self {
+        self.malformed_log = Refusals::of(prefix);
+        self
+    }
+
     /// Gives topics that long after the bus is back, instead of [`PROOF_WAIT`].
     #[must_use]
     pub fn proof_within(mut self, wait: Duration) -> Self {

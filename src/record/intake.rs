@@ -9,7 +9,7 @@ use tokio::sync::mpsc::error::TrySendError;
 
 use super::Batch;
 use crate::bar::{Bar, Decoder, Message, Topic};
-use crate::bus::Sink;
+use crate::bus::{Bus, Sink};
 use crate::clock::now_ms;
 use crate::limited::Refusals;
 use crate::metrics::RecordMetrics;
@@ -91,17 +91,17 @@ impl Closing {
 }
 
 impl Intake {
-    pub fn new(outputs: Vec<Sender<Batch>>, metrics: RecordMetrics, address: String) -> Self {
+    pub fn new<B: Bus>(outputs: Vec<Sender<Batch>>, metrics: RecordMetrics, bus: &B) -> Self {
         Self {
             outputs,
             metrics,
-            address,
+            address: bus.address(),
             decoder: Decoder::default(),
             closing: Closing::default(),
             live: Vec::new(),
             stored: Vec::new(),
             fresh: None,
-            warnings: Refusals::default(),
+            warnings: Refusals::of(bus.prefix()),
         }
     }
 

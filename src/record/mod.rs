@@ -150,7 +150,7 @@ pub async fn record(settings: Record, stop: CancellationToken) -> Result<usize, 
         true => settings.bus.clone().loading(MAX_TOPICS, LOAD_BARS),
         false => settings.bus.clone(),
     };
-    let sink = Intake::new(inputs, metrics, bus.address());
+    let sink = Intake::new(inputs, metrics, &bus);
     subscribe(bus, sink, stop).await?;
     let mut lost = 0;
     for end in ends {

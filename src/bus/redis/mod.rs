@@ -6,24 +6,28 @@
 //! `ConnectionManager`, a channel as the push sender) queue without limit. Such a connection dies
 //! with its socket, so reconnecting and resubscribing are done here.
 
+mod access;
 mod past;
 mod publish;
 pub mod reply;
 pub mod role;
 mod subscribe;
+mod url;
 
+use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
-use redis::{
-    AsyncConnectionConfig, Client, ConnectionInfo, IntoConnectionInfo, ProtocolVersion, RedisError,
-};
+use redis::{AsyncConnectionConfig, RedisError};
+use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
+use access::Access;
+pub use access::Settings;
 pub use publish::RedisPublisher;
 
+use super::prefix::Prefix;
 use super::sink::lock;
 use super::store::load::Load;
 use super::{Bus, BusError, Sink};
@@ -36,10 +40,12 @@ pub(super) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Idle time before TCP asks by itself; the ping is faster while this process runs well.
 const TCP_KEEPALIVE: Duration = Duration::from_secs(15);
 
-/// A Redis server by its URL. Clones share the address, not a connection.
+/// A Redis server by its settings. Clones share the address, not a connection.
 #[derive(Debug, Clone)]
 pub struct RedisBus {
-    client: Client,
+    access: Arc<Access>,
+    /// Before the names of our channels and keys.
+    pub(super) prefix: Prefix,
     /// What a subscriber hears.
     pattern: Arc<str>,
     /// Closed bars of each topic that publishers keep in the store; none without it.
@@ -52,27 +58,26 @@ impl RedisBus {
     /// Takes `redis://`, `rediss://` (TLS) and `unix:` URLs with user, password and database number.
     ///
     /// # Errors
-    /// [`BusError::Address`] when the URL cannot be used. The message never holds the URL, which may
-    /// hold a password.
+    /// As [`open`](Self::open).
     pub fn new(url: &str) -> Result<Self, BusError> {
-        let address = |why: RedisError| BusError::Address(why.to_string());
-        let info: ConnectionInfo = url.into_connection_info().map_err(address)?;
-        let resp3 = info
-            .redis_settings()
-            .clone()
-            .set_protocol(ProtocolVersion::RESP3);
-        let tcp = TcpSettings::default()
-            .set_nodelay(true)
-            .set_keepalive(TcpKeepalive::new().with_time(TCP_KEEPALIVE));
-        let info = info.set_redis_settings(resp3).set_tcp_settings(tcp);
-        if matches!(info.addr(), redis::ConnectionAddr::TcpTls { .. }) {
-            // Ours is the only TLS of the process; a second call finds the first one's provider.
-            let _ = rustls::crypto::ring::default_provider().install_default();
-        }
-        let client = Client::open(info).map_err(address)?;
+        let url = url.to_owned();
+        Self::open(&Settings {
+            url,
+            ..Settings::default()
+        })
+    }
+
+    /// The server of these settings; their files are read and checked, and read again at each connect.
+    ///
+    /// # Errors
+    /// [`BusError::Address`] when the URL cannot be used, [`BusError::Setting`] for the other settings. The
+    /// message never holds the URL, which may hold a password.
+    pub fn open(settings: &Settings) -> Result<Self, BusError> {
+        let (access, prefix) = Access::new(settings)?;
         Ok(Self {
-            client,
-            pattern: CHANNEL_PATTERN.into(),
+            access: Arc::new(access),
+            pattern: prefix.name(CHANNEL_PATTERN).to_string().into(),
+            prefix,
             keep: None,
             load: None,
         })
@@ -90,15 +95,21 @@ impl RedisBus {
     /// up to `topics` topics.
     #[must_use]
     pub fn loading(self, topics: usize, bars: usize) -> Self {
-        let load = Some(Load { topics, bars });
+        let prefix = self.prefix;
+        let load = Some(Load {
+            prefix,
+            topics,
+            bars,
+        });
         Self { load, ..self }
     }
 
     /// The same server, but its subscribers hear the channels of `pattern` (Redis command PSUBSCRIBE)
-    /// instead of the topics.
+    /// instead of the topics. They are foreign: no prefix of ours is theirs.
     pub fn listening_to(&self, pattern: &str) -> Self {
         Self {
-            client: self.client.clone(),
+            access: Arc::clone(&self.access),
+            prefix: Prefix::default(),
             pattern: pattern.into(),
             keep: None,
             load: None,
@@ -112,9 +123,19 @@ impl RedisBus {
         let config = config
             .set_connection_timeout(Some(CONNECT_TIMEOUT))
             .set_response_timeout(Some(RESPONSE_TIMEOUT));
-        self.client
+        let access = Arc::clone(&self.access);
+        let client = match access.has_files() {
+            // A disk may be slow.
+            true => spawn_blocking(move || access.client())
+                .await
+                .unwrap_or_else(|why| Err(why.to_string())),
+            false => access.client(),
+        };
+        let client = client.map_err(|why| RedisError::from(io::Error::other(why)))?;
+        let connected = client
             .get_multiplexed_async_connection_with_config(&config)
-            .await
+            .await;
+        connected.map_err(|why| self.access.explained(why))
     }
 }
 
@@ -140,10 +161,20 @@ impl Bus for RedisBus {
     }
 
     fn address(&self) -> String {
-        let info = self.client.get_connection_info();
+        let info = self.access.info();
+        let mut address = info.addr().to_string();
         match info.redis_settings().db() {
-            0 => info.addr().to_string(),
-            database => format!("{} database {database}", info.addr()),
+            0 => {}
+            database => address.push_str(&format!(" database {database}")),
         }
+        match self.prefix() {
+            "" => {}
+            prefix => address.push_str(&format!(" prefix {prefix}")),
+        }
+        address
+    }
+
+    fn prefix(&self) -> &str {
+        self.prefix.as_str()
     }
 }

@@ -28,7 +28,7 @@ pub struct RedisPublisher {
 impl RedisPublisher {
     pub(super) fn new(bus: RedisBus) -> Self {
         Self {
-            keeper: bus.keep.map(Keeper::new),
+            keeper: bus.keep.map(|bars| Keeper::new(bars, bus.prefix)),
             bus,
             link: Link::Down,
             last_error: "no connection yet".to_owned(),
@@ -136,7 +136,7 @@ impl Publisher for RedisPublisher {
         }
         // Stored before it is published: see [`store`](super::store).
         let mut writes = self.writes(kept).await?;
-        writes.publish(messages);
+        writes.publish(self.bus.prefix, messages);
         let mut refused = None;
         for write in writes.0 {
             let replies = self.send(&write).await?;

@@ -116,7 +116,7 @@ const REPLIES: [Reply; 21] = [
     reply(
         "NOAUTH",
         [Mistake; 4],
-        "Redis wants a password: put it into REDIS_URL",
+        "Redis wants a password: REDIS_URL or --redis-password-file",
     ),
     reply(
         "WRONGPASS",

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::RedisBus;
 use crate::bus::Sink;
 use crate::bus::backoff::Backoff;
+use crate::bus::prefix::Prefix;
 use crate::bus::sink::lock;
 
 /// A subscriber that hears nothing asks this often whether the other side still lives.
@@ -32,8 +33,9 @@ impl RedisBus {
         let signals = Arc::new(Signals::default());
         let config = AsyncConnectionConfig::new().set_push_sender({
             let (sink, signals) = (Arc::clone(sink), Arc::clone(&signals));
+            let prefix = self.prefix;
             move |push| {
-                on_push(&sink, &signals, push);
+                on_push(&sink, &signals, prefix, push);
                 Ok::<(), redis::aio::SendError>(())
             }
         });
@@ -142,14 +144,14 @@ struct Signals {
 }
 
 /// Runs in the driver, once per push.
-fn on_push<S: Sink>(sink: &Mutex<S>, signals: &Signals, push: PushInfo) {
+fn on_push<S: Sink>(sink: &Mutex<S>, signals: &Signals, prefix: Prefix, push: PushInfo) {
     match push.kind {
         PushKind::PMessage => {
             if let [_, Value::BulkString(channel), Value::BulkString(payload)] =
                 push.data.as_slice()
             {
                 signals.sink_steps.fetch_add(1, Ordering::Relaxed);
-                lock(sink).message(&String::from_utf8_lossy(channel), payload);
+                lock(sink).message(&prefix.strip(channel), payload);
                 signals.sink_steps.fetch_add(1, Ordering::Relaxed);
                 signals.arrived.notify_one();
             }

@@ -6,19 +6,23 @@ use redis::{Value, cmd};
 
 use super::{Kept, LAST_KEY, PIPELINE_COMMANDS, Role, Write, Writes, history_key};
 use crate::bar::{Decoder, Topic};
+use crate::bus::prefix::Prefix;
 
 /// A publisher's side.
 pub struct Keeper {
     /// Closed bars kept of each topic.
     bars: usize,
+    /// Before the keys.
+    prefix: Prefix,
     /// The time of each topic's newest message as far as it is known.
     newest: HashMap<Topic, i64>,
 }
 
 impl Keeper {
-    pub fn new(bars: usize) -> Self {
+    pub fn new(bars: usize, prefix: Prefix) -> Self {
         Self {
             bars,
+            prefix,
             newest: HashMap::new(),
         }
     }
@@ -38,7 +42,7 @@ impl Keeper {
             return None;
         }
         let mut get = cmd("HMGET");
-        get.arg(LAST_KEY);
+        get.arg(self.prefix.name(LAST_KEY));
         for topic in &topics {
             get.arg(topic.to_string());
         }
@@ -86,7 +90,7 @@ impl Keeper {
         let last: Vec<_> = last.into_values().collect();
         for kept in last.chunks(PIPELINE_COMMANDS) {
             let mut set = cmd("HSET");
-            set.arg(LAST_KEY);
+            set.arg(self.prefix.name(LAST_KEY));
             for kept in kept {
                 set.arg(kept.topic.to_string()).arg(kept.payload.as_slice());
             }
@@ -96,7 +100,7 @@ impl Keeper {
 
     /// Replaces bars by their times and trims, so that whoever reads finds each time once.
     fn write_history(&self, topic: &Topic, bars: &BTreeMap<i64, &Kept>, write: &mut Write) {
-        let key = history_key(topic);
+        let key = history_key(self.prefix, topic);
         write.add(cmd("MULTI"), Role::Step);
         let mut add = cmd("ZADD");
         add.arg(&key);

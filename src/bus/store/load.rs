@@ -7,6 +7,7 @@ use redis::{RedisError, Value, cmd};
 
 use super::{HISTORY_PREFIX, LAST_KEY, Role, Write, fault};
 use crate::bus::Sink;
+use crate::bus::prefix::Prefix;
 use crate::bus::sink::lock;
 
 /// Topics that one step of the scan asks for.
@@ -17,6 +18,8 @@ pub const READ_BARS: usize = 10_000;
 /// A subscriber's side: how much it reads at most.
 #[derive(Debug, Clone, Copy)]
 pub struct Load {
+    /// Before the keys.
+    pub prefix: Prefix,
     pub topics: usize,
     /// Closed bars of each topic.
     pub bars: usize,
@@ -57,14 +60,15 @@ impl Load {
         connection: &mut MultiplexedConnection,
         sink: &Mutex<S>,
     ) -> Result<Vec<Box<[u8]>>, String> {
+        let key = self.prefix.name(LAST_KEY);
         let mut cursor = 0_u64;
         let mut names: Vec<Box<[u8]>> = Vec::new();
         loop {
             let mut scan = cmd("HSCAN");
-            scan.arg(LAST_KEY).arg(cursor);
+            scan.arg(key).arg(cursor);
             scan.arg("COUNT").arg(SCAN_TOPICS);
             let page = scan.query_async::<(u64, Vec<Vec<u8>>)>(connection).await;
-            let (next, page) = page.map_err(|why| format!("{LAST_KEY}: {why}"))?;
+            let (next, page) = page.map_err(|why| format!("{key}: {why}"))?;
             let (topics, _) = page.as_chunks::<2>();
             let left = self.topics - names.len();
             let topics = &topics[..topics.len().min(left)];
@@ -98,7 +102,8 @@ impl Load {
             match bars_of(reply) {
                 Ok(bars) => bars.iter().for_each(|bar| sink.stored(&topic, bar)),
                 Err(why) => {
-                    wrong.get_or_insert_with(|| format!("{HISTORY_PREFIX}{topic}: {why}"));
+                    let key = format!("{HISTORY_PREFIX}{topic}: {why}");
+                    wrong.get_or_insert_with(|| self.prefix.name(&key).to_string());
                 }
             }
         }
@@ -115,7 +120,8 @@ impl Load {
         let mut write = Write::default();
         for topic in topics {
             let mut range = cmd("ZRANGE");
-            range.arg([HISTORY_PREFIX.as_bytes(), topic.as_ref()].concat());
+            let prefix = self.prefix.as_str().as_bytes();
+            range.arg([prefix, HISTORY_PREFIX.as_bytes(), topic.as_ref()].concat());
             range.arg(format!("-{}", self.bars)).arg(-1);
             write.add(range, Role::Step);
         }

@@ -11,6 +11,7 @@ use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::{Cmd, Pipeline, RedisError, Value, cmd};
 
 use super::Outgoing;
+use super::prefix::Prefix;
 use crate::bar::Topic;
 
 /// The hash of every topic's newest message.
@@ -43,8 +44,8 @@ pub struct Refused {
 }
 
 /// The sorted set of a topic.
-fn history_key(topic: &Topic) -> String {
-    format!("{HISTORY_PREFIX}{topic}")
+fn history_key(prefix: Prefix, topic: &Topic) -> String {
+    format!("{}{topic}", prefix.name(HISTORY_PREFIX))
 }
 
 /// What a reply means.
@@ -128,11 +129,11 @@ impl Writes {
         &mut self.0[at]
     }
 
-    pub fn publish(&mut self, messages: &[Outgoing]) {
+    pub fn publish(&mut self, prefix: Prefix, messages: &[Outgoing]) {
         for message in messages {
             let mut publish = cmd("PUBLISH");
             publish
-                .arg(&message.channel)
+                .arg(prefix.name(&message.channel))
                 .arg(message.payload.as_slice());
             self.next().add(publish, Role::Publish);
         }
