@@ -1,13 +1,15 @@
 //! Parses, starts what was asked for, waits for a signal; nothing else.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
-use barcast::cli::{self, Command};
+use barcast::cli::{self, Cli, Command};
 use barcast::feed::{self, FeedError};
 use barcast::record::RecordError;
 use barcast::replay::ReplayError;
 use barcast::tail::tail;
-use barcast::{generator, record, replay, run};
+use barcast::{generator, record, replay};
+use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -17,11 +19,27 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// What a shell reports for a process that SIGINT ended: 128 + 2.
 const INTERRUPTED: i32 = 130;
+/// How long threads of the runtime may take to end when all that was to be done is. One that waits for a
+/// name server cannot be stopped, and would hold the end up for a minute.
+const THREADS_TIMEOUT: Duration = Duration::from_secs(1);
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let cli = cli::parse();
     cli.logs.start();
+    match Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => {
+            let ended = runtime.block_on(run(cli));
+            runtime.shutdown_timeout(THREADS_TIMEOUT);
+            ended
+        }
+        Err(why) => {
+            eprintln!("error: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(cli: Cli) -> ExitCode {
     let stop = CancellationToken::new();
     let is_told = !cli.is_by_hand();
     let ended = match signals() {
@@ -41,11 +59,11 @@ async fn command(command: Command, stop: CancellationToken) -> anyhow::Result<Ex
     match command {
         Command::Dev(args) => {
             let (config, market) = args.validate().unwrap_or_else(|why| cli::fail(&why));
-            run::dev(config, market, stop).await?;
+            barcast::run::dev(config, market, stop).await?;
         }
         Command::Serve(args) => {
             let (config, bus) = args.validate().unwrap_or_else(|why| cli::fail(&why));
-            run::serve(config, bus, stop).await?;
+            barcast::run::serve(config, bus, stop).await?;
         }
         Command::Generate(args) => {
             let settings = args.validate().unwrap_or_else(|why| cli::fail(&why));
@@ -65,7 +83,7 @@ async fn command(command: Command, stop: CancellationToken) -> anyhow::Result<Ex
         }
         Command::Check(args) => {
             let (config, told) = args.validate().unwrap_or_else(|why| cli::fail(&why));
-            return Ok(run::check(&config, told, stop).await);
+            return Ok(barcast::run::check(&config, told, stop).await);
         }
         Command::Record(args) => {
             let settings = args.validate().unwrap_or_else(|why| cli::fail(&why));

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use tokio::time::timeout;
 
 use super::report::{Reporter, Step};
-use super::{Config, SYMBOL, measured};
+use super::{Config, SYMBOL, measured, timed};
 use crate::bar::{
     Bar, CHANNEL_PATTERN, Message as BarMessage, Number, Pattern, Resolution, Topic, write_message,
 };
@@ -28,9 +28,10 @@ struct Talk {
 }
 
 impl Talk {
-    /// The first message that `wanted` takes.
+    /// The first message that `wanted` takes; without one the error says `what` was waited for.
     async fn until<T>(
         &mut self,
+        what: &str,
         mut wanted: impl FnMut(Message) -> Option<T>,
     ) -> Result<T, ClientError> {
         let heard = async {
@@ -44,26 +45,35 @@ impl Talk {
                 }
             }
         };
-        let late = Err(ClientError::Timeout(self.limit));
+        let late = Err(ClientError::Timeout {
+            limit: self.limit,
+            stage: what.to_owned(),
+        });
         timeout(self.limit, heard).await.unwrap_or(late)
     }
 
     async fn subscribe(&mut self, topics: &[Pattern]) -> Result<(), ClientError> {
         let text = subscribe(1, topics, Start::Current, None);
         self.socket.send(text)?;
-        self.until(|message| matches!(message, Message::Done(_)).then_some(()))
-            .await
+        let what = "waiting for the answer to a subscription";
+        self.until(what, |message| {
+            matches!(message, Message::Done(_)).then_some(())
+        })
+        .await
     }
 
     /// Until all that the gateway had to say before is said.
     async fn settle(&mut self) -> Result<(), ClientError> {
         self.socket.send(ping())?;
-        self.until(|message| matches!(message, Message::Pong).then_some(()))
-            .await
+        let what = "waiting for the answer to a ping";
+        self.until(what, |message| {
+            matches!(message, Message::Pong).then_some(())
+        })
+        .await
     }
 
     async fn bar(&mut self, is_it: impl Fn(&Update) -> bool) -> Result<Update, ClientError> {
-        self.until(|message| match message {
+        self.until("waiting for a bar", |message| match message {
             Message::Update(update) if is_it(&update) => Some(update),
             _ => None,
         })
@@ -77,7 +87,7 @@ pub(super) async fn check<T: FnMut(&Step)>(
     report: &mut Reporter<T>,
 ) {
     let limit = config.limit;
-    let (socket, took) = measured(limit, Socket::connect(&config.address, limit)).await;
+    let (socket, took) = timed(Socket::connect(&config.address, limit)).await;
     let socket = match socket {
         Ok(socket) => socket,
         Err(why) => {
@@ -104,7 +114,7 @@ pub(super) async fn check<T: FnMut(&Step)>(
             return;
         }
     };
-    let (subscribed, took) = measured(limit, talk.subscribe(&topics)).await;
+    let (subscribed, took) = timed(talk.subscribe(&topics)).await;
     if let Err(why) = subscribed {
         let next = "see the gateway's limits and its log";
         report.add(Step::fail(NAMES[1], why, next));
@@ -238,8 +248,13 @@ async fn live_topics(config: &Config) -> Result<Vec<Pattern>, Step> {
     let fail = |why: String, next: &str| Step::fail(NAMES[1], why, next);
     let answer = http::get(&config.address, "/api/v1/topics", config.limit).await;
     let answer = answer.map_err(|why| fail(why.to_string(), "see the gateway's log"))?;
-    let listed: Listed = serde_json::from_str(&answer.body).map_err(|_| {
-        let why = format!("/api/v1/topics answers {}", answer.status);
+    // What failed is not what is empty, whatever its body looks like.
+    let listed = match answer.status {
+        200 => serde_json::from_str::<Listed>(&answer.body).map_err(|why| why.to_string()),
+        status => Err(format!("it answers {status}")),
+    };
+    let listed = listed.map_err(|why| {
+        let why = format!("/api/v1/topics: no list of topics: {why}");
         fail(why, "does a proxy hide /api/v1/topics?")
     })?;
     let mut topics: Vec<(i64, Topic)> = listed

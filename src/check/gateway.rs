@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::report::{Reporter, Step};
-use super::{Config, measured};
+use super::{Config, timed};
 use crate::client::http;
 
 /// From publish to send, at the 99th percentile: beyond it people see that a chart is late.
@@ -13,7 +13,7 @@ const LATE: Duration = Duration::from_secs(1);
 
 pub(super) async fn check<T: FnMut(&Step)>(config: &Config, report: &mut Reporter<T>) {
     let address = &config.address;
-    let get = |route| measured(config.limit, http::get(address, route, config.limit));
+    let get = |route| timed(http::get(address, route, config.limit));
     let (answer, took) = get("/healthz").await;
     let is_alive = answer.is_ok();
     report.add(match answer {

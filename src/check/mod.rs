@@ -38,15 +38,25 @@ pub async fn check(config: &Config, tell: impl FnMut(&Step)) -> Report {
     report.end()
 }
 
-/// What something gave, as long as the step may take, and how long it took.
+/// What something gave, and how long it took.
+async fn timed<T, E: ToString>(
+    work: impl Future<Output = Result<T, E>>,
+) -> (Result<T, String>, Duration) {
+    let began = Instant::now();
+    let done = work.await.map_err(|why| why.to_string());
+    (done, began.elapsed())
+}
+
+/// Likewise of what has no bound of its own: as long as the step may take.
 async fn measured<T, E: ToString>(
     limit: Duration,
     work: impl Future<Output = Result<T, E>>,
 ) -> (Result<T, String>, Duration) {
-    let began = Instant::now();
-    let done = match timeout(limit, work).await {
-        Ok(done) => done.map_err(|why| why.to_string()),
-        Err(_) => Err(format!("no answer within {limit:?}")),
-    };
-    (done, began.elapsed())
+    timed(async {
+        match timeout(limit, work).await {
+            Ok(done) => done.map_err(|why| why.to_string()),
+            Err(_) => Err(format!("no answer within {limit:?}")),
+        }
+    })
+    .await
 }

@@ -28,8 +28,8 @@ pub struct TailArgs {
     /// Updates per second and topic at most, closed bars not counted; none without it
     #[arg(long, env = "BARCAST_TAIL_MAX_RATE", value_parser = values::rate)]
     max_rate: Option<f64>,
-    /// Seconds that the first connection may take, and each later attempt
-    #[arg(long, env = "BARCAST_TAIL_CONNECT_TIMEOUT", default_value = "5", value_parser = values::seconds)]
+    /// Seconds that the first connection may take, and each later attempt (8 s at most)
+    #[arg(long, env = "BARCAST_TAIL_CONNECT_TIMEOUT", default_value = "8", value_parser = values::seconds)]
     connect_timeout: Duration,
     /// JSON lines on a terminal, too [default: off]
     #[arg(long, env = "BARCAST_TAIL_NDJSON", value_parser = BoolishValueParser::new())]

@@ -7,7 +7,10 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until};
 
+use super::attempt::ATTEMPT_TIMEOUT;
+use super::clock::GatewayTime;
 use super::message::{self, Gap, Message, Start, Update};
+use super::plan::{Request, halve, requests};
 use super::track::{Hole, Track};
 use super::{Address, ClientError, Socket};
 use crate::bar::{Pattern, Topic};
@@ -21,10 +24,11 @@ const MAX_SILENCE: Duration = Duration::from_secs(25);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// A connection that stood so long was a good one: the next break starts with the first wait again.
 const STABLE_AFTER: Duration = Duration::from_secs(5);
-/// Longest list of topics in one request, in bytes: a gateway takes 4 KiB by default.
-const MAX_TOPICS_BYTES: usize = 3_000;
-/// Bars that a gateway gives in answer to one request.
-const MAX_ANSWER_BARS: usize = 10_000;
+/// A timer that fires so late found this process suspended or starved, and not the gateway silent.
+const LATE: Duration = Duration::from_secs(2);
+/// Longest wait for the answer to a request while other bytes come before it: the largest, over 8 kB/s,
+/// takes 3 minutes.
+const MAX_ANSWER_WAIT: Duration = Duration::from_secs(300);
 
 /// What to follow, and how.
 #[derive(Debug, Clone)]
@@ -37,7 +41,8 @@ pub struct Config {
     pub history_is_optional: bool,
     /// Updates of forming bars a second and topic, at most.
     pub max_rate: Option<f64>,
-    /// How long the first connection may take, with as many attempts as fit; and each later attempt.
+    /// How long the first connection may take, with as many attempts as fit; and each later attempt. No
+    /// attempt takes longer than [`ATTEMPT_TIMEOUT`].
     pub connect_timeout: Duration,
 }
 
@@ -47,6 +52,8 @@ pub enum Event {
     /// All is subscribed, for the first time or again.
     Connected {
         is_first: bool,
+        /// What time it is there.
+        time: Option<GatewayTime>,
     },
     /// The next attempt comes after `wait`.
     Lost {
@@ -84,17 +91,28 @@ impl From<ClientError> for End {
     }
 }
 
-/// One `bars.subscribe`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Request {
-    patterns: Vec<Pattern>,
-    start: Start,
-}
-
 struct Asked {
     id: u64,
     request: Request,
     until: Instant,
+    /// Whatever else comes.
+    last: Instant,
+}
+
+/// When the gateway last showed that it lives.
+struct Pulse {
+    at: Instant,
+    bytes: u64,
+}
+
+impl Pulse {
+    /// Bytes are a sign of life, those of half a message too.
+    fn look(&mut self, socket: &Socket, now: Instant) {
+        let bytes = socket.bytes_heard();
+        if std::mem::replace(&mut self.bytes, bytes) != bytes {
+            self.at = now;
+        }
+    }
 }
 
 struct Follower {
@@ -126,16 +144,22 @@ pub async fn follow(config: Config, events: mpsc::Sender<Event>) -> Result<(), F
         last_id: 0,
         stood: false,
     };
-    let mut backoff = Backoff::default();
+    // Before it ever stood soon again, since whoever started us waits; afterwards as one of many.
+    let (mut first, mut later) = (Backoff::default(), Backoff::of_clients());
     loop {
         let limit = match follower.stood {
             true => limit,
             false => until.saturating_duration_since(Instant::now()),
         };
-        let began = Instant::now();
         let address = follower.config.address.clone();
-        let ended = match Socket::connect(&address, limit).await {
-            Ok(socket) => follower.session(socket, limit).await,
+        let mut stood_for = Duration::ZERO;
+        let ended = match Socket::connect(&address, limit.min(ATTEMPT_TIMEOUT)).await {
+            Ok(socket) => {
+                let began = Instant::now();
+                let end = follower.session(socket, limit).await;
+                stood_for = began.elapsed();
+                end
+            }
             Err(why) => End::Lost(why),
         };
         let why = match ended {
@@ -146,9 +170,14 @@ pub async fn follow(config: Config, events: mpsc::Sender<Event>) -> Result<(), F
             End::Refused(message) => ClientError::Protocol(message),
             End::Lost(why) => why,
         };
-        if began.elapsed() >= STABLE_AFTER {
-            backoff.reset();
+        if stood_for >= STABLE_AFTER {
+            later.reset();
         }
+        let backoff = if follower.stood {
+            &mut later
+        } else {
+            &mut first
+        };
         let wait = backoff.wait();
         if !follower.stood && (why.is_final() || Instant::now() + wait >= until) {
             return Err(FollowError::Unreachable { address, why });
@@ -179,11 +208,15 @@ impl Follower {
         socket: &mut Socket,
         limit: Duration,
     ) -> Result<std::convert::Infallible, End> {
-        self.waiting = self.plan();
+        let time = socket.time();
+        self.waiting = self.plan(time.unwrap_or_else(GatewayTime::here));
         let answer_within = limit.min(ANSWER_TIMEOUT);
         let mut is_up = false;
-        let mut heard = Instant::now();
-        let mut ping_due = heard;
+        let mut ping_due = Instant::now();
+        let mut pulse = Pulse {
+            at: ping_due,
+            bytes: 0,
+        };
         let mut pinged = None;
         loop {
             if self.asked.is_none() {
@@ -193,7 +226,7 @@ impl Follower {
                     None => {
                         is_up = true;
                         let is_first = !std::mem::replace(&mut self.stood, true);
-                        self.tell(Event::Connected { is_first }).await?;
+                        self.tell(Event::Connected { is_first, time }).await?;
                     }
                 }
             }
@@ -205,25 +238,49 @@ impl Follower {
                     let arrived = Instant::now();
                     self.take(message::parse(&message?)?, &mut pinged).await?;
                     // Who takes the events may be slow: that is not the gateway's silence.
-                    heard = Instant::now();
+                    pulse.at = Instant::now();
                     if let Some(asked) = &mut self.asked {
-                        asked.until += heard - arrived;
+                        asked.until += pulse.at - arrived;
+                        asked.last += pulse.at - arrived;
                     }
                 }
                 () = sleep_until(due) => {
                     let now = Instant::now();
-                    if answer_due.is_some_and(|due| due <= now) {
-                        return Err(ClientError::Timeout(answer_within).into());
+                    if now - due >= LATE {
+                        // It is asked first and judged later.
+                        pulse.at = now;
+                        ping_due = now;
                     }
-                    if now >= heard + MAX_SILENCE {
-                        return Err(ClientError::Timeout(MAX_SILENCE).into());
+                    pulse.look(socket, now);
+                    self.judge(&pulse, answer_within, now)?;
+                    if now >= ping_due {
+                        ping_due = now + PING_EVERY;
+                        pinged.get_or_insert(now);
+                        socket.send(message::ping())?;
                     }
-                    ping_due = now + PING_EVERY;
-                    pinged.get_or_insert(now);
-                    socket.send(message::ping())?;
                 }
             }
         }
+    }
+
+    /// Gives a gateway up that is silent, or does not answer although nothing else comes.
+    fn judge(&mut self, pulse: &Pulse, answer_within: Duration, now: Instant) -> Result<(), End> {
+        let late = |limit, stage: &str| {
+            let stage = stage.to_owned();
+            Err(ClientError::Timeout { limit, stage }.into())
+        };
+        if now >= pulse.at + MAX_SILENCE {
+            return late(MAX_SILENCE, "nothing came, and pings were not answered");
+        }
+        let Some(asked) = self.asked.as_mut().filter(|asked| asked.until <= now) else {
+            return Ok(());
+        };
+        // What comes may stand before the answer.
+        asked.until = asked.last.min(pulse.at + answer_within);
+        if asked.until <= now {
+            return late(answer_within, "waiting for the answer to a subscription");
+        }
+        Ok(())
     }
 
     fn ask(&mut self, socket: &Socket, request: Request, within: Duration) -> Result<(), End> {
@@ -231,8 +288,13 @@ impl Follower {
         let (id, rate) = (self.last_id, self.config.max_rate);
         let text = message::subscribe(id, &request.patterns, request.start, rate);
         socket.send(text)?;
-        let until = Instant::now() + within;
-        self.asked = Some(Asked { id, request, until });
+        let now = Instant::now();
+        self.asked = Some(Asked {
+            id,
+            request,
+            until: now + within,
+            last: now + MAX_ANSWER_WAIT.max(within),
+        });
         Ok(())
     }
 
@@ -318,10 +380,7 @@ impl Follower {
                 request.start = Start::Current;
             }
             Start::Since(_) if is_limit && request.patterns.len() > 1 => {
-                let half = request.patterns.len() / 2;
-                let patterns = request.patterns.split_off(half);
-                let start = request.start;
-                self.waiting.push_front(Request { patterns, start });
+                halve(&mut request, &mut self.waiting);
             }
             Start::Since(_) if is_limit => {
                 for topic in request.patterns.iter().filter_map(Pattern::topic) {
@@ -337,7 +396,8 @@ impl Follower {
 
     /// What to ask a new connection for: topics that were seen from their newest bars on, the others as at
     /// first.
-    fn plan(&mut self) -> VecDeque<Request> {
+    fn plan(&mut self, time: GatewayTime) -> VecDeque<Request> {
+        let now = time.ms_at(Instant::now().into_std());
         let mut wanted: BTreeMap<i64, Vec<Pattern>> = BTreeMap::new();
         for (topic, track) in &mut self.tracks {
             if let Some(last) = track.last() {
@@ -347,7 +407,7 @@ impl Follower {
         }
         let resumed = wanted.into_iter();
         let mut plan: VecDeque<_> = resumed
-            .flat_map(|(since, topics)| requests(&topics, Start::Since(since)))
+            .flat_map(|(since, topics)| requests(&topics, Start::Since(since), now))
             .collect();
         let first = match self.config.history {
             0 => Start::Current,
@@ -358,7 +418,7 @@ impl Follower {
         let (topics, open): (Vec<_>, Vec<_>) = patterns.partition(|one| one.topic().is_some());
         let unseen = |one: &Pattern| !one.topic().is_some_and(seen);
         let topics: Vec<_> = topics.into_iter().filter(unseen).collect();
-        plan.extend(requests(&topics, first));
+        plan.extend(requests(&topics, first, now));
         // Last: what was seen is subscribed by then, and so not shown again.
         let start = if self.tracks.is_empty() {
             first
@@ -370,54 +430,5 @@ impl Follower {
             start,
         }));
         plan
-    }
-}
-
-/// As few requests as a gateway's limits allow.
-fn requests(topics: &[Pattern], start: Start) -> Vec<Request> {
-    let longest = topics.iter().map(|one| one.to_string().len() + 3).max();
-    let by_bytes = MAX_TOPICS_BYTES / longest.unwrap_or(1).max(1);
-    let by_bars = match start {
-        Start::Newest(bars) => MAX_ANSWER_BARS / bars.max(1),
-        _ => usize::MAX,
-    };
-    topics
-        .chunks(by_bytes.min(by_bars).max(1))
-        .map(|some| Request {
-            patterns: some.to_vec(),
-            start,
-        })
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn topics(count: usize) -> Vec<Pattern> {
-        (0..count)
-            .map(|n| format!("bars:SYMBOL{n}:1").parse().unwrap())
-            .collect()
-    }
-
-    #[test]
-    fn many_topics_are_several_requests_of_bounded_size() {
-        for (start, most) in [
-            (Start::Current, usize::MAX),
-            (Start::Newest(1_000), 10),
-            (Start::Newest(20_000), 1),
-        ] {
-            let all = requests(&topics(500), start);
-            assert!(
-                all.iter()
-                    .all(|one| (1..=most).contains(&one.patterns.len()))
-            );
-            let sizes = all
-                .iter()
-                .map(|r| message::subscribe(1, &r.patterns, start, None).len());
-            assert!(sizes.max().unwrap() <= 4_096);
-            assert_eq!(all.iter().map(|one| one.patterns.len()).sum::<usize>(), 500);
-        }
-        assert!(requests(&[], Start::Current).is_empty());
     }
 }

@@ -8,8 +8,8 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::{CONNECTION, HOST};
 use hyper::{Request, Response, body::Incoming};
 use hyper_util::rt::TokioIo;
-use tokio::time::timeout;
 
+use super::attempt::Attempt;
 use super::stream::Stream;
 use super::{Address, ClientError};
 
@@ -28,8 +28,10 @@ pub struct Answer {
 /// # Errors
 /// When there is no whole answer within `limit`.
 pub async fn get(address: &Address, route: &str, limit: Duration) -> Result<Answer, ClientError> {
+    let attempt = Attempt::within(limit);
+    let stream = Stream::connect(address, attempt).await?;
     let answer = async {
-        let mut sender = open(address).await?;
+        let mut sender = open(stream).await?;
         let request = Request::get(address.beside(route))
             .header(HOST, address.authority())
             .header(CONNECTION, "close")
@@ -41,14 +43,12 @@ pub async fn get(address: &Address, route: &str, limit: Duration) -> Result<Answ
             body: String::from_utf8_lossy(&body(response, MAX_BODY_BYTES).await?).into_owned(),
         })
     };
-    timeout(limit, answer)
-        .await
-        .unwrap_or(Err(ClientError::Timeout(limit)))
+    let stage = || format!("waiting for the whole answer to GET {route}");
+    attempt.stage(stage, answer).await
 }
 
-/// A connection on which a request can be sent.
-pub(super) async fn open(address: &Address) -> Result<SendRequest<Empty<Bytes>>, ClientError> {
-    let stream = Stream::connect(address).await?;
+/// HTTP over a connection.
+pub(super) async fn open(stream: Stream) -> Result<SendRequest<Empty<Bytes>>, ClientError> {
     let (sender, connection) = http1::handshake(TokioIo::new(stream))
         .await
         .map_err(broken)?;

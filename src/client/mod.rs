@@ -5,9 +5,14 @@
 //! has a task of its own, and everything else waits on a queue.
 
 pub mod address;
+pub mod attempt;
+pub mod clock;
 pub mod follow;
 pub mod http;
 pub mod message;
+mod plan;
+mod proxy;
+mod resolve;
 pub mod socket;
 mod stream;
 mod track;
@@ -29,9 +34,12 @@ pub enum ClientError {
     /// An HTTP answer in place of the handshake's 101.
     #[error("the handshake was answered with {status}{}", told(.body))]
     Handshake { status: u16, body: String },
-    /// Nothing within this time.
-    #[error("no answer within {0:?}")]
-    Timeout(Duration),
+    /// Nothing within this time, at this stage.
+    #[error("no answer within {limit:?}: {stage}")]
+    Timeout { limit: Duration, stage: String },
+    /// The environment's proxy is none, or does not let through.
+    #[error("{0}")]
+    Proxy(String),
     /// What came breaks HTTP, RFC 6455 or barcast's protocol.
     #[error("what came is not barcast's protocol: {0}")]
     Protocol(String),
@@ -45,7 +53,7 @@ impl ClientError {
     /// A proxy whose gateways are away, and a gateway that is full, answer with 5xx and 429.
     pub fn is_final(&self) -> bool {
         match self {
-            Self::Tls(_) | Self::Protocol(_) => true,
+            Self::Tls(_) | Self::Protocol(_) | Self::Proxy(_) => true,
             Self::Handshake { status, .. } => *status < 500 && *status != 429,
             _ => false,
         }

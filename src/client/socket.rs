@@ -9,16 +9,20 @@ use fastwebsockets::{
 };
 use http_body_util::Empty;
 use hyper::header::{
-    CONNECTION, HOST, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE, USER_AGENT,
+    CONNECTION, HOST, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS,
+    SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE, USER_AGENT,
 };
 use hyper::upgrade::Upgraded;
-use hyper::{Request, StatusCode};
+use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::io::{ReadHalf, WriteHalf};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use super::attempt::Attempt;
+use super::clock::GatewayTime;
+use super::stream::{Heard, Stream};
 use super::{Address, ClientError, http, line_of};
 
 /// Longest message taken, in bytes: the largest a gateway sends is a snapshot of 10,000 bars, some 1.3 MB.
@@ -40,6 +44,8 @@ pub struct Socket {
     incoming: mpsc::Receiver<Result<String, ClientError>>,
     outgoing: mpsc::Sender<Outgoing>,
     reader: JoinHandle<()>,
+    heard: Heard,
+    time: Option<GatewayTime>,
 }
 
 #[derive(Debug)]
@@ -53,16 +59,17 @@ impl Socket {
     /// Connects and shakes hands.
     ///
     /// # Errors
-    /// Why not, within `limit`.
+    /// Why not, within `limit`, and at which stage.
     pub async fn connect(address: &Address, limit: Duration) -> Result<Self, ClientError> {
-        match timeout(limit, handshake(address)).await {
-            Ok(Ok(upgraded)) => Ok(Self::over(upgraded)),
-            Ok(Err(why)) => Err(why),
-            Err(_) => Err(ClientError::Timeout(limit)),
-        }
+        let attempt = Attempt::within(limit);
+        let stream = Stream::connect(address, attempt).await?;
+        let heard = stream.heard();
+        let stage = || "waiting for the answer to the WebSocket handshake".to_owned();
+        let (io, time) = attempt.stage(stage, handshake(address, stream)).await?;
+        Ok(Self::over(io, heard, time))
     }
 
-    fn over(io: Io) -> Self {
+    fn over(io: Io, heard: Heard, time: Option<GatewayTime>) -> Self {
         let mut socket = WebSocket::after_handshake(io, Role::Client);
         socket.set_max_message_size(MAX_MESSAGE_BYTES);
         // Answered here: the reader could not wait for the writer.
@@ -77,7 +84,19 @@ impl Socket {
             incoming,
             outgoing,
             reader,
+            heard,
+            time,
         }
+    }
+
+    /// Bytes that came so far, those of half a message too: all of them are signs of life.
+    pub fn bytes_heard(&self) -> u64 {
+        self.heard.bytes()
+    }
+
+    /// The gateway's time, by its answer to the handshake.
+    pub fn time(&self) -> Option<GatewayTime> {
+        self.time
     }
 
     /// Sends a text message, or puts it behind others that wait.
@@ -109,13 +128,17 @@ impl Drop for Socket {
     }
 }
 
-async fn handshake(address: &Address) -> Result<Io, ClientError> {
-    let mut sender = http::open(address).await?;
+async fn handshake(
+    address: &Address,
+    stream: Stream,
+) -> Result<(Io, Option<GatewayTime>), ClientError> {
+    let mut sender = http::open(stream).await?;
+    let key = generate_key();
     let request = Request::get(address.target())
         .header(HOST, address.authority())
         .header(UPGRADE, "websocket")
         .header(CONNECTION, "Upgrade")
-        .header(SEC_WEBSOCKET_KEY, generate_key())
+        .header(SEC_WEBSOCKET_KEY, &key)
         .header(SEC_WEBSOCKET_VERSION, "13")
         .header(USER_AGENT, concat!("barcast/", env!("CARGO_PKG_VERSION")))
         .body(Empty::new())
@@ -127,8 +150,47 @@ async fn handshake(address: &Address) -> Result<Io, ClientError> {
         let body = line_of(&body.unwrap_or_default());
         return Err(ClientError::Handshake { status, body });
     }
+    verify(&response, &key)?;
+    let time = GatewayTime::of(response.headers());
     let upgraded = hyper::upgrade::on(response).await.map_err(http::broken)?;
-    Ok(TokioIo::new(upgraded))
+    Ok((TokioIo::new(upgraded), time))
+}
+
+/// Whether a 101 is the answer to our handshake (RFC 6455, section 4.1): fastwebsockets does not look.
+fn verify<B>(response: &Response<B>, key: &str) -> Result<(), ClientError> {
+    let refuse = |why: &str| {
+        let why = format!("the handshake's 101 has {why}; is something between that caches it?");
+        Err(ClientError::Protocol(why))
+    };
+    let has = |name: HeaderName, word: &str| {
+        let values = response.headers().get_all(name).iter();
+        let mut words = values.flat_map(|value| value.to_str().unwrap_or_default().split(','));
+        words.any(|one| one.trim().eq_ignore_ascii_case(word))
+    };
+    if !has(UPGRADE, "websocket") || !has(CONNECTION, "upgrade") {
+        return refuse("no Upgrade: websocket with Connection: Upgrade");
+    }
+    let mut answers = response.headers().get_all(SEC_WEBSOCKET_ACCEPT).iter();
+    let (answer, another) = (answers.next(), answers.next());
+    if answer.is_none() || answer != accept(key).as_ref() || another.is_some() {
+        return refuse("a Sec-WebSocket-Accept that is not the answer to our key");
+    }
+    for name in [SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_PROTOCOL] {
+        if response.headers().contains_key(&name) {
+            return refuse(&format!("a {name} that was not offered"));
+        }
+    }
+    Ok(())
+}
+
+/// What a server must answer to a key. fastwebsockets can do it on its server's side only.
+fn accept(key: &str) -> Option<HeaderValue> {
+    let request = Request::get("/")
+        .header(SEC_WEBSOCKET_KEY, key)
+        .header(SEC_WEBSOCKET_VERSION, "13");
+    let mut request = request.body(()).ok()?;
+    let (response, _) = fastwebsockets::upgrade::upgrade(&mut request).ok()?;
+    response.headers().get(SEC_WEBSOCKET_ACCEPT).cloned()
 }
 
 /// Until the connection ends or nobody listens any more.

@@ -9,9 +9,10 @@ use bytes::Bytes;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::hub::SessionId;
-use super::lag::GATHER_BYTES;
+use super::lag::{GATHER_BYTES, Lag};
 use super::reading::LINGER;
 use super::session::{CLOSE_TIMEOUT, Connection};
+use super::silence::Judge;
 use super::worker::Worker;
 use super::ws::{Close, CloseCode, close_frame, ping_frame};
 
@@ -116,20 +117,26 @@ impl Worker {
         let period = u32::try_from(interval.as_secs()).unwrap_or(u32::MAX).max(1);
         let mut silent = Vec::new();
         let mut pings = Vec::new();
-        for (id, connection) in self.hub.borrow().sessions() {
+        let hub = self.hub.borrow();
+        let mut silences = self.silences.borrow_mut();
+        silences.keep(|id| hub.socket(id).is_some());
+        let mut judge = Judge::new(&mut silences, now, period);
+        for (id, connection) in hub.sessions() {
             if let Some(deadline) = connection.closing.get() {
                 if now >= deadline {
                     connection.shut(Shutdown::Both);
                 }
             } else if id % period == round % period && !connection.left.get() {
                 // Spread over the interval by the session's number.
-                if now.saturating_sub(connection.heard.get()) > 2 * period {
+                let waiting = hub.lag(id).map_or(0, Lag::bytes);
+                if judge.is_silent(id, connection, waiting) {
                     silent.push(id);
                 } else {
                     pings.push(id);
                 }
             }
         }
+        drop((hub, silences));
         for id in silent {
             if let Some(connection) = self.connection(id) {
                 let reason = "silent for two ping intervals";

@@ -23,6 +23,7 @@ use super::node::Node;
 use super::placeholders::Placeholders;
 use super::reading::ReadBuffer;
 use super::session::{self, Connection};
+use super::silence::Silences;
 use super::watching::Watching;
 use super::ws::{CloseCode, FrameBuilder};
 use crate::bar::Pattern;
@@ -66,6 +67,8 @@ pub struct Worker {
     turns: Notify,
     frames: RefCell<FrameBuilder>,
     pub(super) policy_log: RefCell<Limited>,
+    /// Clients that have not answered their last ping.
+    pub(super) silences: RefCell<Silences>,
     started: Instant,
     counts: Arc<Counts>,
 }
@@ -93,6 +96,7 @@ impl Worker {
             turns: Notify::new(),
             frames: RefCell::default(),
             policy_log: RefCell::default(),
+            silences: RefCell::default(),
             started: Instant::now(),
             counts,
         }

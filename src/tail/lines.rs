@@ -20,11 +20,11 @@ pub(super) async fn show(
         let line = match event {
             Event::Bar(update) => bar_line(&update),
             Event::Gap(gap) => gap_line(&gap),
-            Event::Connected { is_first: true } => {
+            Event::Connected { is_first: true, .. } => {
                 tracing::debug!("connected");
                 continue;
             }
-            Event::Connected { is_first: false } => {
+            Event::Connected { .. } => {
                 tracing::info!("connected again");
                 continue;
             }

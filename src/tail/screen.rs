@@ -10,7 +10,6 @@ use super::Left;
 use super::draw::{Clock, draw};
 use super::table::Table;
 use crate::client::follow::Event;
-use crate::clock::now_ms;
 
 /// At most so often it is drawn: ten times a second looks alive, and costs nothing over a slow line.
 const FRAME: Duration = Duration::from_millis(100);
@@ -82,10 +81,9 @@ fn lines(table: &Table, colours: bool) -> Vec<String> {
     // Asked each time: it may have another size by now.
     let (height, width) = Term::stdout().size();
     let (width, height) = (usize::from(width), usize::from(height));
-    let clock = Clock {
-        now: Instant::now(),
-        ms: now_ms(),
-    };
+    let now = Instant::now();
+    let ms = table.time.ms_at(now);
+    let clock = Clock { now, ms };
     let lines = draw(table, width, height, clock);
     lines.iter().map(|l| l.render(width, colours)).collect()
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use crate::bar::Topic;
+use crate::client::clock::GatewayTime;
 use crate::client::follow::Event;
 use crate::client::message::{Update, View};
 
@@ -99,7 +100,7 @@ impl Row {
         self.newest.volume
     }
 
-    /// How it stands at `now`, by the clock `now_ms`.
+    /// How it stands at `now`, where it is `now_ms` at the gateway.
     pub fn state(&self, topic: Topic, now: Instant, now_ms: i64) -> State {
         let is_over = topic.resolution.next(self.newest.time) <= now_ms;
         let is_silent = self.heard.is_none_or(|heard| now - heard >= STALE_AFTER);
@@ -141,6 +142,8 @@ pub struct Table {
     pub link: Link,
     pub gaps: u64,
     pub round_trip: Option<Duration>,
+    /// What time it is at the gateway, or here before any told.
+    pub time: GatewayTime,
     /// Live bars in the last whole second.
     pub rate: u64,
     bars: u64,
@@ -154,6 +157,7 @@ impl Table {
             link: Link::Connecting,
             gaps: 0,
             round_trip: None,
+            time: GatewayTime::here(),
             rate: 0,
             bars: 0,
         }
@@ -162,7 +166,10 @@ impl Table {
     /// Takes in what happened.
     pub fn take(&mut self, event: Event, now: Instant) {
         match event {
-            Event::Connected { .. } => self.link = Link::Up,
+            Event::Connected { time, .. } => {
+                self.link = Link::Up;
+                self.time = time.unwrap_or_else(GatewayTime::here);
+            }
             Event::Lost { why, wait } => {
                 let again = now + wait;
                 self.round_trip = None;
