@@ -2,6 +2,7 @@
 //! of counted, are in the modules below.
 
 mod counts;
+mod format;
 pub mod process;
 mod record;
 mod topics;
@@ -17,18 +18,16 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 pub use counts::{Counts, WorkerCounter, WorkerCounts, WorkerLag};
+pub use format::Format;
 pub use record::{OutputMetrics, RecordMetrics};
 pub use topics::TopicSubscribers;
 
-/// What `/metrics` answers with: OpenMetrics text, which Prometheus reads.
-pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-
 /// The text of everything registered.
-pub fn render(registry: &Registry) -> String {
+pub fn render(registry: &Registry, format: Format) -> String {
     let mut text = String::new();
     // Writing into a String cannot fail; a metric that refuses to encode leaves what came before.
     let _ = encode(&mut text, registry);
-    text
+    format.of_openmetrics(text)
 }
 
 /// What a generator or a replay counts.

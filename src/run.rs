@@ -41,7 +41,7 @@ pub async fn dev(
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let gateway = bind(config)?;
-    let address = gateway.address();
+    let below = format!("{}{}", gateway.address(), gateway.node().config.base_path);
     let first = market.symbols.first().zip(market.resolutions.first());
     let subscribe = first.map_or_else(String::new, |(symbol, resolution)| {
         format!(
@@ -53,11 +53,11 @@ pub async fn dev(
         env!("CARGO_PKG_VERSION")
     );
     if gateway.node().config.ui {
-        println!("  charts     http://{address}/");
-        println!("  operation  http://{address}/ops");
+        println!("  charts     http://{below}/");
+        println!("  operation  http://{below}/ops");
     }
-    println!("  WebSocket  ws://{address}/api/v1/ws");
-    println!("  try        python3 -m websockets ws://{address}/ws");
+    println!("  WebSocket  ws://{below}/api/v1/ws");
+    println!("  try        python3 -m websockets ws://{below}/ws");
     println!("             {subscribe}");
 
     let bus = MemoryBus::default();

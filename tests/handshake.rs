@@ -65,6 +65,49 @@ fn headers_are_read_in_any_case_and_as_lists() {
     }
 }
 
+/// A browser that offers a subprotocol needs one chosen; ours is `barcast`.
+#[test]
+fn our_subprotocol_is_chosen_where_it_is_offered() {
+    let gateway = gateway();
+    for (offers, status, chosen) in [
+        (&["barcast"][..], 101, Some("barcast")),
+        (&["bearer, abc.def,barcast"], 101, Some("barcast")),
+        (&["bearer", "barcast"], 101, Some("barcast")),
+        (&[" , barcast,"], 101, Some("barcast")),
+        (&["bearer, abc.def"], 101, None),
+        (&["Barcast"], 101, None),
+        (&["barcast2"], 101, None),
+        (&[""], 400, None),
+        (&[","], 400, None),
+        (&["bar cast"], 400, None),
+        (&["bar/cast"], 400, None),
+        (&["\"barcast\""], 400, None),
+        (&["barcast, barcast"], 400, None),
+        (&["barcast", "a", "barcast"], 400, None),
+        (&["barcast", ""], 400, None),
+    ] {
+        for first in ["", "GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n"] {
+            let mut wire = Wire::connect(gateway.address);
+            if !first.is_empty() {
+                wire.send(first);
+                wire.answer();
+            }
+            let lines = offers
+                .iter()
+                .map(|offer| format!("Sec-WebSocket-Protocol: {offer}\r\n"));
+            let lines: String = lines.collect();
+            wire.send(handshake().replacen("Host", &format!("{lines}Host"), 1));
+            let answer = wire.head();
+            assert_eq!(answer.status, status, "{offers:?}");
+            assert_eq!(
+                answer.header("sec-websocket-protocol"),
+                chosen,
+                "{offers:?}"
+            );
+        }
+    }
+}
+
 #[test]
 fn what_is_offered_but_not_spoken_is_not_chosen() {
     let gateway = gateway();

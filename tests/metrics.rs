@@ -4,9 +4,12 @@
 mod common;
 
 use std::collections::HashSet;
+use std::net::SocketAddr;
 
-use common::client::{Wire, get, metric, sample};
+use common::client::{Answer, Wire, get, metric, sample};
+use common::eventually_blocking;
 use common::gateway::{candle, config, in_process};
+use common::process::Process;
 use serde_json::json;
 
 /// A sample's name, labels and value.
@@ -24,6 +27,102 @@ fn parts(line: &str) -> (&str, &str, f64) {
 fn is_name(name: &str) -> bool {
     let rest = |c: char| c.is_ascii_alphanumeric() || c == '_';
     name.starts_with(|c: char| c.is_ascii_alphabetic()) && name.chars().all(rest)
+}
+
+const OPENMETRICS: &str = "application/openmetrics-text";
+
+/// What `/metrics` answers to whoever accepts that, or says nothing of it.
+fn scrape(address: SocketAddr, method: &str, accept: Option<&str>) -> Answer {
+    let mut wire = Wire::connect(address);
+    let accept = accept.map_or_else(String::new, |accept| format!("Accept: {accept}\r\n"));
+    wire.send(format!(
+        "{method} /metrics HTTP/1.1\r\nHost: a\r\n{accept}Connection: close\r\n\r\n"
+    ));
+    if method == "HEAD" {
+        let answer = wire.head();
+        wire.expect_end();
+        answer
+    } else {
+        wire.answer()
+    }
+}
+
+/// Prometheus text 0.0.4 as the OpenMetrics text that has the same families.
+fn as_openmetrics(text: &str) -> String {
+    let mut out = String::new();
+    let mut counters = HashSet::new();
+    for line in text.lines() {
+        if let Some(name) = line
+            .strip_suffix(" counter")
+            .and_then(|line| line.strip_prefix("# TYPE "))
+        {
+            counters.insert(name);
+        }
+    }
+    for line in text.lines() {
+        let mut words = line.splitn(4, ' ');
+        let described = words.next() == Some("#") && words.next().is_some();
+        match words
+            .next()
+            .filter(|name| described && counters.contains(name))
+        {
+            Some(name) => {
+                let base = name.strip_suffix("_total").expect(line);
+                out += &line.replacen(name, base, 1);
+            }
+            None => out += line,
+        }
+        out.push('\n');
+    }
+    out + "# EOF\n"
+}
+
+#[test]
+fn metrics_are_written_as_the_scraper_prefers() {
+    let (gateway, _feed) = in_process(config());
+    let generator = Process::start(&["generate", "--health-listen", "127.0.0.1:0"]);
+    let health = || {
+        let log = generator.log();
+        let (_, after) = log.split_once("health and metrics address=")?;
+        after.split_whitespace().next()?.parse().ok()
+    };
+    eventually_blocking("the generator listens", || health().is_some());
+    let plain = "text/plain; version=0.0.4; charset=utf-8";
+    let open = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    for address in [gateway.address, health().unwrap()] {
+        for (accept, expected) in [
+            (None, plain),
+            (Some("*/*"), plain),
+            (Some("text/plain;version=0.0.4"), plain),
+            (Some("application/openmetrics-text"), open),
+            (
+                Some("application/openmetrics-text;version=1.0.0;q=0.3,text/plain;q=0.5"),
+                plain,
+            ),
+            (
+                Some("application/openmetrics-text;q=0.5,text/plain;version=0.0.4;q=0.2,*/*;q=0.1"),
+                open,
+            ),
+        ] {
+            let head = scrape(address, "HEAD", accept);
+            assert_eq!(head.header("content-type"), Some(expected), "{accept:?}");
+            let answer = scrape(address, "GET", accept);
+            assert_eq!(answer.status, 200);
+            assert_eq!(answer.header("content-type"), Some(expected), "{accept:?}");
+            assert_eq!(answer.header("vary"), Some("Accept"));
+            assert_eq!(answer.body.contains("# EOF"), expected == open);
+            let families = if expected == open {
+                check(&answer.body)
+            } else {
+                check(&as_openmetrics(&answer.body))
+            };
+            assert!(families.len() >= 10, "{families:?}");
+            let counter = "# TYPE barcast_published_bars_total counter";
+            if address != gateway.address {
+                assert_eq!(answer.body.contains(counter), expected == plain);
+            }
+        }
+    }
 }
 
 /// Checks the rules of OpenMetrics text that a scraper relies on; tells the names of the families.
@@ -79,7 +178,7 @@ fn check(text: &str) -> Vec<String> {
 #[test]
 fn metrics_are_openmetrics_text() {
     let (gateway, mut feed) = in_process(config());
-    let before = get(gateway.address, "/metrics");
+    let before = scrape(gateway.address, "GET", Some(OPENMETRICS));
     assert_eq!(before.status, 200);
     let kind = before.header("content-type").unwrap();
     assert!(
@@ -97,7 +196,7 @@ fn metrics_are_openmetrics_text() {
     let unwatched = candle("MSFT", 0, 1);
     feed.bar(&unwatched);
     gateway.received(2);
-    let after = get(gateway.address, "/metrics").body;
+    let after = scrape(gateway.address, "GET", Some(OPENMETRICS)).body;
     // Every label was there from the start, but for topics: a rate has a beginning.
     assert_eq!(check(&after), families);
     for (name, value) in [
@@ -178,7 +277,7 @@ fn only_the_most_watched_topics_are_named() {
     one.ask(&topics(0..120));
     let mut other = gateway.client();
     other.ask(&topics(110..120));
-    let text = get(gateway.address, "/metrics").body;
+    let text = scrape(gateway.address, "GET", Some(OPENMETRICS)).body;
     check(&text);
     let named = text
         .lines()

@@ -38,7 +38,7 @@ export async function loadHistory(symbol, resolution, { count, to, signal }) {
   // Far beyond every bar, and still a whole number of seconds for the server.
   const before = to === undefined ? 2 ** 33 : to / 1000;
   const query = new URLSearchParams({ symbol, resolution, from: "0", to: String(before), countback: String(count) });
-  const response = await fetch(`/udf/history?${query}`, { signal });
+  const response = await fetch(`udf/history?${query}`, { signal });
   if (!response.ok) throw new Error(`history: ${response.status}`);
   // `no_data` has no columns, and an error is a symbol that is not known yet.
   const { t = [], o, h, l, c, v } = await response.json();

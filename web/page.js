@@ -13,7 +13,7 @@ import { Panel } from "./panel.js";
 import { Search } from "./search.js";
 import { Watchlist } from "./watchlist.js";
 
-const TOPICS_URL = "/api/v1/topics";
+const TOPICS_URL = "api/v1/topics";
 /** How soon a topic that somebody starts to publish is listed. */
 const TOPICS_EVERY_MS = 15_000;
 /** While a market fills up, for so long after the page or a new symbol came. */

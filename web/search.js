@@ -55,7 +55,7 @@ export class Search {
     this.#request?.abort();
     const { signal } = (this.#request = new AbortController());
     const query = this.#input.value.trim();
-    const url = `/udf/search?${new URLSearchParams({ query, type: "", exchange: "", limit: String(FOUND_MAX) })}`;
+    const url = `udf/search?${new URLSearchParams({ query, type: "", exchange: "", limit: String(FOUND_MAX) })}`;
     let found;
     try {
       found = await (await fetch(url, { signal })).json();

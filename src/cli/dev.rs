@@ -24,6 +24,6 @@ impl DevArgs {
     /// One line that names the flag and what is allowed.
     pub fn validate(self) -> Result<(gateway::Config, generator::Config), String> {
         let market = self.market.validate(Form::default(), BACKFILL)?;
-        Ok((self.gateway.config(), market))
+        Ok((self.gateway.config()?, market))
     }
 }

@@ -7,8 +7,10 @@ use clap::builder::BoolishValueParser;
 
 use super::{RedisArgs, Store, values};
 use crate::bus::RedisBus;
-use crate::gateway::config::PROOF_WAIT;
+use crate::gateway::base_path::BasePath;
+use crate::gateway::config::{HTTP_LIFETIME, PROOF_WAIT};
 use crate::gateway::cors::Cors;
+use crate::gateway::networks::Network;
 use crate::gateway::udf::Listings;
 use crate::gateway::{Config, Limits};
 
@@ -24,7 +26,7 @@ pub struct GatewayArgs {
     /// Clients of this node
     #[arg(long, env = "BARCAST_MAX_CLIENTS", default_value_t = Limits::default().max_clients, value_parser = values::positive)]
     max_clients: usize,
-    /// Clients from one IP address; 0 is no limit, as is right behind a proxy
+    /// Clients from one IP address, or one /64 of IPv6; 0 is no limit, as is right behind a proxy that is not trusted
     #[arg(long, env = "BARCAST_MAX_CLIENTS_PER_ADDRESS", default_value_t = Limits::default().max_clients_per_address, value_parser = values::whole::<usize>)]
     max_clients_per_address: usize,
     /// Topics that one client gets, patterns expanded
@@ -42,6 +44,9 @@ pub struct GatewayArgs {
     /// Seconds from the TCP connection to the end of the handshake
     #[arg(long, env = "BARCAST_HANDSHAKE_TIMEOUT", default_value = "10", value_parser = values::seconds)]
     handshake_timeout: Duration,
+    /// Seconds that an HTTP connection may be idle between two requests; longer than proxies keep theirs, mostly 60
+    #[arg(long, env = "BARCAST_HTTP_IDLE_TIMEOUT", default_value = "75", value_parser = values::idle_seconds)]
+    http_idle_timeout: Duration,
     /// Seconds between pings; a client silent for two intervals is closed with 4408
     #[arg(long, env = "BARCAST_PING_INTERVAL", default_value = "25", value_parser = values::whole_seconds)]
     ping_interval: Duration,
@@ -72,6 +77,15 @@ pub struct GatewayArgs {
     /// Origins whose pages may read /udf/ and /api/v1/: * or a comma-separated list; none without it
     #[arg(long, env = "BARCAST_CORS_ORIGIN", value_parser = values::cors)]
     cors_origin: Option<Cors>,
+    /// Path below which pages, API, UDF and WebSocket are, as /bars; probes and /metrics stay at the root, too [default: the root]
+    #[arg(long, env = "BARCAST_BASE_PATH", value_parser = values::base_path)]
+    base_path: Option<BasePath>,
+    /// Proxies whose X-Forwarded-For, Forwarded or PROXY header counts: addresses and networks, comma-separated; none without it
+    #[arg(long, env = "BARCAST_TRUSTED_PROXIES", value_name = "CIDR", value_delimiter = ',', num_args = 1.., value_parser = values::network)]
+    trusted_proxies: Vec<Network>,
+    /// Connections of trusted proxies begin with a PROXY header (version 1 or 2) [default: off]
+    #[arg(long, env = "BARCAST_PROXY_PROTOCOL", value_parser = BoolishValueParser::new())]
+    proxy_protocol: bool,
     /// Serve neither the chart page nor the operator's page: /, /ops and /ui/ are not found [default: off]
     #[arg(long, env = "BARCAST_NO_UI", value_parser = BoolishValueParser::new())]
     no_ui: bool,
@@ -85,8 +99,14 @@ pub struct GatewayArgs {
 
 impl GatewayArgs {
     /// The settings; every value was checked when it was parsed.
-    pub fn config(&self) -> Config {
-        Config {
+    ///
+    /// # Errors
+    /// One line that names the flags that do not go together.
+    pub fn config(&self) -> Result<Config, String> {
+        if self.proxy_protocol && self.trusted_proxies.is_empty() {
+            return Err("--proxy-protocol (BARCAST_PROXY_PROTOCOL) is read from trusted proxies alone: name them with --trusted-proxies (BARCAST_TRUSTED_PROXIES), as 10.0.0.0/8".to_owned());
+        }
+        Ok(Config {
             listen: self.listen,
             workers: self.workers.unwrap_or(Config::default().workers),
             limits: Limits {
@@ -97,6 +117,7 @@ impl GatewayArgs {
                 max_message_bytes: self.max_message_bytes,
                 max_messages_per_second: self.max_messages_per_second,
                 handshake_timeout: self.handshake_timeout,
+                http_idle_timeout: self.http_idle_timeout,
                 ping_interval: self.ping_interval,
                 outbox_bytes: self.outbox_bytes,
                 slow_grace: self.slow_grace,
@@ -110,11 +131,15 @@ impl GatewayArgs {
                 .unwrap_or(Config::default().history_bytes),
             listings: self.symbols_file.clone().unwrap_or_default(),
             ui: !self.no_ui,
+            base_path: self.base_path.clone().unwrap_or_default(),
+            trusted_proxies: self.trusted_proxies.clone(),
+            proxy_protocol: self.proxy_protocol,
             cors: self.cors_origin.clone().unwrap_or_default(),
+            http_lifetime: HTTP_LIFETIME,
             drain_grace: self.drain_grace,
             drain_spread: self.drain_spread,
             proof_wait: PROOF_WAIT,
-        }
+        })
     }
 }
 
@@ -136,7 +161,7 @@ impl ServeArgs {
     /// # Errors
     /// One line that names the flag and what is allowed.
     pub fn validate(self) -> Result<(Config, RedisBus), String> {
-        let (config, bus) = (self.gateway.config(), self.redis.bus()?);
+        let (config, bus) = (self.gateway.config()?, self.redis.bus()?);
         let bus = match self.store {
             Store::Redis => bus.loading(config.limits.max_topics, config.history_bars),
             Store::None => bus,

@@ -11,7 +11,9 @@ use crate::bar::{Pattern, Resolution, Symbol};
 use crate::bus::redis::Settings;
 use crate::bus::{BusError, RedisBus};
 use crate::feed::time;
+use crate::gateway::base_path::BasePath;
 use crate::gateway::cors::Cors;
+use crate::gateway::networks::Network;
 use crate::gateway::protocol::{MAX_RATE, MIN_RATE};
 use crate::gateway::udf::Listings;
 use crate::record::spool::LEAST_BYTES;
@@ -24,6 +26,8 @@ const LONGEST_INTERVAL: f64 = 86_400.0;
 const MOST_WORKERS: usize = 1_024;
 /// Longest time between pings: proxies cut silent connections long before.
 const MOST_PING_SECONDS: u32 = 3_600;
+/// Shortest time that an HTTP connection may be idle: clients are told it in whole seconds.
+const LEAST_IDLE: Duration = Duration::from_secs(1);
 
 /// Seconds between ticks, fractions allowed.
 ///
@@ -192,6 +196,18 @@ pub fn seconds(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| format!("allowed: seconds from 0 to {LONGEST_INTERVAL}"))
 }
 
+/// A time in seconds, fractions allowed, that is not next to nothing.
+///
+/// # Errors
+/// What is allowed.
+pub fn idle_seconds(text: &str) -> Result<Duration, String> {
+    let long = seconds(text).ok().filter(|time| *time >= LEAST_IDLE);
+    long.ok_or_else(|| {
+        let least = LEAST_IDLE.as_secs();
+        format!("allowed: seconds from {least} to {LONGEST_INTERVAL}")
+    })
+}
+
 /// A time in whole seconds.
 ///
 /// # Errors
@@ -219,6 +235,22 @@ pub fn symbols_file(path: &str) -> Result<Arc<Listings>, String> {
 /// # Errors
 /// What is allowed.
 pub fn cors(text: &str) -> Result<Cors, String> {
+    text.parse().map_err(|why| format!("{why}"))
+}
+
+/// One network of a comma-separated list.
+///
+/// # Errors
+/// What is allowed.
+pub fn network(text: &str) -> Result<Network, String> {
+    text.parse().map_err(|why| format!("{why}"))
+}
+
+/// A path that everything is below.
+///
+/// # Errors
+/// What is allowed.
+pub fn base_path(text: &str) -> Result<BasePath, String> {
     text.parse().map_err(|why| format!("{why}"))
 }
 

@@ -2,13 +2,18 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::base_path::BasePath;
 use super::cors::Cors;
 use super::machine;
+use super::networks::Network;
 use super::udf::Listings;
 
 /// After the bus is back, a topic whose `seq` could prove that nothing was missed has this long to
 /// do so by its next bar; then its watchers are told of a gap all the same.
 pub const PROOF_WAIT: Duration = Duration::from_secs(10);
+
+/// Longest life of a connection that stays HTTP: the next answer is the last, and proxies spread anew.
+pub const HTTP_LIFETIME: Duration = Duration::from_secs(3_600);
 
 /// Settings of a gateway, validated.
 #[derive(Debug, Clone)]
@@ -27,8 +32,16 @@ pub struct Config {
     pub listings: Arc<Listings>,
     /// Whether the chart page and the operator's page are served.
     pub ui: bool,
+    /// Below which path all is served but probes.
+    pub base_path: BasePath,
+    /// Proxies that are believed whose requests they hand on.
+    pub trusted_proxies: Vec<Network>,
+    /// Whether their connections begin with a PROXY header.
+    pub proxy_protocol: bool,
     /// Whose pages may read public JSON.
     pub cors: Cors,
+    /// [`HTTP_LIFETIME`]; another in tests alone, so no flag sets it.
+    pub http_lifetime: Duration,
     /// [`PROOF_WAIT`]; another in tests alone, so no flag sets it.
     pub proof_wait: Duration,
     /// How long draining may take before the remaining clients are cut.
@@ -43,7 +56,7 @@ pub struct Config {
 pub struct Limits {
     /// Clients of this node.
     pub max_clients: usize,
-    /// Clients from one IP address; 0 is no limit, as is right behind a proxy.
+    /// Clients from one IP address, or one /64 of IPv6; 0 is no limit, as is right behind a proxy that is not trusted.
     pub max_clients_per_address: usize,
     /// Topics that one client gets, patterns expanded.
     pub max_topics_per_client: usize,
@@ -58,6 +71,8 @@ pub struct Limits {
     pub max_messages_per_second: u32,
     /// From the TCP connection to the end of the HTTP request's head.
     pub handshake_timeout: Duration,
+    /// How long a connection that stays HTTP may be idle between two requests.
+    pub http_idle_timeout: Duration,
     /// Time between pings; a client silent for two is closed.
     pub ping_interval: Duration,
     /// Memory of bars that may wait for one slow client, in bytes.
@@ -79,7 +94,11 @@ impl Default for Config {
             history_bytes: machine::history_bytes(),
             listings: Arc::default(),
             ui: true,
+            base_path: BasePath::default(),
+            trusted_proxies: Vec::new(),
+            proxy_protocol: false,
             cors: Cors::default(),
+            http_lifetime: HTTP_LIFETIME,
             proof_wait: PROOF_WAIT,
             drain_grace: Duration::from_secs(10),
             drain_spread: Duration::from_secs(5),
@@ -98,6 +117,7 @@ impl Default for Limits {
             max_message_bytes: 4 << 10,
             max_messages_per_second: 100,
             handshake_timeout: Duration::from_secs(10),
+            http_idle_timeout: Duration::from_secs(75),
             ping_interval: Duration::from_secs(25),
             outbox_bytes: 256 << 10,
             slow_grace: Duration::from_secs(10),

@@ -4,10 +4,13 @@
 
 pub mod answers;
 pub mod door;
+mod forwarded;
 mod handshake;
+mod idle;
 pub mod listing;
 pub mod places;
 mod progress;
+mod proxied;
 mod queue;
 pub mod server;
 mod waiting;
@@ -17,13 +20,14 @@ use std::net::IpAddr;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
+use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION};
 use hyper::{Method, Request, Response, StatusCode};
 
 use super::cors;
 use super::documents;
 use super::node::Node;
 use super::udf;
+use crate::metrics;
 use crate::ui;
 pub use handshake::{Accepted, accept, refusal, stream_of};
 
@@ -34,7 +38,7 @@ const CONTENT_SECURITY_POLICY: &str = "default-src 'self'; style-src 'self' 'uns
 const JSON: &str = "application/json";
 const TEXT: &str = "text/plain; charset=utf-8";
 
-/// Whether this is a path of WebSockets.
+/// Whether this is a path of WebSockets, below the base path.
 fn is_websocket(path: &str) -> bool {
     matches!(path, "/ws" | "/api/v1/ws")
 }
@@ -61,9 +65,25 @@ fn refuse(status: StatusCode, why: &str) -> Answer {
 
 /// What a request gets that is no upgrade.
 async fn route(node: &Node, request: &Request<Incoming>, address: IpAddr) -> Answer {
-    let path = request.uri().path();
+    let base_path = &node.config.base_path;
+    let asked = request.uri().path();
+    // What a load balancer asks that was told nothing else, as HAProxy's `option httpchk`.
+    if *request.method() == Method::OPTIONS && matches!(asked, "/" | "*") {
+        return options(node);
+    }
+    let Some(path) = base_path.strip(asked) else {
+        return if base_path.is_bare(asked) {
+            redirect(&format!("{base_path}/"), request.uri().query())
+        } else {
+            not_found(node)
+        };
+    };
     let shared = node.config.cors.shares(path);
     let mut response = match *request.method() {
+        Method::GET | Method::HEAD if path == "/metrics" => {
+            let format = metrics::Format::wanted(request.headers());
+            node.answers.ask(address, path, format.name()).await
+        }
         Method::GET | Method::HEAD => {
             let query = request.uri().query().unwrap_or_default();
             get(node, path, query, address).await
@@ -75,6 +95,27 @@ async fn route(node: &Node, request: &Request<Incoming>, address: IpAddr) -> Ans
         let headers = response.headers_mut();
         node.config.cors.mark(request.headers(), headers);
     }
+    response
+}
+
+fn redirect(path: &str, query: Option<&str>) -> Answer {
+    let target = match query {
+        Some(query) => format!("{path}?{query}"),
+        None => path.to_owned(),
+    };
+    let mut response = refuse(StatusCode::PERMANENT_REDIRECT, &format!("see {path}"));
+    if let Ok(target) = HeaderValue::try_from(target) {
+        response.headers_mut().insert(LOCATION, target);
+    }
+    response
+}
+
+/// Like `/readyz`, with what may be asked here.
+fn options(node: &Node) -> Answer {
+    let mut response = ready(node);
+    response
+        .headers_mut()
+        .insert(ALLOW, HeaderValue::from_static("GET, HEAD, OPTIONS"));
     response
 }
 
@@ -90,7 +131,7 @@ async fn get(node: &Node, path: &str, query: &str, address: IpAddr) -> Answer {
     match path {
         "/healthz" => respond(StatusCode::OK, JSON, r#"{"status":"alive"}"#),
         "/readyz" => ready(node),
-        "/metrics" | "/api/v1/topics" => node.answers.ask(address, path, query).await,
+        "/api/v1/topics" => node.answers.ask(address, path, query).await,
         documents::ASYNCAPI_PATH => respond(StatusCode::OK, JSON, documents::ASYNCAPI),
         documents::OPENAPI_PATH => respond(StatusCode::OK, JSON, documents::OPENAPI),
         _ => match path.strip_prefix("/udf/") {
@@ -106,11 +147,7 @@ async fn get(node: &Node, path: &str, query: &str, address: IpAddr) -> Answer {
 fn page(node: &Node, path: &str) -> Answer {
     let file = ui::file(path).filter(|_| node.config.ui);
     let Some(file) = file else {
-        let pages = if node.config.ui { "/, /ops, " } else { "" };
-        let why = format!(
-            "not found: {pages}/ws, /api/v1/ws, /api/v1/topics, /udf/, /healthz, /readyz and /metrics are there"
-        );
-        return refuse(StatusCode::NOT_FOUND, &why);
+        return not_found(node);
     };
     let mut response = respond(StatusCode::OK, file.content_type, file.bytes);
     response.headers_mut().insert(
@@ -118,6 +155,19 @@ fn page(node: &Node, path: &str) -> Answer {
         HeaderValue::from_static(CONTENT_SECURITY_POLICY),
     );
     response
+}
+
+fn not_found(node: &Node) -> Answer {
+    let below = &node.config.base_path;
+    let pages = if node.config.ui {
+        format!("{below}/, {below}/ops, ")
+    } else {
+        String::new()
+    };
+    let why = format!(
+        "not found: {pages}{below}/ws, {below}/api/v1/ws, {below}/api/v1/topics, {below}/udf/, /healthz, /readyz and /metrics are there"
+    );
+    refuse(StatusCode::NOT_FOUND, &why)
 }
 
 fn ready(node: &Node) -> Answer {

@@ -6,6 +6,7 @@
 //! the session's [`lag`] and [`outbox`].
 
 mod allowance;
+pub mod base_path;
 pub mod batch;
 pub mod budget;
 pub mod closing;
@@ -23,6 +24,7 @@ mod machine;
 pub mod mailbox;
 pub mod memory;
 pub mod missed;
+pub mod networks;
 pub mod node;
 pub mod outbox;
 pub mod past;

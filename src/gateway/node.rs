@@ -19,13 +19,13 @@ use super::placeholders::Shares;
 use super::registry::Registry;
 use super::rendition::Rendition;
 use super::udf;
-use super::worker::REFUSED_HTTP;
+use super::worker::{REFUSED_HTTP, REFUSED_PROXY_HEADER};
 use super::ws::CloseCode;
 use crate::bar::Malformed;
 use crate::metrics::process::ProcessCollector;
 use crate::metrics::workers::WorkerLoads;
 use crate::metrics::{
-    self, GAPPED_GATEWAY, GAPPED_LEFT, GAPPED_SLOW, GatewayMetrics, GeneratorMetrics,
+    self, Format, GAPPED_GATEWAY, GAPPED_LEFT, GAPPED_SLOW, GatewayMetrics, GeneratorMetrics,
 };
 
 /// One gateway.
@@ -40,6 +40,8 @@ pub struct Node {
     clients: AtomicUsize,
     per_address: DashMap<IpAddr, usize>,
     draining: AtomicBool,
+    /// Whether it was told that clients may come through a proxy whose word does not count.
+    pub(super) is_proxy_told: AtomicBool,
     /// What is known of each worker's load.
     pub loads: Box<[Load]>,
     /// What waits: one holder a worker, and behind them the HTTP thread's.
@@ -128,7 +130,7 @@ fn foresee(metrics: &GatewayMetrics) {
     for reason in Refused::ALL
         .map(Refused::reason)
         .into_iter()
-        .chain([REFUSED_HTTP])
+        .chain([REFUSED_HTTP, REFUSED_PROXY_HEADER])
     {
         metrics.refused(reason);
     }
@@ -169,6 +171,7 @@ impl Node {
             clients: AtomicUsize::new(0),
             per_address: DashMap::new(),
             draining: AtomicBool::new(false),
+            is_proxy_told: AtomicBool::new(false),
             loads,
         }
     }
@@ -179,7 +182,7 @@ impl Node {
     }
 
     /// The text of `/metrics`.
-    pub fn render_metrics(&self) -> String {
+    pub fn render_metrics(&self, format: Format) -> String {
         let mut registry = MetricsRegistry::default();
         self.metrics.ready.set(i64::from(self.is_ready()));
         self.metrics.draining.set(i64::from(self.is_draining()));
@@ -191,7 +194,7 @@ impl Node {
         let loads = self.loads.iter().map(Load::read).collect();
         registry.register_collector(Box::new(WorkerLoads(loads)));
         registry.register_collector(Box::new(ProcessCollector));
-        metrics::render(&registry)
+        metrics::render(&registry, format)
     }
 
     /// From now on nobody is let in.

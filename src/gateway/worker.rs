@@ -19,6 +19,7 @@ use super::holders::Holders;
 use super::http::places::Place;
 use super::hub::{Hub, SessionId};
 use super::mailbox::Mailbox;
+use super::networks::any_contains;
 use super::node::Node;
 use super::placeholders::Placeholders;
 use super::reading::ReadBuffer;
@@ -36,6 +37,8 @@ use crate::metrics::Counts;
 const READ_BYTES: usize = 16 << 10;
 /// Label of connections refused at that bound.
 pub const REFUSED_HTTP: &str = "http_connections";
+/// Label of connections of a trusted proxy without a good PROXY header.
+pub const REFUSED_PROXY_HEADER: &str = "proxy_header";
 /// Change of what waits for a worker's clients that the node is told of at once; else it is told once a
 /// second.
 const REPORT_STEP_BYTES: usize = 1 << 20;
@@ -69,6 +72,7 @@ pub struct Worker {
     pub(super) policy_log: RefCell<Limited>,
     /// Clients that have not answered their last ping.
     pub(super) silences: RefCell<Silences>,
+    pub(super) proxy_log: RefCell<Limited>,
     started: Instant,
     counts: Arc<Counts>,
 }
@@ -97,6 +101,7 @@ impl Worker {
             frames: RefCell::default(),
             policy_log: RefCell::default(),
             silences: RefCell::default(),
+            proxy_log: RefCell::default(),
             started: Instant::now(),
             counts,
         }
@@ -163,9 +168,15 @@ impl Worker {
         self.forget_placeholders(id);
     }
 
-    /// A place for a connection that is no session; `None` when all are taken by others in use.
+    /// A place for a connection that is no session; `None` when all are taken by others in use. Behind a trusted
+    /// proxy are many: its connections are not added up.
     pub fn http_connection(&self, address: IpAddr) -> Option<Place> {
-        let taken = self.node.places.take(address);
+        let is_proxy = any_contains(&self.node.config.trusted_proxies, address);
+        let taken = if is_proxy {
+            self.node.places.take_alone()
+        } else {
+            self.node.places.take(address)
+        };
         // One was refused, or lost its place.
         if taken.as_ref().is_none_or(|(_, evicted)| *evicted) {
             self.node.metrics.refused(REFUSED_HTTP).inc();

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, VARY};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -15,14 +15,19 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus_client::registry::Registry;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::metrics::{self, GeneratorMetrics};
+use crate::metrics::{self, Format, GeneratorMetrics};
 
 /// Connections at once: a few probes and scrapers, and no stranger takes the generator's files.
 const MAX_CONNECTIONS: usize = 64;
-/// Longest wait for a request's headers, which also ends idle connections.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Longest wait for the first bytes of a request.
+const FIRST_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long an idle connection lives, as one of a gateway does: longer than proxies keep theirs.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
+/// What clients are told of it: a little less, since a request may be under way.
+const KEEP_ALIVE: &str = "timeout=70";
 /// Pause after accept failed, mostly for want of open files: trying at once would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -90,12 +95,19 @@ async fn serve(
 }
 
 async fn connection(stream: TcpStream, registry: &Registry, health: &Health) {
+    if timeout(FIRST_TIMEOUT, stream.readable()).await.is_err() {
+        return;
+    }
     let service = service_fn(|request: Request<Incoming>| async move {
-        Ok::<_, Infallible>(answer(&request, registry, health))
+        let mut answer = answer(&request, registry, health);
+        let told = HeaderValue::from_static(KEEP_ALIVE);
+        let headers = answer.headers_mut();
+        headers.insert(HeaderName::from_static("keep-alive"), told);
+        Ok::<_, Infallible>(answer)
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
+        .header_read_timeout(IDLE_TIMEOUT)
         .serve_connection(TokioIo::new(stream), service)
         .await;
     if let Err(why) = served {
@@ -106,7 +118,10 @@ async fn connection(stream: TcpStream, registry: &Registry, health: &Health) {
 fn answer<B>(request: &Request<B>, registry: &Registry, health: &Health) -> Response<Full<Bytes>> {
     let (content_type, text) = match request.uri().path() {
         "/healthz" => ("application/json", health()),
-        "/metrics" => (metrics::CONTENT_TYPE, metrics::render(registry)),
+        "/metrics" => {
+            let format = Format::wanted(request.headers());
+            (format.content_type(), metrics::render(registry, format))
+        }
         _ => {
             return plain(
                 StatusCode::NOT_FOUND,
@@ -123,6 +138,8 @@ fn answer<B>(request: &Request<B>, registry: &Registry, health: &Health) -> Resp
     let mut response = Response::new(Full::from(text));
     let content_type = HeaderValue::from_static(content_type);
     response.headers_mut().insert(CONTENT_TYPE, content_type);
+    let by_accept = HeaderValue::from_static("Accept");
+    response.headers_mut().insert(VARY, by_accept);
     response
 }
 

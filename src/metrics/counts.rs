@@ -201,6 +201,7 @@ mod tests {
         let mut registries = [Registry::default(), Registry::default()];
         registries[0].register("lag", "Lag", workers.lag());
         registries[1].register("lag", "Lag", library);
-        assert_eq!(render(&registries[0]), render(&registries[1]));
+        let text = |registry| render(registry, crate::metrics::Format::OpenMetrics);
+        assert_eq!(text(&registries[0]), text(&registries[1]));
     }
 }

@@ -107,7 +107,7 @@ pub fn generator() -> Process {
     Process::start(&["generate", "--health-listen", "127.0.0.1:0"])
 }
 
-/// Name, type and labels of every metric in an OpenMetrics text, and the values of its labels.
+/// Name, type and labels of every metric in a Prometheus text, and the values of its labels.
 fn metrics(text: &str) -> (BTreeSet<[String; 3]>, BTreeSet<String>) {
     let mut names = BTreeSet::new();
     let mut values = BTreeSet::new();
@@ -116,10 +116,7 @@ fn metrics(text: &str) -> (BTreeSet<[String; 3]>, BTreeSet<String>) {
             continue;
         };
         let (name, kind) = described.split_once(' ').unwrap();
-        let name = match kind {
-            "counter" => format!("{name}_total"),
-            _ => name.to_owned(),
-        };
+        let name = name.to_owned();
         // A histogram's buckets have a label more, its count has those that tell histograms apart.
         let counted = match kind {
             "histogram" => format!("{name}_count"),

@@ -10,12 +10,15 @@ import shutil
 import signal
 import socket
 import subprocess
+import time
 import urllib.error
+import urllib.parse
 import urllib.request
-from contextlib import ExitStack, contextmanager
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 
 import pytest
 from conftest import DEADLINE_SECONDS, ROOT, binary, eventually, free_port
+from servers import Gateway
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
@@ -46,7 +49,7 @@ def get(address, path):
         with urllib.request.urlopen(f"http://{address}{path}", timeout=DEADLINE_SECONDS) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as refused:
-        return refused.code, ""
+        return refused.code, refused.read().decode()
     except OSError:
         return None, ""
 
@@ -121,7 +124,7 @@ def gateways(redis_url, tmp_path):
         for name in ("one", "two"):
             address = f"127.0.0.1:{free_port()}"
             command = [binary(), "serve", "--listen", address, "--redis-url", redis_url]
-            command += ["--drain-grace", "2"]
+            command += ["--drain-grace", "2", "--trusted-proxies", "127.0.0.1"]
             found[address] = stack.enter_context(process(command, tmp_path / f"{name}.log"))
             eventually("a gateway is ready", lambda at=address: get(at, "/readyz")[0] == 200)
         yield found
@@ -271,3 +274,191 @@ def test_no_proxy_ends_a_client_that_answers_pings():
     for path, setting in configured:
         [value] = re.findall(setting, (DEPLOY / path).read_text(), re.MULTILINE)
         assert seconds(value) > 2 * int(ping[1]), f"{path}: {setting}"
+
+
+# ---- whose requests a proxy hands on, and below which path ------------------------------------
+
+FRONT = """
+global
+    log stdout format raw local0 info
+defaults
+    mode http
+    timeout connect 3s
+    timeout client 30s
+    timeout server 30s
+    timeout tunnel 2m
+frontend front
+    bind {bind}
+    {forward}
+    default_backend gateway
+backend gateway
+    {check}
+    server one {gateway} {server}
+"""
+
+
+@contextmanager
+def front_haproxy(folder, gateway, forward="option forwardfor", server="", check=""):
+    """A HAProxy with nothing but what is asked for."""
+    bind = f"127.0.0.1:{free_port()}"
+    config = folder / "front.cfg"
+    config.write_text(FRONT.format(bind=bind, gateway=gateway, forward=forward, server=server, check=check))
+    log = folder / "front.log"
+    with process([program("haproxy"), "-db", "-f", config], log) as child:
+        yield from wait_for(child, log, bind)
+
+
+@contextmanager
+def front_nginx(folder, gateway, location="/", to="", lines=""):
+    """An nginx that hands what is at `location` to a gateway, its prefix cut off with `to="/"`."""
+    bind = f"127.0.0.1:{free_port()}"
+    temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+    paths = "".join(f"{name}_temp_path {folder}/{name};" for name in temporary)
+    (folder / "front.conf").write_text(
+        f"daemon off; pid {folder}/front.pid; error_log stderr; worker_processes 1; events {{}}"
+        f"http {{ access_log off; {paths} server {{ listen {bind}; {lines}"
+        f" location = /readyz {{ proxy_pass http://{gateway}; }}"
+        f" location {location} {{ proxy_pass http://{gateway}{to}; proxy_http_version 1.1;"
+        " proxy_set_header Host $host; proxy_set_header Upgrade $http_upgrade;"
+        ' proxy_set_header Connection "upgrade"; proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;'
+        "}}}"
+    )
+    log = folder / "front.log"
+    with process([program("nginx"), "-p", folder, "-c", folder / "front.conf"], log, start_new_session=True) as child:
+        try:
+            yield from wait_for(child, log, bind)
+        finally:
+            os.killpg(child.pid, signal.SIGKILL)
+
+
+@contextmanager
+def one_gateway(redis_url, folder, *flags):
+    gateway = Gateway(redis_url, folder, *flags)
+    try:
+        yield gateway.start().address
+    finally:
+        gateway.stop()
+
+
+TRUST = ["--trusted-proxies", "127.0.0.1", "--max-clients-per-address", "1"]
+FROM = ["127.0.0.2", "127.0.0.3", "127.0.0.4"]
+
+
+async def by_own_address(url):
+    """Each address has one client, whatever it says of itself, and no second one."""
+    # The library knows no proxy that is transparent; the address that it binds is the client's.
+    pretends = {"X-Forwarded-For": "192.0.2.77", "Forwarded": "for=192.0.2.78"}
+    async with AsyncExitStack() as stack:
+        for address in FROM:
+            source = (address, 0)
+            await stack.enter_async_context(connect(url, local_addr=source, additional_headers=pretends))
+            with pytest.raises(InvalidStatus) as refused:
+                await connect(url, local_addr=source)
+            assert refused.value.response.status_code == 429, address
+
+
+@pytest.mark.parametrize("server", ["", "send-proxy", "send-proxy-v2", "check inter 200ms send-proxy-v2"])
+def test_clients_behind_haproxy_are_counted_by_their_own_addresses(redis_url, tmp_path, server):
+    flags = [*TRUST, "--proxy-protocol"] if server else TRUST
+    forward = "http-request set-header X-Kind proxied" if server else "option forwardfor"
+    with ExitStack() as stack:
+        # With PROXY headers asked for, the probe of this test must come from elsewhere.
+        gateway = Gateway(redis_url, tmp_path, *flags)
+        stack.callback(gateway.kill)
+        gateway.start(ready=not server)
+        front = front_haproxy(tmp_path, gateway.address, forward, server, "option httpchk" if "check" in server else "")
+        address = stack.enter_context(front)
+        in_time(by_own_address(f"ws://{address}/ws"))
+        if server:
+            assert get(gateway.address, "/readyz")[0] is None, "a trusted address sends a PROXY header"
+
+
+def test_clients_behind_nginx_are_counted_by_their_own_addresses(redis_url, tmp_path):
+    with one_gateway(redis_url, tmp_path, *TRUST) as gateway, front_nginx(tmp_path, gateway) as address:
+        in_time(by_own_address(f"ws://{address}/ws"))
+
+
+def test_two_proxies_one_behind_the_other(redis_url, tmp_path):
+    """nginx says whose it is, HAProxy before the gateway that it is nginx'."""
+    inner, outer = tmp_path / "inner", tmp_path / "outer"
+    inner.mkdir(), outer.mkdir()
+    with (
+        one_gateway(redis_url, tmp_path, *TRUST) as gateway,
+        front_haproxy(inner, gateway, forward="option forwardfor") as haproxy_address,
+        front_nginx(outer, haproxy_address) as address,
+    ):
+        in_time(by_own_address(f"ws://{address}/ws"))
+
+
+def test_a_proxy_that_sends_a_header_to_a_port_that_reads_none_is_told(redis_url, tmp_path):
+    with one_gateway(redis_url, tmp_path) as gateway:
+        bind = f"127.0.0.1:{free_port()}"
+        config = tmp_path / "front.cfg"
+        config.write_text(FRONT.format(bind=bind, gateway=gateway, forward="", server="send-proxy", check=""))
+        with process([program("haproxy"), "-db", "-f", config], tmp_path / "front.log"):
+            status, why = eventually("the gateway's own words come back", lambda: (found := get(bind, "/healthz"))[0] and found)
+            assert status == 400 and "--proxy-protocol" in why
+
+
+@pytest.mark.parametrize(
+    ("flags", "to"), [([], "/"), (["--base-path", "/bars"], "")], ids=["cut off", "handed on"]
+)
+def test_pages_below_a_path(redis_url, tmp_path, flags, to):
+    """Everything that the pages name is there, and the WebSocket, wherever the prefix is cut off."""
+    moved = "location = /bars { return 301 /bars/; }"
+
+    async def greets(url):
+        async with connect(url) as client:
+            await client.send('{"type":"ping"}')
+            return json.loads(await client.recv())["type"]
+
+    with (
+        one_gateway(redis_url, tmp_path, *flags) as gateway,
+        front_nginx(tmp_path, gateway, "/bars/", to, moved if to else f"location = /bars {{ proxy_pass http://{gateway}; }}") as address,
+    ):
+        at = f"http://{address}/bars/"
+        for page in ("", "ops"):
+            status, text = get(address, f"/bars/{page}")
+            assert status == 200
+            named = set(re.findall(r'(?:src|href)="([^"#]+)"', text))
+            own = {urllib.parse.urljoin(at + page, name) for name in named if "//" not in name}
+            assert len(own) > 5, own
+            for url in own:
+                assert url.startswith(at), url
+                assert get(address, url.removeprefix(f"http://{address}"))[0] == 200, url
+        for path in ("api/v1/topics", "udf/config", "healthz", "readyz", "metrics", "api/v1/openapi.json"):
+            assert get(address, f"/bars/{path}")[0] == 200, path
+        assert get(address, "/bars")[0] == 200, "by way of /bars/"
+        for path in ("ws", "api/v1/ws"):
+            assert in_time(greets(f"ws://{address}/bars/{path}")) == "pong"
+        if flags:
+            assert get(gateway, "/healthz")[0] == 200, "probes are at the root, too"
+            assert get(gateway, "/ws")[0] == 404
+
+
+def test_requests_over_a_proxys_kept_connections_never_fail(redis_url, tmp_path):
+    """nginx keeps connections to the gateway; whenever a request comes, it gets an answer."""
+    flags = ["--http-idle-timeout", "2"]
+    with one_gateway(redis_url, tmp_path, *flags) as gateway:
+        bind = f"127.0.0.1:{free_port()}"
+        temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+        paths = "".join(f"{name}_temp_path {tmp_path}/{name};" for name in temporary)
+        (tmp_path / "kept.conf").write_text(
+            f"daemon off; pid {tmp_path}/kept.pid; error_log stderr; worker_processes 1; events {{}}"
+            f"http {{ access_log off; {paths} upstream gateway {{ server {gateway}; keepalive 8; }}"
+            f" server {{ listen {bind}; location / {{ proxy_pass http://gateway; proxy_http_version 1.1;"
+            ' proxy_set_header Connection ""; proxy_next_upstream off; }}}'
+        )
+        log = tmp_path / "kept.log"
+        command = [program("nginx"), "-p", tmp_path, "-c", tmp_path / "kept.conf"]
+        with process(command, log, start_new_session=True) as child:
+            try:
+                eventually("nginx answers", lambda: get(bind, "/healthz")[0] == 200)
+                statuses = []
+                # Around the end of an idle connection's life.
+                for pause in [0.0, 0.5, 1.5, *(1.9 + n * 0.02 for n in range(10)), 0.0]:
+                    time.sleep(pause)
+                    statuses.append(get(bind, "/healthz")[0])
+                assert statuses == [200] * len(statuses), log.read_text()
+            finally:
+                os.killpg(child.pid, signal.SIGKILL)

@@ -44,9 +44,13 @@ const plots = [
 });
 const WORKER_PLOT = 6;
 
-async function ask(path) {
-  const response = await fetch(path, { signal: AbortSignal.timeout(WITHIN_MS), cache: "no-store" });
-  if (!response.ok) throw new Error(`${path} answered ${response.status}`);
+/** With an end that tells a whole answer from one that was cut off. */
+const METRICS = "application/openmetrics-text; version=1.0.0";
+
+async function ask(path, accept) {
+  const headers = { accept };
+  const response = await fetch(path, { headers, signal: AbortSignal.timeout(WITHIN_MS), cache: "no-store" });
+  if (!response.ok) throw new Error(`/${path} answered ${response.status}`);
   return response;
 }
 
@@ -54,11 +58,11 @@ async function look() {
   const at = performance.now();
   const wanted = topics.total > MANY_TOPICS ? MANY_EVERY_MS : 0;
   try {
-    const figures = parse(await (await ask("/metrics")).text());
+    const figures = parse(await (await ask("metrics", METRICS)).text());
     recorder.take({ at, figures });
     counts.take(figures);
     if (at - view.topicsAt >= wanted) {
-      topics.take(await (await ask("/api/v1/topics")).json(), performance.now());
+      topics.take(await (await ask("api/v1/topics", "application/json")).json(), performance.now());
       view.topicsAt = at;
     }
     view.failedSince = null;

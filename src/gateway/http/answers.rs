@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hyper::StatusCode;
-use hyper::header::{HeaderValue, RETRY_AFTER};
+use hyper::header::{HeaderValue, RETRY_AFTER, VARY};
 use tokio::sync::oneshot;
 
 use super::listing::{Listing, Page};
@@ -120,8 +120,13 @@ impl Bodies {
     fn answer(&mut self, node: &Node, path: &str, query: &str) -> Answer {
         let (mut answer, built) = match path {
             "/metrics" => {
-                let (body, built) = self.shared(path, "", |_| node.render_metrics().into());
-                (respond(StatusCode::OK, metrics::CONTENT_TYPE, body), built)
+                let format = metrics::Format::named(query);
+                let render = |_: &mut Self| node.render_metrics(format).into();
+                let (body, built) = self.shared(path, query, render);
+                let mut answer = respond(StatusCode::OK, format.content_type(), body);
+                let vary = HeaderValue::from_static("Accept");
+                answer.headers_mut().insert(VARY, vary);
+                (answer, built)
             }
             "/api/v1/topics" => match Page::of(query) {
                 Ok(page) => {

@@ -8,30 +8,38 @@ use std::io;
 use std::net::{SocketAddr, TcpStream as StdStream};
 use std::rc::Rc;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::header::{CONNECTION, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::spawn_local;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::places::Place;
+use super::proxied::{self, ProxiedError};
 use super::{MAX_HEAD_BYTES, handshake};
+use crate::gateway::base_path::{BasePath, MAX_BASE_PATH_BYTES};
+use crate::gateway::networks::any_contains;
 use crate::gateway::node::Admission;
 use crate::gateway::reading::Reading;
 use crate::gateway::rendition::Rendition;
 use crate::gateway::session::{Connection, Session};
-use crate::gateway::worker::Worker;
+use crate::gateway::worker::{REFUSED_PROXY_HEADER, Worker};
 use crate::gateway::ws::Decoder;
 
-/// How a connection begins whose first request is for a WebSocket; a space or a query follows.
-const UPGRADES: [&[u8]; 2] = [b"GET /ws", b"GET /api/v1/ws"];
-/// The longest of them, and what follows.
-const LOOK_BYTES: usize = 15;
+/// What a first request for a WebSocket asks for; a space or a query follows.
+const UPGRADES: [&[u8]; 2] = [b"/ws", b"/api/v1/ws"];
+const METHOD: &[u8] = b"GET ";
+/// The longest of them below a path, and what follows.
+const LOOK_BYTES: usize = 15 + MAX_BASE_PATH_BYTES;
+/// How long a connection that is turned away may take to read why.
+const TURN_AWAY: Duration = Duration::from_secs(1);
 
 /// A connection for the thread `http`.
 #[derive(Debug)]
@@ -107,6 +115,16 @@ impl Lanes {
     }
 }
 
+/// How a connection begins.
+#[derive(Debug, PartialEq, Eq)]
+enum Beginning {
+    /// With a request for a WebSocket.
+    Upgrade,
+    /// With a PROXY header.
+    Proxied,
+    Other,
+}
+
 /// The beginning of one TCP connection, until it is a session or somebody else's.
 pub async fn enter(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr) {
     let accepted = Instant::now();
@@ -114,22 +132,78 @@ pub async fn enter(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr) {
         tracing::debug!(%peer, "connection refused: too many without a session");
         return;
     };
-    let patience = worker.node.config.limits.handshake_timeout;
+    let config = &worker.node.config;
+    if config.proxy_protocol && any_contains(&config.trusted_proxies, peer.ip()) {
+        // In a box of its own, so that nobody else's beginning is larger for it.
+        Box::pin(introduce(worker, stream, peer, place, accepted)).await;
+    } else {
+        look(worker, stream, peer, place, accepted).await;
+    }
+}
+
+/// Reads whose connection it is that a trusted proxy made.
+async fn introduce(
+    worker: Rc<Worker>,
+    mut stream: TcpStream,
+    proxy: SocketAddr,
+    place: Place,
+    accepted: Instant,
+) {
+    let until = accepted + worker.node.config.limits.handshake_timeout;
+    let read = tokio::select! {
+        read = timeout_at(until, proxied::read(&mut stream)) => read,
+        () = place.evicted() => {
+            tracing::debug!(%proxy, "connection ended: others need its place");
+            return;
+        }
+    };
+    match read {
+        Ok(Ok(None)) => look(worker, stream, proxy, place, accepted).await,
+        Ok(Ok(Some(peer))) => {
+            // From here on it is the client's, and counted as its.
+            drop(place);
+            match worker.http_connection(peer.ip()) {
+                Some(place) => look(worker, stream, peer, place, accepted).await,
+                None => tracing::debug!(%peer, "connection refused: too many without a session"),
+            }
+        }
+        // Also a check that only looks whether the port is open.
+        Ok(Err(ProxiedError::Io(why))) => tracing::debug!(%proxy, %why, "connection ended"),
+        Err(_) => tracing::debug!(%proxy, "connection ended: no PROXY header came"),
+        Ok(Err(why)) => {
+            worker.node.metrics.refused(REFUSED_PROXY_HEADER).inc();
+            worker.proxy_log.borrow_mut().say(|left_out| {
+                tracing::warn!(%proxy, %why, left_out, "connection of a trusted proxy refused (--proxy-protocol)");
+            });
+        }
+    }
+}
+
+/// Looks whose a connection is, and hands it on.
+async fn look(
+    worker: Rc<Worker>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    place: Place,
+    accepted: Instant,
+) {
+    let until = accepted + worker.node.config.limits.handshake_timeout;
+    let begins = begins(&stream, &worker.node.config.base_path);
     let looked = tokio::select! {
-        looked = timeout(patience, asks_for_upgrade(&stream)) => looked,
+        looked = timeout_at(until, begins) => looked,
         () = place.evicted() => {
             tracing::debug!(%peer, "connection ended: others need its place");
             return;
         }
     };
     match looked {
-        Ok(Ok(true)) => {
-            let greeted = timeout_at(accepted + patience, greet(&worker, stream, peer, &place));
+        Ok(Ok(Beginning::Upgrade)) => {
+            let greeted = timeout_at(until, greet(&worker, stream, peer, &place));
             if greeted.await.is_err() {
                 tracing::debug!(%peer, "connection ended: its handshake took too long");
             }
         }
-        Ok(Ok(false)) => {
+        Ok(Ok(Beginning::Other)) => {
             let Ok(stream) = stream.into_std() else {
                 return;
             };
@@ -143,24 +217,61 @@ pub async fn enter(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr) {
             // Nobody takes it only when the gateway is ending.
             let _ = worker.node.lanes.visitors.sender.send(visitor);
         }
+        Ok(Ok(Beginning::Proxied)) => {
+            worker.node.metrics.refused(REFUSED_PROXY_HEADER).inc();
+            let _ = timeout(TURN_AWAY, turn_away(&worker, stream, peer)).await;
+        }
         Ok(Err(why)) => tracing::debug!(%peer, %why, "connection ended"),
         Err(_) => tracing::debug!(%peer, "connection ended: it sent nothing"),
     }
 }
 
+/// Says to one that begins with a PROXY header why it is not read.
+async fn turn_away(worker: &Worker, mut stream: TcpStream, peer: SocketAddr) -> io::Result<()> {
+    let why = if worker.node.config.proxy_protocol {
+        "a PROXY header is read from trusted proxies alone: name this address in --trusted-proxies (BARCAST_TRUSTED_PROXIES)"
+    } else {
+        "a PROXY header is not read here: switch it off in the proxy (send-proxy), or read it with --proxy-protocol (BARCAST_PROXY_PROTOCOL) and --trusted-proxies (BARCAST_TRUSTED_PROXIES)"
+    };
+    worker.proxy_log.borrow_mut().say(|left_out| {
+        tracing::warn!(%peer, left_out, "connection refused: {why}");
+    });
+    let length = why.len() + 1;
+    let answer = format!(
+        "HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain; charset=utf-8\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{why}\n"
+    );
+    stream.write_all(answer.as_bytes()).await?;
+    stream.shutdown().await?;
+    // With something unread TCP would reset the connection, and the answer might be lost.
+    let mut rest = [0; 256];
+    while stream.read(&mut rest).await? > 0 {}
+    Ok(())
+}
+
 /// Looks at the first bytes that come, and leaves them where they are.
-async fn asks_for_upgrade(stream: &TcpStream) -> io::Result<bool> {
+async fn begins(stream: &TcpStream, below: &BasePath) -> io::Result<Beginning> {
     let mut start = [0; LOOK_BYTES];
     let seen = stream.peek(&mut start).await?;
     if seen == 0 {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
-    Ok(is_upgrade(&start[..seen]))
+    let start = &start[..seen];
+    Ok(if is_upgrade(start, below) {
+        Beginning::Upgrade
+    } else if proxied::is_start(start) {
+        Beginning::Proxied
+    } else {
+        Beginning::Other
+    })
 }
 
-fn is_upgrade(start: &[u8]) -> bool {
+fn is_upgrade(start: &[u8], below: &BasePath) -> bool {
+    let path = start.strip_prefix(METHOD);
+    let Some(path) = path.and_then(|path| path.strip_prefix(below.as_bytes())) else {
+        return false;
+    };
     UPGRADES.iter().any(|upgrade| {
-        let rest = start.strip_prefix(*upgrade);
+        let rest = path.strip_prefix(*upgrade);
         rest.is_some_and(|rest| matches!(rest.first(), Some(b' ' | b'?')))
     })
 }
@@ -247,8 +358,12 @@ mod tests {
             "GET /api/v1/ws ",
             "GET /api/v1/ws?",
         ] {
-            let start = &stays.as_bytes()[..stays.len().min(LOOK_BYTES)];
-            assert!(is_upgrade(start), "{stays}");
+            let root = BasePath::default();
+            assert!(is_upgrade(stays.as_bytes(), &root), "{stays}");
+            let below = "/bars".parse().unwrap();
+            assert!(!is_upgrade(stays.as_bytes(), &below), "{stays}");
+            let stays = stays.replacen('/', "/bars/", 1);
+            assert!(is_upgrade(stays.as_bytes(), &below), "{stays}");
         }
         for goes in [
             "",
@@ -261,7 +376,7 @@ mod tests {
             "GET  /ws ",
             "GET /api/v1/topics",
         ] {
-            assert!(!is_upgrade(goes.as_bytes()), "{goes}");
+            assert!(!is_upgrade(goes.as_bytes(), &BasePath::default()), "{goes}");
         }
     }
 }

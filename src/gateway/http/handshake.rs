@@ -7,19 +7,23 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{
-    ALLOW, HOST, HeaderValue, RETRY_AFTER, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY,
-    SEC_WEBSOCKET_VERSION,
+    ALLOW, HOST, HeaderMap, HeaderValue, RETRY_AFTER, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY,
+    SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION,
 };
 use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
+use super::forwarded;
 use super::progress::Progressing;
 use super::{Answer, refuse};
 use crate::gateway::node::{Admission, Node, Refused};
 use crate::gateway::rendition::Rendition;
 use crate::gateway::ws::Agreed;
+
+/// The subprotocol that this gateway speaks, for clients that must name one.
+const SUBPROTOCOL: &str = "barcast";
 
 /// What is wrong with a WebSocket handshake (RFC 6455, section 4.2.1), if anything.
 fn handshake_fault(request: &Request<Incoming>) -> Option<(StatusCode, &'static str)> {
@@ -54,7 +58,38 @@ fn handshake_fault(request: &Request<Incoming>) -> Option<(StatusCode, &'static 
             "Sec-WebSocket-Key must be 16 bytes in base64",
         ));
     }
+    if subprotocols(headers).is_none() {
+        return Some((
+            StatusCode::BAD_REQUEST,
+            "Sec-WebSocket-Protocol must list different tokens",
+        ));
+    }
     None
+}
+
+/// What a client offers to speak (RFC 6455, sections 4.1 and 11.3.4): different tokens, in one header or several;
+/// `None` when they are something else.
+fn subprotocols(headers: &HeaderMap) -> Option<Vec<&str>> {
+    let mut offered = Vec::new();
+    for value in headers.get_all(SEC_WEBSOCKET_PROTOCOL) {
+        let before = offered.len();
+        let names = value.to_str().ok()?.split(',').map(str::trim);
+        for name in names.filter(|name| !name.is_empty()) {
+            if !name.bytes().all(is_token) || offered.contains(&name) {
+                return None;
+            }
+            offered.push(name);
+        }
+        if offered.len() == before {
+            return None;
+        }
+    }
+    Some(offered)
+}
+
+/// Whether a byte may be in a token (RFC 9110, section 5.6.2).
+fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 /// Whether this is the base64 of 16 bytes: 22 characters and `==`, the last of them with its four
@@ -108,12 +143,19 @@ pub fn accept(
     let agreed = Agreed::on(offers.filter_map(|offer| offer.to_str().ok())).filter(|_| compression);
     let rendition = Rendition::agreed(agreed);
     let agreed = agreed.and_then(|agreed| HeaderValue::try_from(agreed.header()).ok());
+    let speaks = subprotocols(request.headers()).is_some_and(|all| all.contains(&SUBPROTOCOL));
     // Taken first: fastwebsockets takes it, too, and gives back a stream that has lost the bytes
     // which came right behind the handshake.
     let upgraded = hyper::upgrade::on(&mut *request);
     match fastwebsockets::upgrade::upgrade(request) {
         Ok((response, _)) => {
             let mut response = response.map(|_| Full::default());
+            if speaks {
+                response.headers_mut().insert(
+                    SEC_WEBSOCKET_PROTOCOL,
+                    HeaderValue::from_static(SUBPROTOCOL),
+                );
+            }
             if let Some(agreed) = agreed {
                 response
                     .headers_mut()
@@ -144,7 +186,7 @@ pub async fn stream_of(upgraded: OnUpgrade) -> Option<(TcpStream, Bytes)> {
     Some((parts.io.into_inner(), parts.read_buf))
 }
 
-/// Lets whoever asks for it in: what to answer, its place among the clients, and the connection once the
+/// Lets whoever asks for it in, over a connection from `peer`: what to answer, its place among the clients, and the connection once the
 /// answer has gone out.
 ///
 /// # Errors
@@ -152,14 +194,18 @@ pub async fn stream_of(upgraded: OnUpgrade) -> Option<(TcpStream, Bytes)> {
 pub(super) fn let_in(
     node: &Arc<Node>,
     mut request: Request<Incoming>,
-    address: IpAddr,
+    peer: IpAddr,
 ) -> Result<(Answer, Admission, OnUpgrade), Box<Answer>> {
     if let Some(refusal) = refusal(&request) {
         return Err(Box::new(refusal));
     }
+    let address = forwarded::origin(node, peer, request.headers());
     let mut admission = node.admit(address).map_err(|why| {
         let status = match why {
-            Refused::ClientsPerAddress => StatusCode::TOO_MANY_REQUESTS,
+            Refused::ClientsPerAddress => {
+                forwarded::hint(node, peer, request.headers());
+                StatusCode::TOO_MANY_REQUESTS
+            }
             Refused::Draining | Refused::Clients => StatusCode::SERVICE_UNAVAILABLE,
         };
         let mut response = refuse(status, &why.to_string());

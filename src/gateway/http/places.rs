@@ -3,8 +3,10 @@
 //!
 //! When all are taken, the address that holds most loses its oldest idle one: a stranger who takes places
 //! costs itself and keeps nobody out. There is no fixed number for an address, since behind a proxy all
-//! come from one.
+//! come from one. A connection of a trusted proxy is counted by itself, as nobody's: whose requests come over it
+//! is known only when they come.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,6 +28,15 @@ pub fn holder_of(address: IpAddr) -> IpAddr {
     }
 }
 
+/// Who holds places.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Holder {
+    /// One connection of a trusted proxy, by its number: of those that hold as many the last to lose one, and the
+    /// oldest before the newer.
+    Alone(Reverse<u64>),
+    Address(IpAddr),
+}
+
 /// All places of a node.
 #[derive(Debug)]
 pub struct Places {
@@ -37,10 +48,10 @@ pub struct Places {
 struct Inner {
     next: u64,
     count: usize,
-    /// By address, oldest first.
-    held: HashMap<IpAddr, BTreeMap<u64, Arc<State>>>,
-    /// Addresses by how many they hold.
-    by_count: BTreeSet<(usize, IpAddr)>,
+    /// By holder, oldest first.
+    held: HashMap<Holder, BTreeMap<u64, Arc<State>>>,
+    /// Holders by how many they hold.
+    by_count: BTreeSet<(usize, Holder)>,
 }
 
 #[derive(Debug, Default)]
@@ -54,13 +65,13 @@ struct State {
 #[derive(Debug)]
 pub struct Place {
     places: Arc<Places>,
-    address: IpAddr,
+    holder: Holder,
     number: u64,
     state: Arc<State>,
 }
 
 impl Inner {
-    fn recount(&mut self, address: IpAddr, from: usize, to: usize) {
+    fn recount(&mut self, address: Holder, from: usize, to: usize) {
         self.by_count.remove(&(from, address));
         if to > 0 {
             self.by_count.insert((to, address));
@@ -69,7 +80,7 @@ impl Inner {
         }
     }
 
-    fn remove(&mut self, address: IpAddr, number: u64) -> Option<Arc<State>> {
+    fn remove(&mut self, address: Holder, number: u64) -> Option<Arc<State>> {
         let held = self.held.get_mut(&address)?;
         let before = held.len();
         let state = held.remove(&number)?;
@@ -81,7 +92,7 @@ impl Inner {
     /// Makes room: the oldest idle connection of whoever holds most, and has an idle one. If none is idle, the
     /// oldest of whoever holds most, unless that is the newcomer: strangers who keep all of theirs in use keep
     /// out only themselves.
-    fn evict(&mut self, newcomer: IpAddr) -> bool {
+    fn evict(&mut self, newcomer: Holder) -> bool {
         let oldest = self.by_count.iter().rev().find_map(|(_, address)| {
             let mut held = self.held.get(address)?.iter();
             let (number, _) = held.find(|(_, state)| !state.is_busy.load(Ordering::Relaxed))?;
@@ -117,26 +128,36 @@ impl Places {
     /// A place for a connection from `address`, and whether another lost its own for it; `None` when all
     /// are taken, none is idle and nobody holds more.
     pub fn take(self: &Arc<Self>, address: IpAddr) -> Option<(Place, bool)> {
-        let address = holder_of(address);
+        let holder = Holder::Address(holder_of(address));
+        self.take_for(|_| holder)
+    }
+
+    /// Likewise for a connection that is nobody's yet.
+    pub fn take_alone(self: &Arc<Self>) -> Option<(Place, bool)> {
+        self.take_for(|number| Holder::Alone(Reverse(number)))
+    }
+
+    fn take_for(self: &Arc<Self>, holder: impl FnOnce(u64) -> Holder) -> Option<(Place, bool)> {
         let mut inner = self.lock();
+        let number = inner.next;
+        let holder = holder(number);
         let is_full = inner.count >= self.most;
-        if is_full && !inner.evict(address) {
+        if is_full && !inner.evict(holder) {
             return None;
         }
-        let number = inner.next;
         inner.next += 1;
         inner.count += 1;
         let state = Arc::<State>::default();
-        let held = inner.held.entry(address).or_default();
+        let held = inner.held.entry(holder).or_default();
         held.insert(number, Arc::clone(&state));
         let now = held.len();
-        inner.recount(address, now - 1, now);
+        inner.recount(holder, now - 1, now);
         drop(inner);
         let places = Arc::clone(self);
         Some((
             Place {
                 places,
-                address,
+                holder,
                 number,
                 state,
             },
@@ -169,7 +190,7 @@ impl Drop for InUse {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let _ = self.places.lock().remove(self.address, self.number);
+        let _ = self.places.lock().remove(self.holder, self.number);
     }
 }
 
@@ -204,8 +225,32 @@ mod tests {
         assert!(places.take(stranger).is_none(), "not even its own");
         let (_mine, evicted) = places.take(other).unwrap();
         assert!(evicted);
-        assert!(!places.lock().held[&stranger].contains_key(&0));
+        assert!(!places.lock().held[&Holder::Address(stranger)].contains_key(&0));
         drop(in_use);
+    }
+
+    /// However many connections a trusted proxy keeps, a stranger with two loses one before it.
+    #[test]
+    fn a_proxys_connections_are_not_added_up() {
+        let places = Arc::new(Places::of(1));
+        let (stranger, other): (IpAddr, IpAddr) =
+            ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
+        let mut held: Vec<_> = (2..MAX_HTTP_CONNECTIONS)
+            .map(|_| places.take_alone().unwrap().0)
+            .collect();
+        held.extend([(); 2].map(|()| places.take(stranger).unwrap().0));
+        let (_mine, evicted) = places.take(other).unwrap();
+        assert!(evicted);
+        let left = places.lock().held[&Holder::Address(stranger)].len();
+        assert_eq!(left, 1, "the stranger lost one");
+        // With one each, too, strangers are the first; then the proxy's oldest.
+        for lost in [Holder::Address(other), Holder::Address(stranger)] {
+            assert!(places.lock().held.contains_key(&lost));
+            held.push(places.take_alone().unwrap().0);
+            assert!(!places.lock().held.contains_key(&lost), "{lost:?}");
+        }
+        held.push(places.take_alone().unwrap().0);
+        assert!(!places.lock().held.contains_key(&Holder::Alone(Reverse(0))));
     }
 
     #[test]
@@ -220,6 +265,7 @@ mod tests {
         let (mine, evicted) = places.take(other).unwrap();
         assert!(evicted);
         let inner = places.lock();
+        let stranger = Holder::Address(stranger);
         assert!(inner.held[&stranger].contains_key(&0), "it is in use");
         assert!(!inner.held[&stranger].contains_key(&1), "the oldest idle");
         assert_eq!(inner.count, MAX_HTTP_CONNECTIONS);

@@ -3,7 +3,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use socket2::SockRef;
@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 
+use super::idle::Pulse;
 use super::waiting::Meter;
 use crate::gateway::lag::PROGRESS_BYTES;
 
@@ -19,29 +20,39 @@ const LARGE_BYTES: usize = 64 << 10;
 /// What the kernel may keep of larger ones for one peer, in bytes; by itself it takes 4 MB, which are counted
 /// nowhere. A megabyte a second over a tenth of a second's distance, and lists have about one.
 const SEND_BUFFER_BYTES: usize = 128 << 10;
+/// How long input is thrown away after our last byte: closed at once with something unread, TCP would reset the
+/// connection, and the peer might lose the answer.
+const LINGER: Duration = Duration::from_secs(1);
+/// Of it at a time.
+const LINGER_READ_BYTES: usize = 1 << 10;
 
 /// Writing fails once the peer took next to nothing for `grace` while something waited for it.
 pub struct Progressing {
     stream: TcpStream,
     grace: Duration,
     meter: Arc<Meter>,
+    pulse: Arc<Pulse>,
     is_narrow: bool,
     /// Runs while the socket is full.
     patience: Option<Pin<Box<Sleep>>>,
     /// Bytes taken since it runs.
     taken: usize,
+    /// Runs from our last byte on.
+    linger: Option<Pin<Box<Sleep>>>,
 }
 
 impl Progressing {
-    /// Gives the peer of `stream` that long to take something, and tells `meter` what it took.
-    pub fn new(stream: TcpStream, grace: Duration, meter: Arc<Meter>) -> Self {
+    /// Gives the peer of `stream` that long to take something, and tells `meter` what it took and `pulse` when.
+    pub fn new(stream: TcpStream, grace: Duration, meter: Arc<Meter>, pulse: Arc<Pulse>) -> Self {
         Self {
             stream,
             grace,
             meter,
+            pulse,
             is_narrow: false,
             patience: None,
             taken: 0,
+            linger: None,
         }
     }
 
@@ -68,6 +79,7 @@ impl Progressing {
         match &written {
             Poll::Ready(Ok(bytes)) => {
                 self.meter.took(offered, *bytes);
+                self.pulse.wrote(*bytes >= offered);
                 self.taken = self.taken.saturating_add(*bytes);
                 if self.taken >= PROGRESS_BYTES {
                     (self.patience, self.taken) = (None, 0);
@@ -92,7 +104,12 @@ impl AsyncRead for Progressing {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if buffer.filled().len() > before {
+            self.pulse.read();
+        }
+        read
     }
 }
 
@@ -127,7 +144,23 @@ impl AsyncWrite for Progressing {
         Pin::new(&mut self.stream).poll_flush(context)
     }
 
+    /// Ends our side, and then reads until the peer has ended its own, or [`LINGER`] is over.
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        if self.linger.is_none() {
+            ready!(Pin::new(&mut self.stream).poll_shutdown(context))?;
+        }
+        let linger = self.linger.get_or_insert_with(|| Box::pin(sleep(LINGER)));
+        if linger.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Ok(()));
+        }
+        loop {
+            let mut bytes = [0; LINGER_READ_BYTES];
+            let mut buffer = ReadBuf::new(&mut bytes);
+            match ready!(Pin::new(&mut self.stream).poll_read(context, &mut buffer)) {
+                Ok(()) if !buffer.filled().is_empty() => {}
+                // It has ended, too, or it is gone.
+                _ => return Poll::Ready(Ok(())),
+            }
+        }
     }
 }

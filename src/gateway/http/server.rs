@@ -1,33 +1,31 @@
 //! The thread `http`: all that is not a WebSocket, sockets included. Probes and pages are answered at once; what
 //! grows with the topics comes from the thread of [`answers`](super::answers), so that they wait for none of it.
 
-use std::cell::Cell;
 use std::convert::Infallible;
-use std::future::pending;
 use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::task::{JoinSet, spawn_local};
-use tokio::time::{sleep_until, timeout};
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::door::{Newcomer, Visitor};
+use super::forwarded;
+use super::idle::{MAX_EXCHANGE, Over, Pulse, stays};
 use super::progress::Progressing;
 use super::waiting::{Waiting, keep_budget};
 use super::{Answer, MAX_HEAD_BYTES, handshake, is_websocket, route};
 use crate::gateway::node::Node;
-
-/// Longest life of a connection that stays HTTP: pages and probes open new ones.
-const HTTP_LIFETIME: Duration = Duration::from_secs(120);
 
 /// The thread's life, until `stop`.
 ///
@@ -74,55 +72,69 @@ async fn serve(node: Arc<Node>, waiting: Rc<Waiting>, visitor: Visitor) {
         return;
     };
     let counted = waiting.count();
-    let stream = Progressing::new(stream, limits.slow_grace, Arc::clone(&counted.meter));
-    let asked = Cell::new(false);
-    let (node, counted, place, asked) = (&node, &counted, &place, &asked);
+    let pulse = Arc::new(Pulse::since(accepted));
+    let meter = Arc::clone(&counted.meter);
+    let stream = Progressing::new(stream, limits.slow_grace, meter, Arc::clone(&pulse));
+    let (node, counted, place, pulse) = (&node, &counted, &place, &pulse);
     let service = service_fn(move |request: Request<Incoming>| {
-        asked.set(true);
+        pulse.begin();
         let in_use = place.in_use();
         async move {
-            let mut answer = if is_websocket(request.uri().path()) {
+            let stays = stays(&request);
+            let path = node.config.base_path.strip(request.uri().path());
+            let mut answer = if path.is_some_and(is_websocket) {
                 upgrade(node, request, worker, peer.ip())
             } else {
-                route(node, &request, peer.ip()).await
+                let address = forwarded::origin(node, peer.ip(), request.headers());
+                route(node, &request, address).await
             };
+            pulse.announce(node, stays, &mut answer);
             counted.begin(&mut answer);
+            pulse.answered();
             drop(in_use);
             Ok::<_, Infallible>(answer)
         }
     });
     let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.handshake_timeout)
+        .header_read_timeout(None)
         .max_buf_size(MAX_HEAD_BYTES)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
-    // The worker waited, too: the first request is due so long after the connection was made.
-    let late = async {
-        sleep_until(accepted + limits.handshake_timeout).await;
-        if asked.get() {
-            pending::<()>().await;
+    let mut connection = pin!(connection);
+    let gone = async {
+        tokio::select! {
+            () = place.evicted() => tracing::debug!(%peer, "HTTP connection ended: others need its place"),
+            () = counted.meter.ended() => tracing::debug!(%peer, "HTTP connection ended: more waits than may"),
         }
     };
-    tokio::select! {
-        ended = timeout(HTTP_LIFETIME, connection) => match ended {
-            Ok(Ok(())) => {}
-            Ok(Err(why)) => tracing::debug!(%peer, %why, "HTTP connection ended"),
-            Err(_) => tracing::debug!(%peer, "HTTP connection ended: too old"),
-        },
-        () = place.evicted() => tracing::debug!(%peer, "HTTP connection ended: others need its place"),
-        () = counted.meter.ended() => tracing::debug!(%peer, "HTTP connection ended: more waits than may"),
-        () = late => tracing::debug!(%peer, "HTTP connection ended: its first request took too long"),
+    let mut gone = pin!(gone);
+    let over = tokio::select! {
+        // In this order: what has come is answered before anything ends.
+        biased;
+        ended = connection.as_mut() => return told(peer, ended),
+        () = gone.as_mut() => return,
+        over = pulse.over(limits.handshake_timeout, limits.http_idle_timeout) => over,
+    };
+    tracing::debug!(%peer, ?over, "HTTP connection ended: it took too long");
+    if over == Over::Idle {
+        // If a request came in this very moment, it is answered all the same.
+        connection.as_mut().graceful_shutdown();
+        tokio::select! {
+            ended = connection => told(peer, ended),
+            () = gone => {}
+            () = sleep(MAX_EXCHANGE) => {}
+        }
     }
 }
 
-fn upgrade(
-    node: &Arc<Node>,
-    request: Request<Incoming>,
-    worker: usize,
-    address: std::net::IpAddr,
-) -> Answer {
-    let (answer, admission, upgraded) = match handshake::let_in(node, request, address) {
+fn told(peer: SocketAddr, ended: Result<(), hyper::Error>) {
+    if let Err(why) = ended {
+        tracing::debug!(%peer, %why, "HTTP connection ended");
+    }
+}
+
+fn upgrade(node: &Arc<Node>, request: Request<Incoming>, worker: usize, peer: IpAddr) -> Answer {
+    let (answer, admission, upgraded) = match handshake::let_in(node, request, peer) {
         Ok(let_in) => let_in,
         Err(refusal) => return *refusal,
     };
