@@ -337,3 +337,5 @@ if (!fromAddress()) {
 themed();
 setInterval(health, 1_000);
 setInterval(() => listing.turn(), 1_000);
+// For support.js: from here on the page itself says what is wrong.
+document.documentElement.dataset.started = "";

@@ -37,3 +37,15 @@ export class Presence {
 
 /** That of this page. */
 export const presence = new Presence();
+
+/** Notices that the computer slept between two looks. A clock that was put right forward looks the same. */
+export class Sleep {
+  #ahead = Date.now() - performance.now();
+
+  /** Whether there was one since the last time this was asked. */
+  passed() {
+    const before = this.#ahead;
+    this.#ahead = Date.now() - performance.now();
+    return this.#ahead - before > ABSENT_MS;
+  }
+}
