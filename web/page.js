@@ -224,7 +224,7 @@ function resolutionButton(resolution) {
 function health() {
   presence.tick();
   connection.draw();
-  if (clock.isDoubtful && connection.isOpen) sharpen();
+  if ((clock.isDoubtful || !clock.isSharp) && connection.isOpen) sharpen();
   panels.forEach((panel) => panel.tick(connection.isOpen));
   const now = clock.now();
   const iso = new Date(now).toISOString();

@@ -93,7 +93,8 @@ test('lightweight-charts shows what the gateway has, after breaks, corrections a
   await live(scene, shown);
   // An interval without trades is a place without a candle.
   await scene.publish(9, null, { closed: true });
-  await until('an interval without trades', async () => (await shown()).endsWith(' 8=108.5 9=undefined'));
+  await scene.publish(10, 110);
+  await until('what comes after an interval without trades', async () => / 8=108\.5( 9=undefined)? 10=110$/.test(await shown()));
   assert.deepEqual(scene.errors, []);
   await scene.page.close();
 });
