@@ -53,6 +53,11 @@ export class GatewayClock {
     return this.#offset !== null && (this.#offset === this.#localOffset || this.#isNarrow);
   }
 
+  /** How far off a figure may be that is taken from `offset`, in ms; a person's clock that agrees is believed. */
+  get error() {
+    return this.#offset === this.#localOffset ? 0 : this.doubt;
+  }
+
   get #isNarrow() {
     return this.doubt <= Math.max(SHARP_MS, this.#trip);
   }

@@ -102,7 +102,7 @@ export class Panel {
     const window = Math.min(RATE_WINDOW_MS, Math.max(1_000, now - from));
     const latency = latencies.length > 0 && clock.isSharp ? format.median(latencies) + clock.offset : null;
     // Below zero the publisher's clock is ahead of ours, and the figure means nothing.
-    return { rate: (recent.length / window) * 1000, latency: latency !== null && latency > -1 ? Math.max(0, latency) : null, gaps };
+    return { rate: (recent.length / window) * 1000, latency: latency !== null && latency > -1 - clock.error ? Math.max(0, latency) : null, gaps };
   }
 
   /** Once the element is in the page: a chart needs its size and its colours. */
