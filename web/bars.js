@@ -1,5 +1,7 @@
 /** Lists of bars, and the history they come from. No DOM. */
 
+import { askJson } from "./request.js";
+
 /** @typedef {import("./barcast.js").Bar} Bar */
 
 /**
@@ -31,16 +33,15 @@ export function lastClose(bars) {
  * @param {string} symbol
  * @param {string} resolution
  * @param {{count: number, to?: number, signal?: AbortSignal}} options `to` in ms since the epoch; without it the newest
- * @returns {Promise<Bar[]>} oldest first; empty when there are none
- * @throws when the server cannot be reached
+ * @returns {Promise<{bars: Bar[], isEnd: boolean}>} oldest first; `isEnd` when the gateway said that it has no others
+ * @throws when they did not come: that says nothing of what there is
  */
 export async function loadHistory(symbol, resolution, { count, to, signal }) {
   // Far beyond every bar, and still a whole number of seconds for the server.
   const before = to === undefined ? 2 ** 33 : to / 1000;
   const query = new URLSearchParams({ symbol, resolution, from: "0", to: String(before), countback: String(count) });
-  const response = await fetch(`udf/history?${query}`, { signal });
-  if (!response.ok) throw new Error(`history: ${response.status}`);
-  // `no_data` has no columns, and an error is a symbol that is not known yet.
-  const { t = [], o, h, l, c, v } = await response.json();
-  return t.map((time, i) => ({ time: time * 1000, open: o[i], high: h[i], low: l[i], close: c[i], volume: v[i] }));
+  const { s, nextTime, t = [], o, h, l, c, v } = await askJson(`udf/history?${query}`, { signal });
+  const bars = t.map((time, i) => ({ time: time * 1000, open: o[i], high: h[i], low: l[i], close: c[i], volume: v[i] }));
+  // An error is a symbol that is not known yet.
+  return { bars, isEnd: s === "no_data" && nextTime === undefined };
 }

@@ -61,7 +61,7 @@ export class PriceChart {
     this.#chart.subscribeCrosshairMove(({ time }) => hover(time === undefined ? null : this.#at(time * 1000)));
     this.#chart.timeScale().subscribeVisibleLogicalRangeChange((range) => {
       away(range !== null && range.to < this.bars.length - 1);
-      if (range !== null && this.bars.length > 0 && range.from < OLDER_WITHIN) older();
+      if (this.isAtLeft) older();
     });
     this.decimals = 2;
     this.theme();
@@ -134,6 +134,12 @@ export class PriceChart {
 
   get decimals() {
     return this.#decimals;
+  }
+
+  /** Whether the left end of the bars is in sight, or nearly so. */
+  get isAtLeft() {
+    const range = this.#chart.timeScale().getVisibleLogicalRange();
+    return range !== null && this.bars.length > 0 && this.bars.length < BARS_MAX && range.from < OLDER_WITHIN;
   }
 
   /** Go to the latest bar. */

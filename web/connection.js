@@ -13,7 +13,9 @@ export class Connection {
   #wasOpen = false;
   #wasLost = false;
   #filled = 0;
+  /** On the monotonic clock, as `#retryAt`: what a person's clock says may jump. */
   #until = 0;
+  #retryAt = 0;
 
   /** @param {{mark: HTMLElement, word: HTMLElement, notice: HTMLElement, text: HTMLElement, count: HTMLElement, retry: HTMLElement}} parts */
   constructor(parts) {
@@ -23,6 +25,7 @@ export class Connection {
   /** @param {import("./barcast.js").State} state */
   state(state) {
     this.#state = state;
+    if (state.name === "waiting") this.#retryAt = performance.now() + state.retryAt - Date.now();
     if (state.name === "open") {
       if (this.#wasLost) this.#until = Infinity;
       this.#wasOpen = true;
@@ -38,7 +41,7 @@ export class Connection {
   /** So many bars came that a chart had missed. */
   filled(bars) {
     this.#filled += bars;
-    this.#until = Date.now() + RESUMED_SHOWN_MS;
+    this.#until = performance.now() + RESUMED_SHOWN_MS;
     this.draw();
   }
 
@@ -47,18 +50,18 @@ export class Connection {
   }
 
   draw() {
-    const { name, attempt, retryAt } = this.#state;
+    const { name, attempt } = this.#state;
     // An attempt after a loss is part of the same trouble for whoever looks.
     const shown = name === "connecting" && attempt > 0 ? "waiting" : name;
     const { mark, word, notice, text, count, retry } = this.#parts;
     mark.dataset.state = shown;
     write(word, WORDS[shown]);
-    const resumed = name === "open" && Date.now() < this.#until;
+    const resumed = name === "open" && performance.now() < this.#until;
     notice.hidden = !(shown === "waiting" || resumed);
     notice.dataset.state = shown;
     // The seconds are not read out each time: the words beside them are, once.
     write(text, shown === "waiting" ? "Connection lost. Reconnecting" : !resumed ? "" : this.#until === Infinity ? "Connected again. Resuming" : filled(this.#filled));
-    write(count, name === "waiting" ? `in ${Math.max(1, Math.ceil((retryAt - Date.now()) / 1000))} s` : "");
+    write(count, name === "waiting" ? `in ${Math.max(1, Math.ceil((this.#retryAt - performance.now()) / 1000))} s` : "");
     retry.hidden = name !== "waiting";
   }
 }

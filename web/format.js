@@ -147,17 +147,14 @@ export function staleAfter(interval) {
 /**
  * Why what is shown is old, in words; empty while it is not.
  *
- * @param {object} flow             times in ms
- * @param {number} flow.now
- * @param {number|null} flow.arrived   when the last update came, null when none has
- * @param {number} flow.from        since when updates are waited for
+ * @param {object} flow             spans in ms
+ * @param {number} flow.silence     since the last update, or since updates are waited for
  * @param {number|null} flow.interval  usual time between updates, null when not known
- * @param {number|null} flow.end    when the newest bar's interval ends, null without a bar
+ * @param {number|null} flow.overdue   since the newest bar's interval ended, by the gateway's time; null without a bar
  */
-export function staleness({ now, arrived, from, interval, end }) {
-  const silence = now - (arrived ?? from);
+export function staleness({ silence, interval, overdue }) {
   // A newest bar that has long ended is old however recently somebody sent it.
-  if (end !== null && now - end > Math.max(STALE_UNKNOWN_MS, staleAfter(interval))) return `Last bar ended ${age(now - end)} ago`;
+  if (overdue !== null && overdue > Math.max(STALE_UNKNOWN_MS, staleAfter(interval))) return `Last bar ended ${age(overdue)} ago`;
   return silence > staleAfter(interval) ? `No update for ${age(silence)}` : "";
 }
 

@@ -6,19 +6,21 @@
  */
 
 import { connect } from "./barcast.js";
+import { clock } from "./clock.js";
 import { Connection } from "./connection.js";
 import * as format from "./format.js";
 import { COUNTS, extend, parseLayout, writeLayout } from "./layout.js";
+import { Listing } from "./listing.js";
 import { Panel } from "./panel.js";
+import { presence } from "./presence.js";
+import { ask, pause } from "./request.js";
 import { Search } from "./search.js";
 import { Watchlist } from "./watchlist.js";
 
-const TOPICS_URL = "api/v1/topics";
-/** How soon a topic that somebody starts to publish is listed. */
-const TOPICS_EVERY_MS = 15_000;
-/** While a market fills up, for so long after the page or a new symbol came. */
-const FILLING_EVERY_MS = 2_000;
-const FILLING_FOR_MS = 10_000;
+/** The smallest answer of the gateway, for its time. */
+const TIME_URL = "udf/time";
+/** Between two times that the gateway's time is made sure of: once a page, and after a sleep or another clock. */
+const SHARPEN_EVERY_MS = 10_000;
 /** A round trip that somebody looks at should not be much older. */
 const PING_EVERY_MS = 3_000;
 const DEFAULT_RESOLUTION = "1";
@@ -33,9 +35,8 @@ const panels = [];
 let active = 0;
 /** What charts showed that were closed, for when they are opened again. */
 let closed = [];
-/** Until when new symbols are likely. */
-let fillingUntil = Date.now() + FILLING_FOR_MS;
-let topicsDue = 0;
+/** When the gateway's time may be made sure of again, on the monotonic clock. */
+let sharpenDue = 0;
 
 const connection = new Connection({
   mark: $("state"), word: $("state-name"), notice: $("notice"), text: $("notice-text"), count: $("notice-count"), retry: $("retry"),
@@ -44,8 +45,11 @@ const connection = new Connection({
 const client = connect(undefined, {
   state: (state) => {
     connection.state(state);
-    if (state.name === "open") loadTopics();
-    else {
+    if (state.name === "open") {
+      panels.forEach((panel) => panel.found());
+      listing.soon();
+      sharpen();
+    } else {
       panels.forEach((panel) => panel.lost());
       $("ping").textContent = "–";
     }
@@ -62,6 +66,21 @@ const watchlist = new Watchlist(
     update: ({ symbol }) => panels.forEach((panel) => panel.symbol === symbol && panel.redraw()),
   },
 );
+
+const listing = new Listing({
+  isWanted: () => connection.isOpen && !document.hidden,
+  // Of a list that is known, what has changed can wait for its end.
+  part: (topics) => hasListed || listed(topics, false),
+  whole: (topics) => {
+    const known = watchlist.entries.size;
+    hasListed = true;
+    listed(topics, true);
+    return watchlist.entries.size !== known;
+  },
+  failed: (why) => watchlist.failed(why),
+});
+/** Whether a whole list has come. */
+let hasListed = false;
 
 const search = new Search($("search"), (symbol) => show(symbol));
 
@@ -109,6 +128,7 @@ function addPanel() {
     search: () => search.open(),
     price: (symbol, close) => watchlist.price(symbol, close),
     filled: (bars) => connection.filled(bars),
+    loading: (history) => listing.behind(history),
     drawn: () => panel === panels[active] && title(),
     say: (text) => ($("said").textContent = text),
   });
@@ -202,12 +222,14 @@ function resolutionButton(resolution) {
 
 /** Once a second: the connection, staleness and the figures below. */
 function health() {
+  presence.tick();
   connection.draw();
-  const now = Date.now();
-  panels.forEach((panel) => panel.tick(now, connection.isOpen));
-  const clock = new Date(now).toISOString();
-  $("clock").textContent = clock.slice(11, 19);
-  $("clock").dateTime = clock;
+  if ((clock.isDoubtful || !clock.isSharp) && connection.isOpen) sharpen();
+  panels.forEach((panel) => panel.tick(connection.isOpen));
+  const now = clock.now();
+  const iso = new Date(now).toISOString();
+  $("clock").textContent = iso.slice(11, 19);
+  $("clock").dateTime = iso;
   if (!panels[active]) return;
   const { latency, rate, gaps } = panels[active].figures;
   $("latency").textContent = latency === null || !connection.isOpen ? "–" : format.milliseconds(latency);
@@ -220,23 +242,20 @@ function health() {
   $("countdown").textContent = format.countdown(left);
 }
 
-async function loadTopics() {
-  if (!connection.isOpen) return;
-  const known = watchlist.entries.size;
-  try {
-    const response = await fetch(TOPICS_URL, { headers: { accept: "application/json" } });
-    if (!response.ok) return;
-    watchlist.topics((await response.json()).topics);
-  } catch {
-    // The connection's state already says that the server cannot be reached; the next turn tries again.
-    return;
-  }
-  if (watchlist.entries.size !== known) fillingUntil = Date.now() + FILLING_FOR_MS;
-  const isFilling = Date.now() < fillingUntil || watchlist.entries.size === 0;
-  topicsDue = Date.now() + (isFilling ? FILLING_EVERY_MS : TOPICS_EVERY_MS);
+/** Topics have come: all of them, or the first pages. */
+function listed(topics, isWhole) {
+  watchlist.topics(topics, isWhole);
   const first = watchlist.entries.keys().next().value;
   if (panels[0].symbol === null && first !== undefined) show(first, DEFAULT_RESOLUTION);
   else followActive();
+}
+
+/** Makes sure of the gateway's time. Without an answer the present idea of it stays. */
+async function sharpen() {
+  if (performance.now() < sharpenDue) return;
+  sharpenDue = Infinity;
+  await clock.sharpen(() => ask(TIME_URL), pause).catch(() => {});
+  sharpenDue = performance.now() + SHARPEN_EVERY_MS;
 }
 
 // Light and dark.
@@ -308,6 +327,8 @@ $("counts").addEventListener("change", (event) => setCount(Number(event.target.v
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", themed);
 addEventListener("hashchange", fromAddress);
 addEventListener("online", () => client.reconnect());
+document.addEventListener("visibilitychange", () => listing.turn());
+presence.watch(document);
 
 if (!fromAddress()) {
   const specs = parseLayout(remembered());
@@ -315,4 +336,6 @@ if (!fromAddress()) {
 }
 themed();
 setInterval(health, 1_000);
-setInterval(() => document.hidden || Date.now() < topicsDue || loadTopics(), FILLING_EVERY_MS);
+setInterval(() => listing.turn(), 1_000);
+// For support.js: from here on the page itself says what is wrong.
+document.documentElement.dataset.started = "";

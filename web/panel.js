@@ -1,9 +1,12 @@
 /** One chart of the page: a topic's history and live bars joined, its price, its legend and its marks. */
 
-import { mergeBars } from "./barcast.js";
+import { backoff, mergeBars } from "./barcast.js";
 import { lastClose, loadHistory } from "./bars.js";
 import { PriceChart } from "./chart.js";
+import { clock } from "./clock.js";
 import * as format from "./format.js";
+import { presence } from "./presence.js";
+import { pause } from "./request.js";
 
 /** Bars of history asked for at once: more than a wide screen shows. */
 const HISTORY_BARS = 500;
@@ -12,9 +15,19 @@ const LATENCIES_KEPT = 50;
 /** The window of the update rate. */
 const RATE_WINDOW_MS = 5_000;
 
-/** What is known of the flow of updates; times in ms since the epoch. */
+/** A history that takes longer, in ms, is not waited for with the live bars. */
+const HISTORY_PATIENCE_MS = 3_000;
+/** Bars that come with the live ones then: enough to see something, few enough for a slow link. */
+const FIRST_BARS = 100;
+/** History that failed is asked for again after so long, doubled each time up to the second, in ms. */
+const RETRY_MS = { base: 1_000, max: 30_000 };
+
+/**
+ * What is known of the flow of updates; times in ms of the monotonic clock. `arrived` is the last update since
+ * somebody has been there to see it, `latencies` are short of what the gateway's time is ahead of that clock.
+ */
 function freshFlow() {
-  return { from: Date.now(), arrived: null, interval: null, latencies: [], arrivals: [], counted: false, gaps: 0 };
+  return { from: performance.now(), arrived: null, interval: null, latencies: [], arrivals: [], counted: false, gaps: 0, absences: presence.absences };
 }
 
 export class Panel {
@@ -33,7 +46,16 @@ export class Panel {
   #hovered = null;
   #failure = "";
   #stale = "";
-  #oldest = false;
+  /** Whether the gateway said that it has no older bars. */
+  #isEnd = false;
+  /** Whether history is under way, and when older bars may be asked for again, on the monotonic clock. */
+  #asking = false;
+  #olderDue = 0;
+  #olderFailures = 0;
+  /** What of the history could not be loaded, in words. */
+  #lacking = "";
+  /** Ends the wait for the next attempt. */
+  #retry = new AbortController();
   #flow = freshFlow();
   #drawing = false;
 
@@ -44,7 +66,7 @@ export class Panel {
    * @param {(symbol: string) => object|undefined} parts.entry  what the watchlist knows of a symbol
    * @param {boolean} parts.logo         whether this one carries the library's logo
    * @param {{focus: () => void, search: () => void, price: (symbol: string, close: number) => void,
-   *   filled: (bars: number, why: string) => void, drawn: () => void, say: (text: string) => void}} handlers
+   *   loading: (history: Promise<unknown>) => void, filled: (bars: number, why: string) => void, drawn: () => void, say: (text: string) => void}} handlers
    */
   constructor({ client, template, entry, logo }, handlers) {
     this.#client = client;
@@ -75,12 +97,12 @@ export class Panel {
   /** What the status line tells of this chart. */
   get figures() {
     const { arrivals, latencies, from, gaps } = this.#flow;
-    const now = Date.now();
+    const now = performance.now();
     const recent = arrivals.filter((at) => now - at < RATE_WINDOW_MS);
     const window = Math.min(RATE_WINDOW_MS, Math.max(1_000, now - from));
-    const latency = latencies.length > 0 ? format.median(latencies) : null;
+    const latency = latencies.length > 0 && clock.isSharp ? format.median(latencies) + clock.offset : null;
     // Below zero the publisher's clock is ahead of ours, and the figure means nothing.
-    return { rate: (recent.length / window) * 1000, latency: latency !== null && latency > -1 ? Math.max(0, latency) : null, gaps };
+    return { rate: (recent.length / window) * 1000, latency: latency !== null && latency > -1 - clock.error ? Math.max(0, latency) : null, gaps };
   }
 
   /** Once the element is in the page: a chart needs its size and its colours. */
@@ -90,7 +112,10 @@ export class Panel {
         this.#hovered = bar;
         this.redraw();
       },
-      away: (away) => (this.#parts.latest.hidden = !away),
+      away: (away) => {
+        this.#parts.latest.hidden = !away;
+        this.#trouble();
+      },
       older: () => this.#older(),
     }, this.#logo);
   }
@@ -117,7 +142,10 @@ export class Panel {
     Object.assign(this, { symbol, resolution, joined: false });
     this.#hovered = null;
     this.#failure = this.#stale = "";
-    this.#oldest = false;
+    this.#lacking = "";
+    this.#isEnd = false;
+    this.#asking = true;
+    this.#olderDue = this.#olderFailures = 0;
     this.#flow = freshFlow();
     const { long } = format.labelOf(resolution);
     this.element.setAttribute("aria-label", `Chart of ${symbol}, ${long}`);
@@ -126,13 +154,20 @@ export class Panel {
     this.#chart.decimals = this.#entry(symbol)?.decimals ?? 2;
     this.redraw();
 
-    // Without the history the WebSocket brings what the gateway has in memory, as soon as it stands.
-    const bars = await loadHistory(symbol, resolution, { count: HISTORY_BARS, signal }).catch(() => []);
+    const asked = loadHistory(symbol, resolution, { count: HISTORY_BARS, signal });
+    this.#handlers.loading(asked);
+    const came = await Promise.race([asked.catch(() => "failed"), pause(HISTORY_PATIENCE_MS, signal)]);
     if (signal.aborted) return;
-    this.#merge(bars, []);
-    this.#chart.latest(false);
-    const wish = bars.length > 0 ? { since: bars.at(-1).time } : { snapshot: HISTORY_BARS };
-    this.#live = this.#client.subscribe(`bars:${symbol}:${resolution}`, wish, {
+    const last = came?.bars?.at(-1);
+    if (came?.bars) this.#past(came);
+    else this.#insist(asked, signal);
+    // Without the history the WebSocket brings what the gateway has in memory, as soon as it is open.
+    this.#follow(last ? { since: last.time } : { snapshot: came === undefined ? FIRST_BARS : HISTORY_BARS });
+  }
+
+  /** From here on what comes over the WebSocket. */
+  #follow(wish) {
+    this.#live = this.#client.subscribe(`bars:${this.symbol}:${this.resolution}`, wish, {
       bar: (bar, meta) => this.#bar(bar, meta),
       revision: (bar) => this.#put(bar),
       snapshot: (bars, { why }) => this.#snapshot(bars, why),
@@ -146,19 +181,68 @@ export class Panel {
     });
   }
 
+  /** The newest history has come. */
+  #past({ bars, isEnd }) {
+    const isFirst = this.bars.length === 0;
+    this.#lacking = "";
+    this.#isEnd = isEnd;
+    this.#asking = false;
+    // What came meanwhile is newer.
+    this.#merge(bars, this.bars);
+    if (isFirst) this.#chart.latest(false);
+  }
+
+  /** Asks for the newest history until it has come: an answer that failed says nothing of what there is. */
+  async #insist(asked, signal) {
+    for (let attempt = 0; ; attempt += 1) {
+      try {
+        const came = await asked;
+        if (!signal.aborted) this.#past(came);
+        return;
+      } catch (why) {
+        if (signal.aborted) return;
+        this.#lacking = `History could not be loaded: ${why.message}. Trying again`;
+        this.redraw();
+      }
+      await this.#pause(attempt, signal);
+      if (signal.aborted) return;
+      asked = loadHistory(this.symbol, this.resolution, { count: HISTORY_BARS, signal });
+    }
+  }
+
+  /** Waits longer each time, unless there is a reason to hope. */
+  #pause(attempt, signal) {
+    this.#retry = new AbortController();
+    return Promise.race([pause(backoff(attempt, RETRY_MS), this.#retry.signal), pause(RETRY_MS.max, signal)]);
+  }
+
   /** The connection is not there: what comes first afterwards was published long ago, and is no latency. */
   lost() {
-    this.#flow.counted = false;
-    this.#flow.latencies = [];
+    this.#absent();
+  }
+
+  /** The connection is there again: what could not be loaded is asked for now. */
+  found() {
+    this.#olderDue = this.#olderFailures = 0;
+    this.#retry.abort();
+    if (this.#chart.isAtLeft) this.#older();
+  }
+
+  /** Nobody has been there to see what came: that time belongs to no rhythm, no silence and no latency. */
+  #absent() {
+    Object.assign(this.#flow, { from: performance.now(), arrived: null, counted: false, latencies: [], absences: presence.absences });
   }
 
   /** Once a second: whether what is shown is old. */
-  tick(now, isOpen) {
+  tick(isOpen) {
     const flow = this.#flow;
+    const now = performance.now();
+    if (!isOpen || presence.look() !== flow.absences) this.#absent();
     flow.arrivals = flow.arrivals.filter((at) => now - at < RATE_WINDOW_MS);
     const last = this.bars.at(-1);
-    const end = last ? last.time + format.lengthOf(this.resolution) : null;
-    this.#stale = isOpen && this.joined && last ? format.staleness({ ...flow, now, end }) : "";
+    const overdue = last ? clock.now() - last.time - format.lengthOf(this.resolution) : null;
+    const silence = now - (flow.arrived ?? flow.from);
+    this.#stale = isOpen && this.joined && last ? format.staleness({ silence, interval: flow.interval, overdue }) : "";
     this.element.classList.toggle("old", !isOpen || this.#stale !== "");
     if (this.#parts.stale.textContent !== this.#stale) this.#parts.stale.textContent = this.#stale;
     this.#parts.stale.hidden = this.#stale === "";
@@ -166,15 +250,16 @@ export class Panel {
 
   #bar(bar, { ts }) {
     const flow = this.#flow;
-    const now = Date.now();
-    if (flow.arrived !== null) {
+    const now = performance.now();
+    if (presence.look() !== flow.absences) this.#absent();
+    if (flow.arrived !== null && !document.hidden) {
       const interval = now - flow.arrived;
       flow.interval = flow.interval === null ? interval : flow.interval * 0.8 + interval * 0.2;
     }
     flow.arrived = now;
     flow.arrivals.push(now);
     if (ts !== undefined && flow.counted) {
-      flow.latencies.push(now - ts / 1000);
+      flow.latencies.push(now - ts / 1_000);
       if (flow.latencies.length > LATENCIES_KEPT) flow.latencies.shift();
     }
     // The first one is the current bar, sent on subscribing however old it is.
@@ -207,15 +292,33 @@ export class Panel {
 
   /** The left end is in sight: what came before it. */
   async #older() {
-    if (this.#oldest || !this.joined) return;
-    // Until the answer is there, and for good when there is nothing more.
-    this.#oldest = true;
+    if (this.#isEnd || this.#asking || !this.joined || performance.now() < this.#olderDue) return;
+    this.#asking = true;
     const { signal } = this.#loader;
-    const first = this.bars[0].time;
-    const bars = await loadHistory(this.symbol, this.resolution, { count: HISTORY_BARS, to: first, signal }).catch(() => []);
-    if (signal.aborted || bars.length === 0) return;
-    this.#merge(bars, this.bars);
-    this.#oldest = false;
+    try {
+      const { bars, isEnd } = await loadHistory(this.symbol, this.resolution, { count: HISTORY_BARS, to: this.bars[0].time, signal });
+      if (signal.aborted) return;
+      this.#isEnd = isEnd;
+      this.#lacking = "";
+      this.#olderFailures = 0;
+      if (bars.length > 0) this.#merge(bars, this.bars);
+    } catch (why) {
+      if (signal.aborted) return;
+      this.#lacking = `Older bars could not be loaded: ${why.message}. Trying again`;
+      const wait = backoff(this.#olderFailures, RETRY_MS);
+      this.#olderFailures += 1;
+      this.#olderDue = performance.now() + wait;
+      setTimeout(() => !signal.aborted && this.#chart.isAtLeft && this.#older(), wait + 1);
+    }
+    this.#asking = false;
+    this.#trouble();
+  }
+
+  /** What is missing on the left is said while that is in sight. */
+  #trouble() {
+    const text = this.#chart?.isAtLeft ? this.#lacking : "";
+    if (this.#parts.trouble.textContent !== text) this.#parts.trouble.textContent = text;
+    this.#parts.trouble.hidden = text === "";
   }
 
   /** Draws once a frame, however many bars came. */
@@ -227,6 +330,7 @@ export class Panel {
       this.#quote();
       this.#legend();
       this.#note();
+      this.#trouble();
       this.#handlers.drawn();
     });
   }
@@ -267,7 +371,7 @@ export class Panel {
   #note() {
     let text = this.#failure;
     if (!text && this.bars.length === 0) {
-      text = this.symbol === null ? "Waiting for the first topic" : this.joined ? `Waiting for the first bar of bars:${this.symbol}:${this.resolution}` : "Loading";
+      text = this.symbol === null ? "Waiting for the first topic" : this.#lacking ? this.#lacking : this.joined ? `Waiting for the first bar of bars:${this.symbol}:${this.resolution}` : "Loading";
     }
     this.#parts.note.textContent = text;
     this.#parts.note.hidden = text === "";

@@ -1,6 +1,7 @@
 /** The symbol search: a dialog with a field and what `/udf/search` finds. */
 
 import { parseTopic } from "./barcast.js";
+import { askJson } from "./request.js";
 
 /** As many as fit a long list; whoever wants more types more. */
 const FOUND_MAX = 30;
@@ -56,20 +57,21 @@ export class Search {
     const { signal } = (this.#request = new AbortController());
     const query = this.#input.value.trim();
     const url = `udf/search?${new URLSearchParams({ query, type: "", exchange: "", limit: String(FOUND_MAX) })}`;
-    let found;
+    let found = [];
+    let failure = null;
     try {
-      found = await (await fetch(url, { signal })).json();
-    } catch {
-      if (signal.aborted) return;
-      found = [];
+      found = await askJson(url, { signal });
+    } catch (why) {
+      failure = `The search failed: ${why.message}`;
     }
     if (signal.aborted) return;
     // Anybody may publish a symbol that is not there yet; the chart then waits for its first bar.
     const isNew = parseTopic(`bars:${query}:1`) && query !== "*" && !found.some(({ symbol }) => symbol === query);
-    if (isNew) found.push({ symbol: query, description: "No bars yet: wait for the first one" });
+    if (isNew) found.push({ symbol: query, description: failure ?? "No bars yet: wait for the first one" });
     this.#found = found;
     this.#query = query;
     this.#list.replaceChildren(...found.map((symbol, nth) => this.#option(symbol, nth)));
+    this.#empty.textContent = failure ?? "No symbol matches.";
     this.#empty.hidden = found.length > 0;
     this.#input.setAttribute("aria-expanded", String(found.length > 0));
     this.#mark(0);

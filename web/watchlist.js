@@ -8,6 +8,7 @@ const ROWS_MAX = 500;
 /** Updates per second and topic that an eye can still follow in a list. */
 const ROW_RATE = 2;
 const DAY_MS = 86_400_000;
+const NONE = "No topics yet. Publish a bar to bars:AAPL:1, or start a generator.";
 
 /**
  * @typedef {object} Entry
@@ -62,6 +63,8 @@ export class Watchlist {
   #selected = null;
   #changed = new Set();
   #watcher;
+  /** What an empty list says. */
+  #none = NONE;
 
   /**
    * @param {{client: object, list: HTMLElement, filter: HTMLInputElement, empty: HTMLElement}} parts
@@ -89,16 +92,27 @@ export class Watchlist {
     });
   }
 
-  /** @param {Array<object>} topics as `/api/v1/topics` gives them */
-  topics(topics) {
+  /**
+   * @param {Array<object>} topics as `/api/v1/topics` gives them
+   * @param {boolean} isWhole  whether these are all; otherwise others stay that are known
+   */
+  topics(topics, isWhole = true) {
     const known = this.entries;
-    this.entries = new Map();
-    for (const entry of symbolsOf(topics)) {
+    const entries = symbolsOf(topics);
+    for (const entry of entries) {
       const before = known.get(entry.symbol);
       // What came over the socket is newer than the list.
       if (before) Object.assign(entry, { price: before.price ?? entry.price, base: before.base ?? entry.base });
-      this.entries.set(entry.symbol, entry);
     }
+    const others = isWhole ? [] : known;
+    this.entries = new Map([...others, ...entries.map((entry) => [entry.symbol, entry])]);
+    this.#none = NONE;
+    this.#render();
+  }
+
+  /** The list did not come: that is not an empty one. @param {string} why */
+  failed(why) {
+    this.#none = `The list of symbols could not be loaded (${why}). Trying again.`;
     this.#render();
   }
 
@@ -142,7 +156,7 @@ export class Watchlist {
     for (const symbol of shown) this.#touch(symbol);
     const hidden = found.length - shown.length;
     this.#empty.hidden = shown.length > 0;
-    this.#empty.textContent = query ? "No symbol matches." : "No topics yet. Publish a bar to bars:AAPL:1, or start a generator.";
+    this.#empty.textContent = query && this.entries.size > 0 ? "No symbol matches." : this.#none;
     this.#list.setAttribute("aria-description", hidden > 0 ? `${hidden} more; filter to see them` : "");
   }
 

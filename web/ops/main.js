@@ -1,5 +1,8 @@
 /** The operator's page: asks this gateway for its figures every other second and shows the last minutes. */
 
+import { clock } from "../clock.js";
+import { Sleep } from "../presence.js";
+import { ask } from "../request.js";
 import { Counts } from "./counts.js";
 import { byLabel, parse, value } from "./openmetrics.js";
 import { Plot } from "./plot.js";
@@ -10,8 +13,8 @@ import * as units from "./units.js";
 
 /** Between two looks. */
 const EVERY_MS = 2_000;
-/** A gateway that takes longer is out of reach. */
-const WITHIN_MS = 5_000;
+/** A gateway that sends nothing for so long is out of reach; on a slow link, some of an answer comes all the time. */
+const SILENT_MS = 5_000;
 /** The list of so many topics is some 100 kB: longer ones are asked for less often. */
 const MANY_TOPICS = 500;
 const MANY_EVERY_MS = 10_000;
@@ -22,9 +25,10 @@ const $ = (id) => document.getElementById(id);
 const recorder = new Recorder();
 const counts = new Counts();
 const topics = new Topics();
-const opened = Date.now();
 const wish = { by: "subscribers", descending: true, filter: "", most: 20 };
-const view = { span: 2 * MINUTE_MS, topicsAt: -Infinity, failedSince: null, failedWhy: "", asked: false };
+const slept = { figures: new Sleep(), topics: new Sleep() };
+/** `opened` on the monotonic clock, `failedSince` as people read it. */
+const view = { opened: performance.now(), span: 2 * MINUTE_MS, topicsKnown: false, topicsWhy: "", failedSince: null, failedWhy: "", asked: false };
 
 const rate = units.perSecond;
 const plots = [
@@ -47,41 +51,45 @@ const WORKER_PLOT = 6;
 /** With an end that tells a whole answer from one that was cut off. */
 const METRICS = "application/openmetrics-text; version=1.0.0";
 
-async function ask(path, accept) {
-  const headers = { accept };
-  const response = await fetch(path, { headers, signal: AbortSignal.timeout(WITHIN_MS), cache: "no-store" });
-  if (!response.ok) throw new Error(`/${path} answered ${response.status}`);
-  return response;
-}
-
 async function look() {
-  const at = performance.now();
-  const wanted = topics.total > MANY_TOPICS ? MANY_EVERY_MS : 0;
   try {
-    const figures = parse(await (await ask("metrics", METRICS)).text());
+    const { text, at } = await ask("metrics", { silent: SILENT_MS, accept: METRICS });
+    const figures = parse(text);
+    // Counters went on over a sleep, and the monotonic clock may not have: no rate over that time.
+    if (slept.figures.passed()) recorder.miss(at);
     recorder.take({ at, figures });
     counts.take(figures);
-    if (at - view.topicsAt >= wanted) {
-      topics.take(await (await ask("api/v1/topics", "application/json")).json(), performance.now());
-      view.topicsAt = at;
-    }
     view.failedSince = null;
   } catch (why) {
-    recorder.miss(at);
-    topics.miss();
-    view.failedSince ??= Date.now();
-    view.failedWhy = why.name === "TimeoutError" ? "no answer in time" : why instanceof TypeError ? "no connection" : why.message;
-    view.topicsAt = -Infinity;
+    recorder.miss(performance.now());
+    view.failedSince ??= units.clock(clock.now());
+    view.failedWhy = why.message;
   }
   view.asked = true;
   show();
 }
 
-async function run() {
+/** The list of topics has a turn of its own: on a slow link it may take longer than several looks. */
+async function list() {
+  try {
+    const { text, at } = await ask("api/v1/topics", { silent: SILENT_MS });
+    if (slept.topics.passed()) topics.miss();
+    topics.take(JSON.parse(text), at);
+    [view.topicsKnown, view.topicsWhy] = [true, ""];
+  } catch (why) {
+    topics.miss();
+    view.topicsWhy = why.message;
+  }
+  show();
+}
+
+/** Again and again, at least `every()` ms from begin to begin and half of it from end to begin. */
+async function repeat(turn, every) {
   for (;;) {
     const began = performance.now();
-    await look();
-    await new Promise((resolve) => setTimeout(resolve, Math.max(0, EVERY_MS - (performance.now() - began))));
+    await turn();
+    const rest = Math.max(every() / 2, every() - (performance.now() - began));
+    await new Promise((resolve) => setTimeout(resolve, rest));
   }
 }
 
@@ -117,10 +125,15 @@ function show() {
   showTiles(figures);
   const end = performance.now();
   plots[WORKER_PLOT].lines = workerLines();
-  for (const plot of plots) plot.show(recorder.points, { span: view.span, end, epoch: Date.now() });
+  for (const plot of plots) plot.show(recorder.points, { span: view.span, end, epoch: timeOf(end) });
   showWorkers();
   showCounts();
   showTopics(figures);
+}
+
+/** The gateway's time at a moment of the monotonic clock, in ms since the epoch. */
+function timeOf(moment) {
+  return moment + clock.offset;
 }
 
 function link() {
@@ -129,7 +142,7 @@ function link() {
   // Told to screen readers when it changes, not with every look.
   const name = lost ? "Out of reach" : "Live";
   if ($("link-name").textContent !== name) $("link-name").textContent = name;
-  const text = `This gateway cannot be reached since ${units.clock(view.failedSince ?? 0)} (${view.failedWhy}). Trying again every ${EVERY_MS / 1_000} seconds; what is below is from before.`;
+  const text = `This gateway cannot be reached since ${view.failedSince} (${view.failedWhy}). Trying again every ${EVERY_MS / 1_000} seconds; what is below is from before.`;
   $("banner").hidden = !lost;
   if (lost && $("banner").textContent !== text) $("banner").textContent = text;
   document.body.classList.toggle("ops-lost", lost);
@@ -139,7 +152,7 @@ function about(figures) {
   if (!figures) return;
   const version = figures.get("barcast_build_info")?.[0].labels.version;
   const started = value(figures, "process_start_time_seconds");
-  const up = started === null ? null : Math.max(0, Date.now() / 1_000 - started);
+  const up = started === null ? null : Math.max(0, clock.now() / 1_000 - started);
   const parts = [location.host, version && `barcast ${version}`, up !== null && `up ${units.duration(up)}`];
   $("about").textContent = parts.filter(Boolean).join(" · ");
 }
@@ -173,7 +186,7 @@ function showCounts() {
   const rows = counts.happened.map(({ what, level, total, grown }) => row(what, [units.whole(grown), units.whole(total)], grown > 0 ? level : ""));
   const none = counts.all.length > 0 ? "Nothing was lost, refused or closed" : "No data";
   $("counts").replaceChildren(...(rows.length > 0 ? rows : [empty(none, 3)]));
-  $("counts-note").textContent = `Only what has happened is listed: since this page was opened at ${units.clock(opened)}, and since the gateway started.`;
+  $("counts-note").textContent = `Only what has happened is listed: since this page was opened at ${units.clock(timeOf(view.opened))}, and since the gateway started.`;
 }
 
 function showTopics(figures) {
@@ -184,11 +197,12 @@ function showTopics(figures) {
   const rows = shown.map(({ topic, subscribers, rate: perSecond, due, messages }) => {
     return row(topic, [units.whole(subscribers), units.count(perSecond), units.count(due), units.whole(messages)]);
   });
-  const none = wish.filter ? "No topic matches" : view.topicsAt === -Infinity ? "No data" : "No topics: nobody publishes or subscribes";
+  const none = wish.filter ? "No topic matches" : !view.topicsKnown ? "No data" : "No topics: nobody publishes or subscribes";
   $("topics").replaceChildren(...(rows.length > 0 ? rows : [empty(none, 5)]));
   const notes = [`${units.whole(shown.length)} of ${units.whole(matching)} shown`];
   if (topics.total > topics.listed) notes.push(`the gateway lists ${units.whole(topics.listed)} of its ${units.whole(topics.total)} by name, and the most watched`);
   if (others > 0) notes.push(`${units.whole(others)} subscriptions are of topics beyond the 100 most watched`);
+  if (view.topicsWhy && view.failedSince === null) notes.push(`the list of topics could not be loaded (${view.topicsWhy}) and is from before`);
   const note = notes.join("; ");
   if ($("topics-note").textContent !== note) $("topics-note").textContent = note;
   for (const head of document.querySelectorAll("#topics-table th[data-by]")) {
@@ -244,4 +258,7 @@ document.addEventListener("keydown", (event) => {
   $("filter").focus();
 });
 theme();
-run();
+repeat(look, () => EVERY_MS);
+repeat(list, () => (topics.total > MANY_TOPICS ? MANY_EVERY_MS : EVERY_MS));
+// For support.js: from here on the page itself says what is wrong.
+document.documentElement.dataset.started = "";

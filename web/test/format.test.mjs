@@ -61,11 +61,12 @@ test("stale follows the topic's own rhythm", () => {
 });
 
 test("what is old is said in words, and what is not is not", () => {
-  const fresh = { now: 1_000_000, arrived: 999_000, from: 0, interval: 500, end: 1_000_500 };
+  const fresh = { silence: 1_000, interval: 500, overdue: -500 };
   assert.equal(format.staleness(fresh), "");
-  assert.equal(format.staleness({ ...fresh, arrived: 980_000 }), "No update for 20 s");
-  assert.equal(format.staleness({ ...fresh, arrived: null, interval: null, from: 965_000 }), "No update for 35 s");
-  assert.equal(format.staleness({ ...fresh, end: 400_000 }), "Last bar ended 10 min ago");
+  assert.equal(format.staleness({ ...fresh, overdue: null }), "");
+  assert.equal(format.staleness({ ...fresh, silence: 20_000 }), "No update for 20 s");
+  assert.equal(format.staleness({ ...fresh, silence: 35_000, interval: null }), "No update for 35 s");
+  assert.equal(format.staleness({ ...fresh, overdue: 600_000 }), "Last bar ended 10 min ago");
 });
 
 test("a resume is told in words", () => {
