@@ -6,6 +6,7 @@
 //! replaces the one of its symbol, resolution and time.
 
 mod damage;
+mod day;
 pub mod days;
 mod frame;
 mod intake;
