@@ -89,7 +89,9 @@ async fn command(command: Command, stop: CancellationToken) -> anyhow::Result<Ex
             let settings = args.validate().unwrap_or_else(|why| cli::fail(&why));
             return match record::record(settings, stop).await {
                 Ok(lost) => Ok(ExitCode::from(u8::from(lost > 0))),
-                Err(RecordError::Folder(why)) => cli::fail(&why),
+                Err(why @ (RecordError::Folder(_) | RecordError::Table(_))) => {
+                    cli::fail(&why.to_string())
+                }
                 Err(why) => Err(why.into()),
             };
         }

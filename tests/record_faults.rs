@@ -9,7 +9,7 @@ use std::path::Path;
 
 use common::client::get;
 use common::gateway::{Candle, Feed, candle};
-use common::postgres::PostgresServer;
+use common::postgres::{Pooler, PostgresServer};
 use common::process::output;
 use common::recorder::{Recorder, closed, postgres, until_rows};
 use common::{RedisServer, eventually_blocking};
@@ -197,4 +197,66 @@ fn a_table_with_numeric_columns_is_replayed() {
     let said = String::from_utf8_lossy(&ended.stderr).into_owned();
     assert!(!said.contains("panicked"), "{said}");
     assert_eq!(ended.status.code(), Some(1), "{said}");
+}
+
+/// Whose connections to the database are shared between transactions: names of statements and settings would
+/// be the others'.
+#[test]
+fn a_pooler_in_transaction_mode_may_stand_between() {
+    let (redis, database) = (RedisServer::start(), PostgresServer::start());
+    let pooler = Pooler::start(&database);
+    let arguments = ["--postgres-url", &pooler.url()];
+    let recorders = [(); 2].map(|()| Recorder::start(&redis, &arguments));
+    let mut feed = Feed::new(&redis.bus());
+    let bars = closed("A", 0..12_000);
+    for part in bars.chunks(500) {
+        feed.all(part.iter().map(Candle::outgoing).collect());
+    }
+    until_rows(&database, &bars);
+    let count = postgres("barcast_recorded_bars_total");
+    for recorder in &recorders {
+        recorder.until(&count, 12_000);
+        let failures = postgres("barcast_record_failures_total");
+        assert_eq!(recorder.metric(&failures), 0, "{}", recorder.process.log());
+    }
+    pooler.execute("DO $$ BEGIN ASSERT current_setting('statement_timeout') = '0'; END $$");
+    let (bus, source) = (redis.url(), pooler.url());
+    let replay = ["replay", "--redis-url", &bus, "--speed", "max", &source];
+    for _ in 0..2 {
+        let ended = output(&replay, &[]);
+        let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+        assert_eq!(ended.status.code(), Some(0), "{said}");
+        assert!(said.contains("published=12000 "), "{said}");
+    }
+}
+
+#[test]
+fn a_table_without_the_key_ends_the_start_with_what_would_make_it() {
+    let (redis, database) = (RedisServer::start(), PostgresServer::start());
+    let table = "CREATE TABLE barcast_bars (symbol text, resolution text, time timestamptz,
+        open float8, high float8, low float8, close float8, volume float8)";
+    database.execute(table);
+    let (bus, url) = (redis.url(), database.url());
+    let arguments = ["record", "--redis-url", &bus, "--postgres-url", &url];
+    let ended = output(&arguments, &[]);
+    let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert_eq!(ended.status.code(), Some(2), "{said}");
+    let remedy = "ALTER TABLE barcast_bars ADD PRIMARY KEY (symbol, resolution, time)";
+    assert!(said.contains(remedy), "{said}");
+    database.execute(remedy);
+    let recorder = Recorder::start(&redis, &arguments[3..]);
+    let bars = closed("A", 0..10);
+    let mut feed = Feed::new(&redis.bus());
+    feed.all(bars.iter().map(Candle::outgoing).collect());
+    until_rows(&database, &bars);
+    // One that can be reached, but takes nothing, is not connected.
+    let connected = postgres("barcast_record_output_connected");
+    database.execute("ALTER TABLE barcast_bars RENAME TO elsewhere");
+    eventually_blocking("it is seen without a bar", || {
+        recorder.metric(&connected) == 0
+    });
+    database.execute("ALTER TABLE elsewhere RENAME TO barcast_bars");
+    eventually_blocking("and that it is there again", || {
+        recorder.metric(&connected) == 1
+    });
 }

@@ -5,19 +5,22 @@
 //! place. Any number of bars takes the memory of a row group.
 
 use std::fs::{self, File};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
+pub use super::day::FILE;
+use super::day::merge;
 use super::lane::Output;
-use super::table::{Table, TableWriter};
-use crate::bar::{Bar, Topic};
+use crate::bar::{Bar, Message, Topic, write_message};
 
-/// The file of a day, in the folder of the day.
-pub const FILE: &str = "bars.parquet";
-/// What it is until it is whole; readers leave out what begins with a dot.
-const UNFINISHED: &str = ".bars.parquet.unfinished";
+/// Bars of days that cannot be written, as JSON lines in the folder of all days.
+pub const REFUSED: &str = "_refused.ndjson";
+/// A file that shows whether the disk takes any, and its bytes: more than what a full one has left over.
+const PROBE: &str = ".probe";
+const PROBE_BYTES: usize = 64 * 1024;
 const DAY_MS: i64 = 86_400_000;
 
 /// The folder of all days.
@@ -37,27 +40,66 @@ impl Output for Days {
     async fn write(&mut self, bars: Vec<(Topic, Bar)>) -> Result<usize, String> {
         let folder = self.folder.clone();
         let written = tokio::task::spawn_blocking(move || write(&folder, &bars));
-        let written = written.await.map_err(|why| why.to_string())?;
-        written.map(|()| 0)
+        written.await.map_err(|why| why.to_string())?
     }
 }
 
-/// Writes bars that come by time, a day after the other. A day that cannot be written does not stop the
-/// others, but is told.
-fn write(folder: &Path, bars: &[(Topic, Bar)]) -> Result<(), String> {
+/// Writes bars that come by time, a day after the other; how many of them were put aside.
+///
+/// Each day fails by itself. Where the folder takes files, it is the day that is at fault: its bars are put
+/// aside in [`REFUSED`] rather than held against all that come later.
+fn write(folder: &Path, bars: &[(Topic, Bar)]) -> Result<usize, String> {
     fs::create_dir_all(folder).map_err(|why| format!("{}: {why}", folder.display()))?;
-    let day = |(_, bar): &(Topic, Bar)| bar.time().div_euclid(DAY_MS);
-    let mut first = Ok(());
-    for bars in bars.chunk_by(|a, b| day(a) == day(b)) {
-        let folder = folder.join(name(bars[0].1.time()));
-        let written = merge(&folder, bars);
-        if written.is_err() {
-            // It may be there or not, and the disk may need the room.
-            let _ = fs::remove_file(folder.join(UNFINISHED));
-        }
-        first = first.and(written.map_err(|why| format!("{}: {why}", folder.display())));
+    if bars.is_empty() {
+        return probe(folder).map(|()| 0);
     }
-    first
+    let day = |(_, bar): &(Topic, Bar)| bar.time().div_euclid(DAY_MS);
+    let mut aside = 0;
+    for bars in bars.chunk_by(|a, b| day(a) == day(b)) {
+        let day = folder.join(name(bars[0].1.time()));
+        let Err(why) = merge(&day, bars) else {
+            continue;
+        };
+        let why = format!("{}: {why}", day.display());
+        // A full disk, or one that is away, is no day's fault.
+        probe(folder).map_err(|_| why.clone())?;
+        put_aside(folder, bars, &why).map_err(|also| format!("{why}; {REFUSED}: {also}"))?;
+        tracing::error!(
+            why,
+            bars = bars.len(),
+            file = REFUSED,
+            "the bars of a day are put aside"
+        );
+        aside += bars.len();
+    }
+    Ok(aside)
+}
+
+/// Whether the folder takes a file of some size.
+fn probe(folder: &Path) -> Result<(), String> {
+    let path = folder.join(PROBE);
+    let written = File::create(&path).and_then(|mut file| {
+        file.write_all(&[0; PROBE_BYTES])?;
+        file.sync_all()
+    });
+    let removed = fs::remove_file(&path);
+    let written = written.and(removed);
+    written.map_err(|why| format!("{}: {why}", folder.display()))
+}
+
+/// Adds bars to the file of those that have no place: a line each, as it would be published, with the reason.
+fn put_aside(folder: &Path, bars: &[(Topic, Bar)], why: &str) -> std::io::Result<()> {
+    let mut lines = Vec::new();
+    for (topic, bar) in bars {
+        write_message(&mut lines, &Message::new(*topic, *bar));
+        lines.pop();
+        let reason = serde_json::Value::from(why);
+        writeln!(lines, ",\"reason\":{reason}}}")?;
+    }
+    let path = folder.join(REFUSED);
+    let mut file = File::options().append(true).create(true).open(path)?;
+    file.write_all(&lines)?;
+    file.sync_all()
 }
 
 /// The folder of a time's day.
@@ -66,108 +108,18 @@ fn name(time: i64) -> String {
     format!("date={}", TimeZone::UTC.to_datetime(time).date())
 }
 
-type Key = (i64, Topic);
-
-fn key((topic, bar): &(Topic, Bar)) -> Key {
-    (bar.time(), *topic)
-}
-
-/// Merges bars, in the order of their keys, with a day's file. What is new replaces what is there.
-fn merge(folder: &Path, bars: &[(Topic, Bar)]) -> Result<(), String> {
-    let said = |why: &dyn std::fmt::Display| why.to_string();
-    let is_new = !folder.exists();
-    fs::create_dir_all(folder).map_err(|why| said(&why))?;
-    let (path, unfinished) = (folder.join(FILE), folder.join(UNFINISHED));
-    let mut old = Old::open(&path)?;
-    let file = File::create(&unfinished).map_err(|why| said(&why))?;
-    let mut table = TableWriter::new(file).map_err(|why| said(&why))?;
-    let mut put = |(topic, bar): (Topic, Bar)| table.push(topic, bar).map_err(|why| said(&why));
-    let mut changed = false;
-    for new in bars {
-        while let Some(row) = old.next_before(key(new))? {
-            put(row)?;
-        }
-        let replaced = old.take(key(new))?;
-        changed |= replaced != Some(*new);
-        put(*new)?;
-    }
-    if !changed {
-        // Read again from the store, most likely. The file is as good as another.
-        drop(table);
-        return fs::remove_file(&unfinished).map_err(|why| said(&why));
-    }
-    while let Some(row) = old.next()? {
-        put(row)?;
-    }
-    table.finish().map_err(|why| said(&why))?;
-    fs::rename(&unfinished, &path).map_err(|why| said(&why))?;
-    let synced = sync(folder).and_then(|()| match folder.parent() {
-        Some(parent) if is_new => sync(parent),
-        _ => Ok(()),
-    });
-    synced.map_err(|why| said(&why))
-}
-
-/// Puts a folder's names on the disk.
-fn sync(folder: &Path) -> std::io::Result<()> {
-    File::open(folder)?.sync_all()
-}
-
-/// The rows of a day's file as it is.
-struct Old {
-    table: Option<Table>,
-    head: Option<(Topic, Bar)>,
-    last: Option<Key>,
-}
-
-impl Old {
-    fn open(path: &Path) -> Result<Self, String> {
-        let table = match path.exists() {
-            true => Some(Table::open(path).map_err(|why| format!("{FILE}: {why}"))?),
-            false => None,
-        };
-        Ok(Self {
-            table,
-            head: None,
-            last: None,
-        })
-    }
-
-    fn fill(&mut self) -> Result<Option<(Topic, Bar)>, String> {
-        if let (None, Some(table)) = (self.head, &mut self.table) {
-            self.head = match table.read()? {
-                Some(row) => Some(row.map_err(|why| format!("{FILE}: {why}"))?),
-                None => None,
-            };
-            let next = self.head.as_ref().map(key);
-            if next.is_some() && next <= self.last {
-                return Err(format!(
-                    "{FILE}: its rows are not in the order that this program writes"
-                ));
-            }
-            self.last = next;
-        }
-        Ok(self.head)
-    }
-
-    fn next(&mut self) -> Result<Option<(Topic, Bar)>, String> {
-        self.fill()?;
-        Ok(self.head.take())
-    }
-
-    fn next_before(&mut self, end: Key) -> Result<Option<(Topic, Bar)>, String> {
-        self.fill()?;
-        Ok(self.head.take_if(|head| key(head) < end))
-    }
-
-    fn take(&mut self, wanted: Key) -> Result<Option<(Topic, Bar)>, String> {
-        self.fill()?;
-        Ok(self.head.take_if(|head| key(head) == wanted))
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use parquet::basic::Compression;
+    use parquet::column::writer::ColumnWriter;
+    use parquet::file::properties::WriterProperties;
+    use parquet::file::writer::SerializedFileWriter;
+    use parquet::schema::parser::parse_message_type;
+
+    use super::super::day::key;
+    use super::super::table::Table;
     use super::*;
     use crate::bar::Number;
 
@@ -181,8 +133,8 @@ mod tests {
     }
 
     fn read(path: &Path) -> Vec<(Topic, Bar)> {
-        let mut old = Old::open(path).unwrap();
-        std::iter::from_fn(|| old.next().unwrap()).collect()
+        let mut table = Table::open(path).unwrap();
+        std::iter::from_fn(|| table.read().unwrap().map(Result::unwrap)).collect()
     }
 
     fn sorted(mut rows: Vec<(Topic, Bar)>) -> Vec<(Topic, Bar)> {
@@ -240,21 +192,155 @@ mod tests {
         assert_eq!(rows, sorted([all(0), all(1)].concat()));
     }
 
+    fn names(folder: &Path) -> Vec<String> {
+        let entries = fs::read_dir(folder).unwrap();
+        let name = |entry: fs::DirEntry| entry.file_name().into_string().unwrap();
+        let mut names: Vec<_> = entries.map(|entry| name(entry.unwrap())).collect();
+        names.sort();
+        names
+    }
+
+    const ASIDE_1: &str = "bars.parquet.aside-1";
+
     #[test]
-    fn a_file_that_is_none_is_told_and_stays() {
+    fn a_damaged_file_is_set_aside_and_what_can_be_read_stays() {
+        let row_of = |n: i64| row(&format!("S{}", n / 1_000), n % 1_000, 1.0);
+        let good = sorted((0..60_000).map(row_of).collect());
+        let whole = tempfile::tempdir().unwrap();
+        write(whole.path(), &good).unwrap();
+        let whole = fs::read(whole.path().join(name(DAY)).join(FILE)).unwrap();
+        // The second group of rows is much smaller than the first.
+        let (len, groups) = (whole.len(), [50_000, 10_000]);
+        let overwritten = |from: usize, to: usize| {
+            let mut bytes = whole.clone();
+            bytes[from..to].fill(0x55);
+            bytes
+        };
+        let new = row("A", 1_001, 9.0);
+        for (what, bytes, left) in [
+            ("nonsense", b"nonsense".to_vec(), 0),
+            ("empty", Vec::new(), 0),
+            ("cut off", whole[..len / 2].to_vec(), 0),
+            ("first group", overwritten(100, 1_000), groups[1]),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let today = folder.path().join(name(DAY));
+            fs::create_dir_all(&today).unwrap();
+            fs::write(today.join(FILE), &bytes).unwrap();
+            let tomorrow = row("A", 1_440, 1.0);
+            assert_eq!(write(folder.path(), &[new, tomorrow]), Ok(0), "{what}");
+            assert_eq!(fs::read(today.join(ASIDE_1)).unwrap(), bytes, "{what}");
+            assert_eq!(names(&today), [FILE, ASIDE_1], "{what}");
+            let rows = read(&today.join(FILE));
+            assert_eq!(rows.len(), left + 1, "{what}");
+            let is_known = |row: &(Topic, Bar)| *row == new || good.contains(row);
+            assert!(rows.iter().step_by(97).all(is_known), "{what}");
+            let path = folder.path().join("date=2024-10-05").join(FILE);
+            assert_eq!(read(&path), [tomorrow], "{what}");
+        }
+    }
+
+    /// A file as other programs write one: any order, further columns, whole numbers, times in nanoseconds.
+    fn write_foreign(path: &Path, rows: &[(Topic, Bar)], codec: Compression) {
+        let schema = "message schema {
+            OPTIONAL INT64 time (TIMESTAMP(NANOS, true)); OPTIONAL BYTE_ARRAY symbol (STRING);
+            OPTIONAL BYTE_ARRAY resolution (STRING); OPTIONAL DOUBLE open; OPTIONAL DOUBLE high;
+            OPTIONAL DOUBLE low; OPTIONAL FLOAT close; OPTIONAL INT64 volume; OPTIONAL DOUBLE vwap; }";
+        let properties = WriterProperties::builder().set_compression(codec);
+        let properties = properties.set_created_by("parquet-cpp-arrow version 17.0.0".to_owned());
+        let schema = Arc::new(parse_message_type(schema).unwrap());
+        let file = fs::File::create(path).unwrap();
+        let mut file =
+            SerializedFileWriter::new(file, schema, Arc::new(properties.build())).unwrap();
+        let mut group = file.next_row_group().unwrap();
+        let price = |(_, bar): &(Topic, Bar)| bar.numbers()[0].value();
+        let texts = |text: fn(&Topic) -> &str| -> Vec<_> {
+            rows.iter().map(|(topic, _)| text(topic).into()).collect()
+        };
+        let levels = vec![1; rows.len()];
+        let levels = Some(levels.as_slice());
+        for at in 0.. {
+            let Some(mut column) = group.next_column().unwrap() else {
+                break;
+            };
+            let written = match (column.untyped(), at) {
+                (ColumnWriter::Int64ColumnWriter(column), 0) => {
+                    let time = |(_, bar): &(Topic, Bar)| bar.time() * 1_000_000;
+                    let times: Vec<_> = rows.iter().map(time).collect();
+                    column.write_batch(&times, levels, None)
+                }
+                (ColumnWriter::Int64ColumnWriter(column), _) => {
+                    let volumes: Vec<_> = rows.iter().map(|row| price(row) as i64).collect();
+                    column.write_batch(&volumes, levels, None)
+                }
+                (ColumnWriter::FloatColumnWriter(column), _) => {
+                    let closes: Vec<_> = rows.iter().map(|row| price(row) as f32).collect();
+                    column.write_batch(&closes, levels, None)
+                }
+                (ColumnWriter::ByteArrayColumnWriter(column), 1) => {
+                    column.write_batch(&texts(|t| t.symbol.as_str()), levels, None)
+                }
+                (ColumnWriter::ByteArrayColumnWriter(column), _) => {
+                    column.write_batch(&texts(|t| t.resolution.as_str()), levels, None)
+                }
+                (ColumnWriter::DoubleColumnWriter(column), _) => {
+                    let prices: Vec<_> = rows.iter().map(price).collect();
+                    column.write_batch(&prices, levels, None)
+                }
+                _ => unreachable!(),
+            };
+            written.unwrap();
+            column.close().unwrap();
+        }
+        group.close().unwrap();
+        file.close().unwrap();
+    }
+
+    #[test]
+    fn a_file_of_another_program_is_read_whatever_its_codec_and_order() {
+        for codec in [
+            Compression::UNCOMPRESSED,
+            Compression::SNAPPY,
+            Compression::GZIP(Default::default()),
+            Compression::LZ4_RAW,
+            Compression::ZSTD(Default::default()),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let today = folder.path().join(name(DAY));
+            fs::create_dir_all(&today).unwrap();
+            let theirs = [row("B", 7, 3.0), row("A", 7, 2.0), row("A", 0, 1.0)];
+            write_foreign(&today.join(FILE), &theirs, codec);
+            let ours = [row("A", 7, 5.0), row("C", 8, 4.0)];
+            assert_eq!(write(folder.path(), &ours), Ok(0), "{codec}");
+            let expected = [theirs[2], ours[0], theirs[0], ours[1]];
+            assert_eq!(read(&today.join(FILE)), expected, "{codec}");
+            assert_eq!(names(&today), [FILE, ASIDE_1], "{codec}");
+            // It is ours now.
+            assert_eq!(write(folder.path(), &[row("D", 9, 1.0)]), Ok(0), "{codec}");
+            assert_eq!(names(&today), [FILE, ASIDE_1], "{codec}");
+        }
+    }
+
+    #[test]
+    fn a_day_that_cannot_be_written_stops_no_other() {
         let folder = tempfile::tempdir().unwrap();
-        let today = folder.path().join(name(DAY));
-        fs::create_dir_all(&today).unwrap();
-        fs::write(today.join(FILE), "nonsense").unwrap();
-        let tomorrow = row("A", 1_440, 1.0);
-        let why = write(folder.path(), &[row("A", 0, 1.0), tomorrow]).unwrap_err();
-        assert!(
-            why.contains("date=2024-10-04") && why.contains(FILE),
-            "{why}"
-        );
-        assert_eq!(fs::read(today.join(FILE)).unwrap(), b"nonsense");
-        // The other day is there.
-        let path = folder.path().join("date=2024-10-05").join(FILE);
-        assert_eq!(read(&path), [tomorrow]);
+        let folder = folder.path();
+        // In the way of the day's folder.
+        fs::write(folder.join(name(DAY)), "").unwrap();
+        let (bad, good) = (row("A", 0, 1.5), row("A", 1_440, 1.0));
+        assert_eq!(write(folder, &[bad, good]), Ok(1));
+        assert_eq!(read(&folder.join("date=2024-10-05").join(FILE)), [good]);
+        let lines = fs::read_to_string(folder.join(REFUSED)).unwrap();
+        let line: serde_json::Value = serde_json::from_str(lines.trim()).unwrap();
+        let told = (&line["symbol"], &line["bar"]["open"]);
+        assert_eq!(told, (&"A".into(), &1.5.into()));
+        let reason = line["reason"].as_str().unwrap();
+        assert!(reason.contains("date=2024-10-04"), "{line}");
+        assert!(!folder.join(PROBE).exists());
+        // Where nothing can be written it is nobody's fault: bars wait.
+        let nowhere = folder.join(name(DAY));
+        assert!(write(&nowhere, &[good]).is_err());
+        assert!(write(&nowhere, &[]).is_err());
+        assert_eq!(write(folder, &[]), Ok(0));
     }
 }

@@ -6,6 +6,7 @@
 //! replaces the one of its symbol, resolution and time.
 
 mod damage;
+mod day;
 pub mod days;
 mod frame;
 mod intake;
@@ -83,6 +84,9 @@ pub enum RecordError {
     /// A folder cannot be used, or another recorder uses it.
     #[error("{0}")]
     Folder(String),
+    /// The database's table cannot take bars until its owner changes it.
+    #[error("--postgres-url (BARCAST_RECORD_POSTGRES_URL): {0}")]
+    Table(String),
     #[error(transparent)]
     Other(#[from] anyhow::Error),
 }
@@ -122,7 +126,8 @@ pub async fn record(settings: Record, stop: CancellationToken) -> Result<usize, 
             interval: Duration::ZERO,
             bars: POSTGRES_BARS,
         };
-        lanes.start(Postgres::new(address.clone()), pace)?;
+        let output = Postgres::new(address.clone()).await;
+        lanes.start(output.map_err(RecordError::Table)?, pace)?;
     }
     if let Some(folder) = &settings.parquet {
         tracing::info!(parquet = %folder.display(), interval = ?settings.parquet_interval, "recording");

@@ -48,6 +48,17 @@ pub(super) const UPSERT: &str = "INSERT INTO barcast_bars AS kept
     WHERE (kept.open, kept.high, kept.low, kept.close, kept.volume)
         IS DISTINCT FROM (EXCLUDED.open, EXCLUDED.high, EXCLUDED.low, EXCLUDED.close, EXCLUDED.volume)";
 
+/// Writes nothing, but asks for all that [`UPSERT`] needs: rights, columns and the key.
+pub(super) const PROBE: &str = "INSERT INTO barcast_bars
+    (symbol, resolution, time, open, high, low, close, volume)
+    SELECT symbol, resolution, time, open, high, low, close, volume FROM barcast_bars WHERE false
+    ON CONFLICT (symbol, resolution, time) DO UPDATE SET open = EXCLUDED.open,
+        high = EXCLUDED.high, low = EXCLUDED.low, close = EXCLUDED.close, volume = EXCLUDED.volume";
+
+/// What gives a table that somebody else made the key that it lacks.
+pub(super) const CREATE_KEY: &str =
+    "ALTER TABLE barcast_bars ADD PRIMARY KEY (symbol, resolution, time)";
+
 /// The table of bars that the database refused to have in [`TABLE`].
 pub const REFUSED: &str = "barcast_refused_bars";
 
@@ -183,7 +194,15 @@ mod tests {
 
     #[test]
     fn every_statement_names_the_table() {
-        for sql in [ASK, UPSERT, CREATE_TABLE, CREATE_INDEX, CREATE_HYPERTABLE] {
+        for sql in [
+            ASK,
+            UPSERT,
+            PROBE,
+            CREATE_KEY,
+            CREATE_TABLE,
+            CREATE_INDEX,
+            CREATE_HYPERTABLE,
+        ] {
             assert!(sql.contains(TABLE), "{sql}");
         }
         for sql in [ASK_REFUSED, CREATE_REFUSED, UPSERT_REFUSED] {

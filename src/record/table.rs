@@ -5,14 +5,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::vec;
 
-use parquet::basic::{Compression, LogicalType, TimeUnit, Type, ZstdLevel};
-use parquet::column::reader::{ColumnReaderImpl, get_typed_column_reader};
+use parquet::basic::{Compression, ConvertedType, LogicalType, TimeUnit, Type, ZstdLevel};
+use parquet::column::reader::{ColumnReader, ColumnReaderImpl, get_typed_column_reader};
 use parquet::data_type::{ByteArray, ByteArrayType, DataType, DoubleType, Int64Type};
 use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
 use parquet::schema::parser::parse_message_type;
+use parquet::schema::types::ColumnDescriptor;
 
 use crate::bar::{Bar, Field, Number, Topic};
 
@@ -28,6 +29,8 @@ const SCHEMA: &str = "message bars {
     OPTIONAL DOUBLE close;
     REQUIRED DOUBLE volume;
 }";
+/// The program that writes such files.
+const CREATED_BY: &str = "barcast";
 /// Rows that a writer holds before they become a row group, some 5 MB.
 const GROUP_ROWS: usize = 50_000;
 /// Rows read at once.
@@ -47,7 +50,7 @@ impl TableWriter {
         let schema = Arc::new(parse_message_type(SCHEMA)?);
         let properties = WriterProperties::builder()
             .set_compression(Compression::ZSTD(ZstdLevel::default()))
-            .set_created_by(concat!("barcast ", env!("CARGO_PKG_VERSION")).to_owned())
+            .set_created_by(format!("{CREATED_BY} {}", env!("CARGO_PKG_VERSION")))
             .build();
         Ok(Self {
             file: SerializedFileWriter::new(file, schema, Arc::new(properties))?,
@@ -127,7 +130,7 @@ struct Columns {
     symbol: ColumnReaderImpl<ByteArrayType>,
     resolution: ColumnReaderImpl<ByteArrayType>,
     time: ColumnReaderImpl<Int64Type>,
-    numbers: [ColumnReaderImpl<DoubleType>; 5],
+    numbers: [ColumnReader; 5],
 }
 
 impl Table {
@@ -153,7 +156,7 @@ impl Table {
     /// The next row, or why it gives no bar; `None` at the end.
     ///
     /// # Errors
-    /// When the file cannot be read on.
+    /// When a group of rows cannot be read on; the next call goes on behind it.
     pub fn read(&mut self) -> Result<Option<Row>, String> {
         loop {
             if let Some(row) = self.rows.next() {
@@ -164,17 +167,27 @@ impl Table {
                 if self.group >= self.file.num_row_groups() {
                     return Ok(None);
                 }
-                self.columns = Some(self.open_group().map_err(|why| why.to_string())?);
                 self.group += 1;
+                let columns = self.open_group(self.group - 1);
+                self.columns = Some(columns.map_err(|why| why.to_string())?);
             }
             if let Some(columns) = &mut self.columns {
-                let rows = columns.read(self.per_ms).map_err(|why| why.to_string())?;
-                if rows.is_empty() {
-                    self.columns = None;
+                match columns.read(self.per_ms) {
+                    Ok(rows) if !rows.is_empty() => self.rows = rows.into_iter(),
+                    ended => {
+                        self.columns = None;
+                        ended.map_err(|why| why.to_string())?;
+                    }
                 }
-                self.rows = rows.into_iter();
             }
         }
+    }
+
+    /// The program that wrote the file, if it was another.
+    pub(super) fn foreign_program(&self) -> Option<&str> {
+        let program = self.file.metadata().file_metadata().created_by();
+        let program = program.unwrap_or("an unknown program");
+        (!program.starts_with(CREATED_BY)).then_some(program)
     }
 
     /// Rows of the file, and how many of them were read.
@@ -183,17 +196,14 @@ impl Table {
         (u64::try_from(rows).unwrap_or(0), self.rows_read)
     }
 
-    fn open_group(&self) -> Result<Columns, ParquetError> {
-        let group = self.file.get_row_group(self.group)?;
+    fn open_group(&self, group: usize) -> Result<Columns, ParquetError> {
+        let group = self.file.get_row_group(group)?;
         let [symbol, resolution, time, numbers @ ..] = self.places;
         let text = |at| {
             let column = group.get_column_reader(at)?;
             Ok::<_, ParquetError>(get_typed_column_reader::<ByteArrayType>(column))
         };
-        let number = |at| {
-            let column = group.get_column_reader(at)?;
-            Ok::<_, ParquetError>(get_typed_column_reader::<DoubleType>(column))
-        };
+        let number = |at| group.get_column_reader(at);
         let [open, high, low, close, volume] = numbers;
         Ok(Columns {
             symbol: text(symbol)?,
@@ -217,7 +227,7 @@ impl Columns {
         let times = read_column(&mut self.time)?;
         let mut numbers: [Vec<Option<f64>>; 5] = Default::default();
         for (values, column) in numbers.iter_mut().zip(&mut self.numbers) {
-            *values = read_column(column)?;
+            *values = read_numbers(column)?;
         }
         let lengths = [resolutions.len(), times.len()].into_iter();
         let mut lengths = lengths.chain(numbers.iter().map(Vec::len));
@@ -293,6 +303,36 @@ fn read_column<T: DataType>(
     })
 }
 
+/// Some values of whatever kind of number a column has.
+fn read_numbers(column: &mut ColumnReader) -> Result<Vec<Option<f64>>, ParquetError> {
+    fn doubles<T>(values: Vec<Option<T>>, double: fn(T) -> f64) -> Vec<Option<f64>> {
+        values.into_iter().map(|value| value.map(double)).collect()
+    }
+    Ok(match column {
+        ColumnReader::DoubleColumnReader(column) => read_column(column)?,
+        ColumnReader::FloatColumnReader(column) => doubles(read_column(column)?, f64::from),
+        ColumnReader::Int32ColumnReader(column) => doubles(read_column(column)?, f64::from),
+        ColumnReader::Int64ColumnReader(column) => doubles(read_column(column)?, whole),
+        _ => return Err(ParquetError::General("a column is no number".to_owned())),
+    })
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a bar holds doubles")]
+fn whole(value: i64) -> f64 {
+    value as f64
+}
+
+/// Whether a column can be read as one of doubles.
+fn is_number(column: &ColumnDescriptor) -> bool {
+    let is_plain = match column.logical_type_ref() {
+        None => column.converted_type() != ConvertedType::DECIMAL,
+        Some(LogicalType::Integer(_)) => true,
+        Some(_) => false,
+    };
+    let kinds = [Type::DOUBLE, Type::FLOAT, Type::INT32, Type::INT64];
+    is_plain && kinds.contains(&column.physical_type())
+}
+
 /// Where the columns of bars are, and the unit of the times.
 fn columns(file: &SerializedFileReader<File>) -> Result<([usize; 8], i64), String> {
     let schema = file.metadata().file_metadata().schema_descr();
@@ -305,7 +345,11 @@ fn columns(file: &SerializedFileReader<File>) -> Result<([usize; 8], i64), Strin
         let (at, column) = columns
             .find(|(_, column)| column.path().string() == name)
             .ok_or_else(|| format!("no column {name}"))?;
-        if column.physical_type() != kind {
+        let is_good = match kind {
+            Type::DOUBLE => is_number(column),
+            _ => column.physical_type() == kind,
+        };
+        if !is_good {
             let is = column.physical_type();
             return Err(format!("column {name} is {is}, not {kind}"));
         }

@@ -1,22 +1,23 @@
 //! Bars out of PostgreSQL, as `barcast record` writes them.
 //!
-//! A thread of its own reads by parts through a portal, which is PostgreSQL's cursor, and hands them over
-//! through a short queue: memory does not grow with what is read.
+//! A thread of its own reads by parts, each from where the one before it ended, and hands them over
+//! through a short queue: memory does not grow with what is read, and a replay of hours holds no
+//! transaction open. Statements have no name, so that a pooler may stand between.
 
-use std::pin::pin;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::SystemTime;
 use std::{thread, vec};
 
 use tokio_postgres::Client;
-use tokio_postgres::types::ToSql;
+use tokio_postgres::types::{ToSql, Type};
 
 use super::wanted::Wanted;
 use crate::bar::Resolution;
 use crate::record::postgres::{Address, from_time, said, to_time};
 use crate::record::table::{Row, bar};
 
-/// Rows of one part.
-const PART_ROWS: i32 = 2_000;
+/// Rows of one part: some milliseconds by the index of times.
+const PART_ROWS: usize = 5_000;
 /// Parts that wait.
 const QUEUED_PARTS: usize = 2;
 
@@ -119,48 +120,76 @@ async fn read(
     asks_coarsest: bool,
     out: &SyncSender<Told>,
 ) -> Result<(), String> {
-    let mut client = address.connect().await?;
-    let symbols: Vec<_> = wanted.topics.iter().map(|t| t.symbol).collect();
-    let symbols: Vec<_> = symbols
-        .iter()
-        .map(|symbol| symbol.as_ref().map(|symbol| symbol.as_str()))
-        .collect();
+    let client = address.connect().await?;
+    let topics = wanted.topics.iter();
+    let symbols: Vec<_> = topics.map(|t| t.symbol.map(|s| s.to_string())).collect();
     let resolutions = wanted.topics.iter().map(|t| t.resolution);
     let resolutions: Vec<_> = resolutions.map(|r| r.map(Resolution::as_str)).collect();
     let (from, to) = (wanted.from.map(to_time), wanted.to.map(to_time));
-    let chosen: [&(dyn ToSql + Sync); 4] = [&symbols, &resolutions, &from, &to];
+    let chosen: [Value<'_>; 4] = [
+        (&symbols, Type::TEXT_ARRAY),
+        (&resolutions, Type::TEXT_ARRAY),
+        (&from, Type::TIMESTAMPTZ),
+        (&to, Type::TIMESTAMPTZ),
+    ];
     let coarsest = match (asks_coarsest, wanted.coarsest()) {
         (true, None) => coarsest(&client, &chosen).await?,
         (_, told) => told,
     };
-    let transaction = client.transaction().await.map_err(|why| said(&why))?;
-    let sql = format!(
-        "SELECT {COLUMNS} {WANTED}
-         ORDER BY b.time, b.symbol, b.resolution"
-    );
-    let portal = transaction.bind(&sql, &chosen).await;
-    let portal = portal.map_err(|why| said(&why))?;
     let mut told = Told::Begins(coarsest);
+    let mut last: Option<Place> = None;
     loop {
         if out.send(told).is_err() {
             return Ok(());
         }
-        let part = pin!(transaction.query_portal(&portal, PART_ROWS)).await;
+        let part = part(&client, &chosen, last.as_ref()).await;
         let part = part.map_err(|why| said(&why))?;
-        if part.is_empty() {
+        let Some(end) = part.last() else {
             return Ok(());
-        }
+        };
+        last = Some(place(end).map_err(|why| said(&why))?);
         let rows: Result<_, _> = part.iter().map(row).collect();
         told = Told::Part(rows.map_err(|why| said(&why))?);
     }
 }
 
-async fn coarsest(
+/// What goes into a statement.
+type Value<'a> = (&'a (dyn ToSql + Sync), Type);
+
+/// A row's key, in the order of reading.
+type Place = (SystemTime, String, String);
+
+fn place(row: &tokio_postgres::Row) -> Result<Place, tokio_postgres::Error> {
+    Ok((row.try_get(2)?, row.try_get(0)?, row.try_get(1)?))
+}
+
+/// The rows after a place, or the first ones.
+async fn part(
     client: &Client,
-    chosen: &[&(dyn ToSql + Sync)],
-) -> Result<Option<Resolution>, String> {
+    chosen: &[Value<'_>],
+    last: Option<&Place>,
+) -> Result<Vec<tokio_postgres::Row>, tokio_postgres::Error> {
+    let mut values = chosen.to_vec();
+    let after = match last {
+        Some((time, symbol, resolution)) => {
+            values.push((time, Type::TIMESTAMPTZ));
+            values.push((symbol, Type::TEXT));
+            values.push((resolution, Type::TEXT));
+            "AND (b.time, b.symbol, b.resolution) > ($5, $6, $7)"
+        }
+        None => "",
+    };
+    let sql = format!(
+        "SELECT {COLUMNS} {WANTED} {after}
+         ORDER BY b.time, b.symbol, b.resolution LIMIT {PART_ROWS}"
+    );
+    client.query_typed(&sql, &values).await
+}
+
+async fn coarsest(client: &Client, chosen: &[Value<'_>]) -> Result<Option<Resolution>, String> {
     let sql = format!("SELECT DISTINCT resolution::text {WANTED}");
-    let rows = client.query(&sql, chosen).await.map_err(|why| said(&why))?;
+    let rows = client.query_typed(&sql, chosen).await;
+    let rows = rows.map_err(|why| said(&why))?;
     let resolutions = rows
         .iter()
         .filter_map(|row| row.try_get::<_, &str>(0).ok()?.parse().ok());

@@ -67,6 +67,10 @@ impl PostgresServer {
         format!("postgres://postgres@127.0.0.1:{}/postgres", self.port)
     }
 
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// Ends it as a crash does: SIGQUIT, since its children outlive a SIGKILL and hold its memory.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
@@ -106,16 +110,7 @@ impl PostgresServer {
         &self,
         ask: impl AsyncFnOnce(&Client) -> Result<T, tokio_postgres::Error>,
     ) -> Result<T, String> {
-        let address = Address::parse(&self.url()).unwrap();
-        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            let client = address.connect().await?;
-            let asked = tokio::time::timeout(Duration::from_secs(10), ask(&client));
-            asked
-                .await
-                .map_err(|why| why.to_string())?
-                .map_err(|why| why.to_string())
-        })
+        try_with(&self.url(), ask)
     }
 
     /// Runs statements.
@@ -141,6 +136,75 @@ impl PostgresServer {
 impl Drop for PostgresServer {
     fn drop(&mut self) {
         self.kill();
+    }
+}
+
+fn try_with<T>(
+    url: &str,
+    ask: impl AsyncFnOnce(&Client) -> Result<T, tokio_postgres::Error>,
+) -> Result<T, String> {
+    let address = Address::parse(url).unwrap();
+    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let client = address.connect().await?;
+        let asked = tokio::time::timeout(Duration::from_secs(10), ask(&client));
+        asked
+            .await
+            .map_err(|why| why.to_string())?
+            .map_err(|why| why.to_string())
+    })
+}
+
+/// A pgbouncer in front of a server, in transaction mode and with one connection to it that all share.
+pub struct Pooler {
+    port: u16,
+    _folder: tempfile::TempDir,
+    child: Child,
+}
+
+impl Pooler {
+    pub fn start(server: &PostgresServer) -> Self {
+        let (port, folder) = (free_port(), tempfile::tempdir().unwrap());
+        let settings = folder.path().join("pgbouncer.ini");
+        let text = format!(
+            "[databases]\npostgres = host=127.0.0.1 port={} user=postgres\n\
+             [pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n\
+             auth_type = any\npool_mode = transaction\ndefault_pool_size = 1\n",
+            server.port()
+        );
+        fs::write(&settings, text).unwrap();
+        let mut command = Command::new("pgbouncer");
+        command.arg(&settings).stdin(Stdio::null());
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        if let Some((user, group)) = other_user() {
+            chown(folder.path(), Some(user), Some(group)).unwrap();
+            command.uid(user).gid(group);
+        }
+        let pooler = Self {
+            port,
+            _folder: folder,
+            child: command.spawn().expect("pgbouncer must be installed"),
+        };
+        eventually_blocking("pgbouncer answers", || {
+            std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
+        });
+        pooler
+    }
+
+    pub fn url(&self) -> String {
+        format!("postgres://postgres@127.0.0.1:{}/postgres", self.port)
+    }
+
+    /// Runs statements.
+    pub fn execute(&self, sql: &str) {
+        try_with(&self.url(), async |client| client.batch_execute(sql).await).unwrap();
+    }
+}
+
+impl Drop for Pooler {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 

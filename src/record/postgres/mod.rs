@@ -1,32 +1,25 @@
 //! Closed bars into PostgreSQL.
 
+mod session;
+
 use std::error::Error as _;
 use std::fmt;
-use std::future::Future;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::timeout;
 use tokio_postgres::config::{Host, SslMode};
-use tokio_postgres::error::SqlState;
 use tokio_postgres::tls::MakeTlsConnect;
-use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, Config, NoTls, Socket, Statement};
+use tokio_postgres::{Client, Config, NoTls, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::lane::Output;
-use super::schema::{
-    ASK, ASK_REFUSED, CREATE_REFUSED, Facts, REFUSED, Step, TABLE, UPSERT, UPSERT_REFUSED, steps,
-};
-use super::table::stored;
-use crate::bar::{Bar, Field, Topic};
+use super::schema::REFUSED;
+use crate::bar::{Bar, Topic};
 use crate::limited::Limited;
+use session::{Closed, Failure, Session};
 
 /// Longest wait for TCP, TLS and the login.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Longest time of one write, as the server counts it: a batch takes some 100 ms.
-const STATEMENT_TIMEOUT: Duration = Duration::from_secs(20);
-/// Longest time of one write, as we count it: a server that is gone does not count.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(25);
 /// Unanswered data is given up after this long, where the system can: a half-open connection.
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(15);
 /// Idle time before TCP asks whether the other side lives.
@@ -178,28 +171,37 @@ pub struct Postgres {
     warnings: Limited,
 }
 
-struct Session {
-    client: Client,
-    upsert: Statement,
-}
-
 impl Postgres {
-    pub fn new(address: Address) -> Self {
-        Self {
+    /// Looks whether bars can be written. A database that is away may come.
+    ///
+    /// # Errors
+    /// When its table cannot take bars, with what its owner can do.
+    pub async fn new(address: Address) -> Result<Self, String> {
+        let session = match Session::open(&address).await {
+            Ok(session) => Some(session),
+            Err(Closed::Table(why)) => return Err(format!("{address}: {why}")),
+            // The first write meets it again, and tells.
+            Err(Closed::Other(_)) => None,
+        };
+        Ok(Self {
             address,
-            session: None,
+            session,
             warnings: Limited::default(),
-        }
+        })
     }
 
     /// Writes bars; how many of them the database refused, which are put aside.
     async fn write_all(&mut self, bars: &[(Topic, Bar)]) -> Result<usize, String> {
         let session = match &mut self.session {
+            Some(session) if bars.is_empty() => {
+                session.probe().await.map_err(Closed::why)?;
+                session
+            }
             Some(session) => session,
-            none => none.insert(Session::open_timed(&self.address).await?),
+            none => none.insert(Session::open(&self.address).await.map_err(Closed::why)?),
         };
         if bars.is_empty() {
-            return Ok(timed(session.client.batch_execute("")).await.map(|()| 0)?);
+            return Ok(0);
         }
         // Halved until what is refused stands alone; the oldest are on top.
         let mut parts = vec![bars];
@@ -230,149 +232,6 @@ impl Postgres {
     }
 }
 
-impl Session {
-    async fn open(address: &Address) -> Result<Self, String> {
-        let client = address.connect().await?;
-        let limit = format!("SET statement_timeout = {}", STATEMENT_TIMEOUT.as_millis());
-        client
-            .batch_execute(&limit)
-            .await
-            .map_err(|why| said(&why))?;
-        create(&client).await?;
-        let upsert = client.prepare(UPSERT).await.map_err(|why| said(&why))?;
-        tracing::info!(postgres = %address, table = TABLE, "database connected");
-        Ok(Self { client, upsert })
-    }
-
-    async fn open_timed(address: &Address) -> Result<Self, String> {
-        let opened = timeout(WRITE_TIMEOUT, Self::open(address)).await;
-        opened.unwrap_or_else(|_| Err(format!("no answer within {WRITE_TIMEOUT:?}")))
-    }
-
-    async fn upsert(&self, bars: &[(Topic, Bar)]) -> Result<(), Failure> {
-        let columns = Columns::new(bars.iter());
-        timed(self.client.execute(&self.upsert, &columns.all())).await?;
-        Ok(())
-    }
-
-    /// Keeps bars, each with why the database refused it, in a table of their own.
-    async fn put_aside(&self, refused: &[((Topic, Bar), String)]) -> Result<(), Failure> {
-        // Not "IF NOT EXISTS" alone, which asks for the right to create also where it exists.
-        let asked = timed(self.client.query_one(ASK_REFUSED, &[])).await?;
-        if !asked.get::<_, bool>(0) {
-            timed(self.client.batch_execute(CREATE_REFUSED)).await?;
-        }
-        let columns = Columns::new(refused.iter().map(|(bar, _)| bar));
-        let reasons: Vec<_> = refused.iter().map(|(_, why)| why.as_str()).collect();
-        let mut all = columns.all().to_vec();
-        all.push(&reasons);
-        timed(self.client.execute(UPSERT_REFUSED, &all)).await?;
-        Ok(())
-    }
-}
-
-/// Bars as arrays, one a column.
-struct Columns<'a> {
-    symbols: Vec<&'a str>,
-    resolutions: Vec<&'a str>,
-    times: Vec<SystemTime>,
-    numbers: [Vec<Option<f64>>; 5],
-}
-
-impl<'a> Columns<'a> {
-    fn new(bars: impl Iterator<Item = &'a (Topic, Bar)> + Clone) -> Self {
-        let number = |field| bars.clone().map(|(_, bar)| stored(bar, field)).collect();
-        Self {
-            symbols: bars.clone().map(|(t, _)| t.symbol.as_str()).collect(),
-            resolutions: bars.clone().map(|(t, _)| t.resolution.as_str()).collect(),
-            times: bars.clone().map(|(_, bar)| to_time(bar.time())).collect(),
-            numbers: Field::ALL.map(number),
-        }
-    }
-
-    fn all(&self) -> [&(dyn ToSql + Sync); 8] {
-        let [open, high, low, close, volume] = &self.numbers;
-        [
-            &self.symbols,
-            &self.resolutions,
-            &self.times,
-            open,
-            high,
-            low,
-            close,
-            volume,
-        ]
-    }
-}
-
-/// Why a statement failed.
-enum Failure {
-    /// By what it holds: again and again, wherever and whenever it is tried.
-    Content(String),
-    Other(String),
-}
-
-impl From<Failure> for String {
-    fn from(failure: Failure) -> Self {
-        match failure {
-            Failure::Content(why) | Failure::Other(why) => why,
-        }
-    }
-}
-
-/// Whether an error is of the bars and not of the database's state: bad values (class 22), constraints and
-/// partitions that are not there (23), what a trigger raises, and TimescaleDB's limit on compressed chunks.
-fn is_of_content(state: &SqlState) -> bool {
-    let code = state.code();
-    code.starts_with("22")
-        || code.starts_with("23")
-        || [
-            &SqlState::RAISE_EXCEPTION,
-            &SqlState::CONFIGURATION_LIMIT_EXCEEDED,
-        ]
-        .contains(&state)
-}
-
-/// What the database answers, if it does.
-async fn timed<T>(
-    asked: impl Future<Output = Result<T, tokio_postgres::Error>>,
-) -> Result<T, Failure> {
-    match timeout(WRITE_TIMEOUT, asked).await {
-        Ok(answer) => answer.map_err(|why| match why.code() {
-            Some(state) if is_of_content(state) => Failure::Content(said(&why)),
-            _ => Failure::Other(said(&why)),
-        }),
-        Err(_) => Err(Failure::Other(format!(
-            "no answer within {WRITE_TIMEOUT:?}"
-        ))),
-    }
-}
-
-/// Makes the table where it is absent.
-async fn create(client: &Client) -> Result<(), String> {
-    let row = client.query_one(ASK, &[]).await.map_err(|why| said(&why))?;
-    let facts = Facts {
-        table: row.get(0),
-        installed: row.get(1),
-        available: row.get(2),
-        preloaded: row.get(3),
-    };
-    for Step { sql, may_fail } in steps(facts) {
-        match client.batch_execute(sql).await {
-            Ok(()) => tracing::info!(sql, "done in the database"),
-            Err(why) if may_fail && !client.is_closed() => {
-                tracing::warn!(
-                    why = said(&why),
-                    sql,
-                    "TimescaleDB is not used; the table is plain"
-                );
-            }
-            Err(why) => return Err(said(&why)),
-        }
-    }
-    Ok(())
-}
-
 impl Output for Postgres {
     const NAME: &'static str = "postgres";
 
@@ -389,26 +248,6 @@ impl Output for Postgres {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_another_try_may_heal_is_not_of_content() {
-        for (code, expected) in [
-            ("22003", true),
-            ("23514", true),
-            ("53400", true),
-            ("P0001", true),
-            ("53100", false),
-            ("40001", false),
-            ("42501", false),
-            ("57014", false),
-        ] {
-            assert_eq!(
-                is_of_content(&SqlState::from_code(code)),
-                expected,
-                "{code}"
-            );
-        }
-    }
 
     #[test]
     fn times_come_back() {
