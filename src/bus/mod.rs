@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use memory::MemoryBus;
 pub use redis::RedisBus;
-pub use sink::Sink;
+pub use sink::{Doubt, Sink};
 pub use store::{Kept, Refused};
 
 /// One message on its way out.
