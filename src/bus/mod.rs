@@ -38,6 +38,9 @@ pub enum BusError {
     /// There is no connection just now; it is being made in the background.
     #[error("not connected: {0}")]
     NotConnected(String),
+    /// Redis answers, but not what was asked for: its words.
+    #[error("{0}")]
+    Refused(String),
     /// The write or its confirmation failed: some of the messages may have gone out.
     #[error("publish failed: {0}")]
     Publish(String),
