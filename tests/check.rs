@@ -91,7 +91,7 @@ fn all_is_well() {
         text.ends_with("all well\n") && !text.contains('\x1b'),
         "{text}"
     );
-    assert_eq!(text.lines().count(), 12, "{text}");
+    assert_eq!(text.lines().count(), 13, "{text}");
 }
 
 #[test]

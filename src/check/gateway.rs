@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::report::{Reporter, Step};
 use super::{Config, measured};
-use crate::client::{Address, http};
+use crate::client::http;
 
 /// From publish to send, at the 99th percentile: beyond it people see that a chart is late.
 const LATE: Duration = Duration::from_secs(1);
@@ -16,8 +16,12 @@ pub(super) async fn check<T: FnMut(&Step)>(config: &Config, report: &mut Reporte
     let get = |route| measured(config.limit, http::get(address, route, config.limit));
     let (answer, took) = get("/healthz").await;
     let is_alive = answer.is_ok();
+    let mut health = String::new();
     report.add(match answer {
-        Ok(answer) if answer.status == 200 => alive(address, &answer.body).took(took),
+        Ok(answer) if answer.status == 200 => {
+            health.clone_from(&answer.body);
+            Step::ok("gateway alive", address.to_string()).took(took)
+        }
         Ok(answer) => Step::fail(
             "gateway alive",
             format!("{address}: /healthz answers {}", answer.status),
@@ -37,7 +41,7 @@ pub(super) async fn check<T: FnMut(&Step)>(config: &Config, report: &mut Reporte
     }
     let (answer, took) = get("/readyz").await;
     report.add(match answer {
-        Ok(answer) => ready(answer.status, &answer.body).took(took),
+        Ok(answer) => ready(answer.status, &answer.body, &health).took(took),
         Err(why) => Step::fail(
             "gateway ready",
             why,
@@ -61,18 +65,6 @@ struct Alive {
     status: String,
 }
 
-fn alive(address: &Address, body: &str) -> Step {
-    let name = "gateway alive";
-    match serde_json::from_str(body) {
-        Ok(Alive { status }) if status.starts_with("degraded") => Step::warn(
-            name,
-            format!("{address}: {status}"),
-            "docs/troubleshooting.md has what to do about it",
-        ),
-        _ => Step::ok(name, address.to_string()),
-    }
-}
-
 /// What `/readyz` tells.
 #[derive(Deserialize)]
 struct Ready {
@@ -82,10 +74,17 @@ struct Ready {
     reason: String,
 }
 
-fn ready(status: u16, body: &str) -> Step {
+fn ready(status: u16, body: &str, health: &str) -> Step {
     let name = "gateway ready";
     if status == 200 {
-        return Step::ok(name, "takes clients");
+        return match serde_json::from_str(health) {
+            Ok(Alive { status }) if status.starts_with("degraded") => Step::warn(
+                name,
+                format!("takes clients, {status}"),
+                "docs/troubleshooting.md has what to do about it",
+            ),
+            _ => Step::ok(name, "takes clients"),
+        };
     }
     match serde_json::from_str(body) {
         Ok(Ready { draining: true, .. }) => Step::fail(
@@ -206,11 +205,13 @@ mod tests {
             ),
             (404, "not found", "404"),
         ] {
-            let step = ready(status, body);
+            let step = ready(status, body, "");
             assert_eq!(step.status, Status::Fail);
             assert!(step.detail.contains(part), "{step:?}");
         }
-        assert_eq!(ready(200, "").status, Status::Ok);
+        let status = |health| ready(200, "", health).status;
+        assert_eq!(status(r#"{"status":"ok"}"#), Status::Ok);
+        assert_eq!(status(r#"{"status":"degraded: a replica"}"#), Status::Warn);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 mod gaps;
 mod past;
+mod standing;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -26,7 +27,7 @@ use super::state::Stored;
 use crate::bar::{Decoder, Message, Topic, write_update};
 use crate::bus::{Doubt, Sink};
 use crate::clock::now_ms;
-use crate::health::{Concern, Health};
+use crate::health::Health;
 use crate::history::Hole;
 use crate::limited::{Refusals, Repeated};
 use crate::metrics::GatewayMetrics;
@@ -204,21 +205,6 @@ impl Ingest {
         self
     }
 
-    /// The store is read, unless it was said that it is not.
-    fn tell_store(&self) {
-        if !self.is_unread {
-            self.health.clear(Concern::Store);
-        }
-    }
-
-    fn say_served(&self) {
-        let bus = &self.address;
-        match &self.served_by {
-            Some(why) => tracing::warn!(bus, why, "who serves the bus is in doubt"),
-            None => tracing::info!(bus, "the bus is served by a master"),
-        }
-    }
-
     fn hand_over(&mut self) {
         let history = i64::try_from(self.frames.memory.bytes());
         self.metrics.history_bytes.set(history.unwrap_or(i64::MAX));
@@ -304,26 +290,13 @@ impl Sink for Ingest {
         self.metrics.bus_reconnects.inc_by(u64::from(losses > 0));
         self.metrics.bus_connected.set(1);
         self.bus.connected.store(true, Ordering::Relaxed);
-        self.tell_store();
-        self.health.clear(Concern::Bus);
-        self.bus_log.forget();
+        self.tell_connected();
         self.tell_gaps(false);
         self.frames.unheard_since = None;
-        if self.is_unread {
-            tracing::info!(
-                bus = self.address,
-                losses,
-                "bars flow, the store is still to be read"
-            );
-        } else if losses == 0 {
-            tracing::info!(bus = self.address, "bus connected");
-        } else {
-            tracing::info!(bus = self.address, losses, "bus connected again, bars flow");
+        self.say_connected(losses);
+        if losses > 0 {
+            self.proof_due = Some(Instant::now() + self.proof_wait);
         }
-        if losses == 0 {
-            return;
-        }
-        self.proof_due = Some(Instant::now() + self.proof_wait);
     }
 
     fn lost(&mut self, why: &str) {
@@ -340,15 +313,7 @@ impl Sink for Ingest {
         } else {
             "bus cannot be reached, trying again"
         };
-        self.health.set(Concern::Bus, format!("{event}: {why}"));
-        // Of a connection that is gone nobody knows.
-        self.health.clear(Concern::Server);
-        self.health.clear(Concern::Store);
-        self.served_by = None;
-        let bus = &self.address;
-        self.bus_log.say(&format!("{event}{why}"), |left_out| {
-            tracing::warn!(bus, why, left_out, "{event}");
-        });
+        self.tell_lost(event, why);
     }
 
     fn message(&mut self, channel: &str, payload: &[u8]) {
@@ -400,40 +365,22 @@ impl Sink for Ingest {
 
     fn unloaded(&mut self, doubt: Doubt) {
         self.frames.is_partial = true;
-        self.is_unread = true;
-        Doubt::tell(
-            Some(doubt),
-            &self.health,
-            Concern::Store,
-            "the store is not read",
-        );
+        self.tell_unread(doubt);
         self.say_unread(doubt.why);
     }
 
     fn loaded(&mut self) {
         self.end_load();
         self.tell_loaded();
-        self.tell_store();
-        if !self.is_unread {
-            tracing::info!(bus = self.address, "bus connected, the store is read");
-        }
+        self.tell_read();
     }
 
     fn unrecalled(&mut self, doubt: Option<Doubt>) {
-        Doubt::tell(
-            doubt,
-            &self.health,
-            Concern::Past,
-            "the store's past is not read",
-        );
+        self.tell_unrecalled(doubt);
     }
 
     fn served(&mut self, doubt: Option<Doubt>) {
-        Doubt::tell(doubt, &self.health, Concern::Server, "the bus");
-        let known = std::mem::replace(&mut self.served_by, doubt.map(|doubt| doubt.why.to_owned()));
-        if known != self.served_by {
-            self.say_served();
-        }
+        self.tell_served(doubt);
     }
 
     fn asked(&mut self) -> Option<mpsc::Receiver<Topic>> {
