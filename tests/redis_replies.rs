@@ -347,6 +347,14 @@ fn a_redis_without_resp3_is_named() {
     }
 }
 
+/// A server that feeds a new replica at once.
+fn quick_master() -> RedisServer {
+    RedisServer::start_with(|_| {
+        let quick = ["--repl-diskless-sync-delay", "0"];
+        quick.map(str::to_owned).to_vec()
+    })
+}
+
 /// A replica of another server, fed.
 fn replica(master: &RedisServer) -> RedisServer {
     let replica = RedisServer::start();
@@ -370,11 +378,7 @@ fn redis_info(redis: &RedisServer) -> String {
 
 #[test]
 fn a_gateway_that_stays_at_a_replica_is_ready_while_that_is_fed() {
-    let mut master = RedisServer::start_with(|_| {
-        ["--repl-diskless-sync-delay", "0"]
-            .map(str::to_owned)
-            .to_vec()
-    });
+    let mut master = quick_master();
     let replica = replica(&master);
     let serve = Serve::start(&replica.url(), &["--workers", "1"]);
     serve.until_ready();
@@ -404,7 +408,7 @@ fn a_gateway_that_stays_at_a_replica_is_ready_while_that_is_fed() {
 
 #[test]
 fn a_gateway_whose_server_is_demoted_connects_once_more() {
-    let (demoted, master) = (RedisServer::start(), RedisServer::start());
+    let (demoted, master) = (RedisServer::start(), quick_master());
     let serve = Serve::start(&demoted.url(), &["--workers", "1"]);
     serve.until_ready();
     follow(&demoted, &master);

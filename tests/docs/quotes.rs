@@ -82,12 +82,7 @@ fn every_reply_of_redis_is_explained() {
     let known: Vec<_> = table()
         .map(|(reply, meanings, remedy)| {
             let words = meanings.map(|meaning| word(meaning).to_owned());
-            [
-                vec![format!("`{reply}`")],
-                words.to_vec(),
-                vec![remedy.to_owned()],
-            ]
-            .concat()
+            [vec![reply], words.to_vec(), vec![remedy.to_owned()]].concat()
         })
         .collect();
     let told = rows_below(&read("docs/troubleshooting.md"), "<!-- replies -->");
