@@ -6,6 +6,8 @@ use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, FromRedisValue, RedisError, cmd};
 
 use super::prefix::Prefix;
+use super::redis::reply::told;
+use super::redis::role::{Role, hello, role};
 use super::{BusError, RedisBus};
 
 /// A connection for questions; each is bounded by the bus's own time-outs.
@@ -30,7 +32,10 @@ impl RedisBus {
 }
 
 fn not_connected(why: RedisError) -> BusError {
-    BusError::NotConnected(why.to_string())
+    match why.code() {
+        Some(_) => BusError::Refused(told(&why)),
+        None => BusError::NotConnected(told(&why)),
+    }
 }
 
 impl Probe {
@@ -47,6 +52,16 @@ impl Probe {
     /// [`BusError::NotConnected`], as all here.
     pub async fn ping(&mut self) -> Result<(), BusError> {
         self.ask::<String>(&["PING"]).await.map(|_| ())
+    }
+
+    /// Who serves there, and whether it is a node of a cluster.
+    ///
+    /// # Errors
+    /// Also when this user may not ask.
+    pub async fn role(&mut self) -> Result<(Role, bool), BusError> {
+        let role = role(&mut self.connection).await.map_err(not_connected)?;
+        let hello = hello(&mut self.connection).await;
+        Ok((role, hello.is_ok_and(|(_, is_cluster)| is_cluster)))
     }
 
     /// Redis command INFO: the fields of one section.
@@ -91,6 +106,6 @@ impl Probe {
         let mut command = cmd("PUBLISH");
         command.arg(self.prefix.name(channel)).arg(payload);
         let answer = command.query_async(&mut self.connection).await;
-        answer.map_err(|why| BusError::Publish(why.to_string()))
+        answer.map_err(|why| BusError::Publish(told(&why)))
     }
 }

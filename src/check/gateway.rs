@@ -16,8 +16,10 @@ pub(super) async fn check<T: FnMut(&Step)>(config: &Config, report: &mut Reporte
     let get = |route| timed(http::get(address, route, config.limit));
     let (answer, took) = get("/healthz").await;
     let is_alive = answer.is_ok();
+    let mut health = String::new();
     report.add(match answer {
         Ok(answer) if answer.status == 200 => {
+            health.clone_from(&answer.body);
             Step::ok("gateway alive", address.to_string()).took(took)
         }
         Ok(answer) => Step::fail(
@@ -39,7 +41,7 @@ pub(super) async fn check<T: FnMut(&Step)>(config: &Config, report: &mut Reporte
     }
     let (answer, took) = get("/readyz").await;
     report.add(match answer {
-        Ok(answer) => ready(answer.status, &answer.body).took(took),
+        Ok(answer) => ready(answer.status, &answer.body, &health).took(took),
         Err(why) => Step::fail(
             "gateway ready",
             why,
@@ -57,17 +59,32 @@ pub(super) async fn check<T: FnMut(&Step)>(config: &Config, report: &mut Reporte
     });
 }
 
+/// What `/healthz` tells.
+#[derive(Deserialize)]
+struct Alive {
+    status: String,
+}
+
 /// What `/readyz` tells.
 #[derive(Deserialize)]
 struct Ready {
-    bus_connected: bool,
     draining: bool,
+    /// Why it is not ready.
+    #[serde(default)]
+    reason: String,
 }
 
-fn ready(status: u16, body: &str) -> Step {
+fn ready(status: u16, body: &str, health: &str) -> Step {
     let name = "gateway ready";
     if status == 200 {
-        return Step::ok(name, "takes clients");
+        return match serde_json::from_str(health) {
+            Ok(Alive { status }) if status.starts_with("degraded") => Step::warn(
+                name,
+                format!("takes clients, {status}"),
+                "docs/troubleshooting.md has what to do about it",
+            ),
+            _ => Step::ok(name, "takes clients"),
+        };
     }
     match serde_json::from_str(body) {
         Ok(Ready { draining: true, .. }) => Step::fail(
@@ -75,13 +92,10 @@ fn ready(status: u16, body: &str) -> Step {
             "it is draining",
             "it was told to stop: ask the one that took its place",
         ),
-        Ok(Ready {
-            bus_connected: false,
-            ..
-        }) => Step::fail(
+        Ok(Ready { reason, .. }) if !reason.is_empty() => Step::fail(
             name,
-            "its Redis is not connected, or its store is still being read",
-            "look for \"bus\" in the gateway's log; is its --redis-url the Redis above?",
+            reason,
+            "docs/troubleshooting.md has what to do about it; is its --redis-url the Redis above?",
         ),
         _ => Step::fail(
             name,
@@ -181,21 +195,23 @@ mod tests {
         for (status, body, part) in [
             (
                 503,
-                r#"{"ready":false,"bus_connected":false,"draining":false}"#,
-                "Redis",
+                r#"{"ready":false,"bus_connected":false,"draining":false,"reason":"bus lost: LOADING"}"#,
+                "bus lost: LOADING",
             ),
             (
                 503,
-                r#"{"ready":false,"bus_connected":true,"draining":true}"#,
+                r#"{"ready":false,"bus_connected":true,"draining":true,"reason":"draining"}"#,
                 "draining",
             ),
             (404, "not found", "404"),
         ] {
-            let step = ready(status, body);
+            let step = ready(status, body, "");
             assert_eq!(step.status, Status::Fail);
             assert!(step.detail.contains(part), "{step:?}");
         }
-        assert_eq!(ready(200, "").status, Status::Ok);
+        let status = |health| ready(200, "", health).status;
+        assert_eq!(status(r#"{"status":"ok"}"#), Status::Ok);
+        assert_eq!(status(r#"{"status":"degraded: a replica"}"#), Status::Warn);
     }
 
     #[test]

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::Config;
 use super::row::{Format, Row, Values};
 use crate::bus::backoff::Backoff;
+use crate::bus::redis::reply::told;
 use crate::bus::stream::ENTRIES;
 use crate::bus::{Bus, RedisBus, Sink};
 use crate::clock::now_ms;
@@ -425,8 +426,13 @@ async fn follow(bus: RedisBus, key: String, from: String, config: Config, mut ou
                     return;
                 }
                 let wait = backoff.wait();
-                let from = stream.from();
-                tracing::warn!(%why, ?wait, from, "the stream is lost; it is read on from there");
+                let (from, why) = (stream.from(), told(&why));
+                tracing::warn!(
+                    why,
+                    ?wait,
+                    from,
+                    "the stream is lost; it is read on from there"
+                );
                 tokio::time::sleep(wait).await;
             }
         }

@@ -6,8 +6,9 @@
 
 mod gaps;
 mod past;
+mod standing;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -24,10 +25,11 @@ use super::protocol::write_gap;
 use super::registry::{Entry, Registry, TopicLimit};
 use super::state::Stored;
 use crate::bar::{Decoder, Message, Topic, write_update};
-use crate::bus::Sink;
+use crate::bus::{Doubt, Sink};
 use crate::clock::now_ms;
+use crate::health::Health;
 use crate::history::Hole;
-use crate::limited::{Limited, Refusals};
+use crate::limited::{Refusals, Repeated};
 use crate::metrics::GatewayMetrics;
 use past::Fresh;
 
@@ -64,9 +66,17 @@ pub struct Ingest {
     /// When the topics that are still suspect are told of a gap.
     proof_due: Option<Instant>,
     malformed_log: Refusals,
-    store_log: Limited,
+    store_log: Repeated,
+    bus_log: Repeated,
     /// The past that is left in the store.
     pasts: Arc<Pasts>,
+    health: Health,
+    /// The last attempt to read the store did not come to its end.
+    is_unread: bool,
+    /// What is in doubt of who serves the subscription.
+    served_by: Option<String>,
+    /// Topics whose past could not be read when somebody asked for it.
+    unrecalled: HashSet<Topic>,
 }
 
 /// Where batches go.
@@ -157,8 +167,13 @@ impl Ingest {
             proof_wait: PROOF_WAIT,
             proof_due: None,
             malformed_log: Refusals::default(),
-            store_log: Limited::default(),
+            store_log: Repeated::default(),
+            bus_log: Repeated::default(),
             pasts: Arc::default(),
+            health: Health::default(),
+            is_unread: false,
+            served_by: None,
+            unrecalled: HashSet::new(),
         }
     }
 
@@ -166,6 +181,13 @@ impl Ingest {
     #[must_use]
     pub fn naming(mut self, prefix: &str) -> Self {
         self.malformed_log = Refusals::of(prefix);
+        self
+    }
+
+    /// Says there what keeps bars from coming.
+    #[must_use]
+    pub fn telling(mut self, health: Health) -> Self {
+        self.health = health;
         self
     }
 
@@ -275,14 +297,13 @@ impl Sink for Ingest {
         self.metrics.bus_reconnects.inc_by(u64::from(losses > 0));
         self.metrics.bus_connected.set(1);
         self.bus.connected.store(true, Ordering::Relaxed);
+        self.tell_connected();
         self.tell_gaps(false);
         self.frames.unheard_since = None;
-        if losses == 0 {
-            tracing::info!(bus = self.address, "bus connected");
-            return;
+        self.say_connected(losses);
+        if losses > 0 {
+            self.proof_due = Some(Instant::now() + self.proof_wait);
         }
-        tracing::info!(bus = self.address, losses, "bus connected again, bars flow");
-        self.proof_due = Some(Instant::now() + self.proof_wait);
     }
 
     fn lost(&mut self, why: &str) {
@@ -299,7 +320,7 @@ impl Sink for Ingest {
         } else {
             "bus cannot be reached, trying again"
         };
-        tracing::warn!(bus = self.address, why, "{event}");
+        self.tell_lost(event, why);
     }
 
     fn message(&mut self, channel: &str, payload: &[u8]) {
@@ -341,6 +362,7 @@ impl Sink for Ingest {
         self.frames.begin_fresh();
         self.frames.is_partial = false;
         self.frames.crowded = false;
+        self.is_unread = false;
         self.forget_pasts();
     }
 
@@ -348,9 +370,24 @@ impl Sink for Ingest {
         self.take_stored(topic, payload);
     }
 
-    fn unloaded(&mut self, why: &str) {
+    fn unloaded(&mut self, doubt: Doubt) {
         self.frames.is_partial = true;
-        self.say_unread(why);
+        self.tell_unread(doubt);
+        self.say_unread(doubt.why);
+    }
+
+    fn loaded(&mut self) {
+        self.end_load();
+        self.tell_loaded();
+        self.tell_read();
+    }
+
+    fn unrecalled(&mut self, doubt: Option<Doubt>) {
+        self.tell_unrecalled(doubt);
+    }
+
+    fn served(&mut self, doubt: Option<Doubt>) {
+        self.tell_served(doubt);
     }
 
     fn asked(&mut self) -> Option<mpsc::Receiver<Topic>> {

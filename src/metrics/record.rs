@@ -9,6 +9,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use crate::bar::Malformed;
+use crate::health::{Concern, Health};
 
 /// From a quarter of a second, which bars are gathered for, to the hour that a database may be away.
 const RECORD_LAG_BUCKETS: [f64; 12] = [
@@ -29,6 +30,8 @@ pub struct RecordMetrics {
     pub stored: Counter,
     pub store_failures: Counter,
     pub bus_connected: Gauge,
+    /// What keeps bars from coming, or from being written.
+    pub health: Health,
     dropped: Dropped,
     recorded: ByOutput<Counter>,
     refused: ByOutput<Counter>,
@@ -50,7 +53,10 @@ impl Default for RecordMetrics {
         let counters = || ByOutput::new_with_constructor(Counter::default as fn() -> Counter);
         let gauges = || ByOutput::new_with_constructor(Gauge::default as fn() -> Gauge);
         let lags = || ByOutput::new_with_constructor(lag as fn() -> Histogram);
+        let health = Health::default();
+        health.set(Concern::Bus, "the bus is not connected yet");
         Self {
+            health,
             closed: Counter::default(),
             stored: Counter::default(),
             store_failures: Counter::default(),

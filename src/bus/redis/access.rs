@@ -87,7 +87,10 @@ impl Access {
             ));
         }
         let resp3 = info.redis_settings().clone();
-        let resp3 = resp3.set_protocol(ProtocolVersion::RESP3);
+        // Of a server that refuses, the crate tells the words only when nothing else was asked.
+        let resp3 = resp3
+            .set_protocol(ProtocolVersion::RESP3)
+            .set_skip_set_lib_name();
         let tcp = TcpSettings::default()
             .set_nodelay(true)
             .set_keepalive(TcpKeepalive::new().with_time(TCP_KEEPALIVE));
