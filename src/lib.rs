@@ -22,6 +22,7 @@ pub mod clock;
 pub mod feed;
 pub mod gateway;
 pub mod generator;
+pub mod health;
 pub mod history;
 pub mod limited;
 pub mod metrics;
