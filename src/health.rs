@@ -15,6 +15,8 @@ pub enum Concern {
     Server,
     /// What is read of the store.
     Store,
+    /// The past of single topics, which is read when it is asked for.
+    Past,
     /// The publisher's connection, and who serves there.
     Publisher,
     /// What is written to the store.

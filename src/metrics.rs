@@ -16,6 +16,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
+use crate::health::Health;
 pub use counts::{Counts, WorkerCounter, WorkerCounts, WorkerLag};
 pub use record::{OutputMetrics, RecordMetrics};
 pub use topics::TopicSubscribers;
@@ -37,10 +38,16 @@ pub struct GeneratorMetrics {
     pub published: Counter,
     pub unpublished: Counter,
     pub unstored: Counter,
+    /// Closed bars that wait to be published.
+    pub late: Gauge,
+    /// Closed bars that wait to be stored.
+    pub store_waiting: Gauge,
     pub ticks: Counter,
     pub ticks_late: Counter,
     pub bus_connected: Gauge,
     pub publish_seconds: Gauge<f64, AtomicU64>,
+    /// What keeps it from publishing and storing.
+    pub health: Health,
 }
 
 impl GeneratorMetrics {
@@ -58,8 +65,18 @@ impl GeneratorMetrics {
         );
         registry.register(
             "barcast_unstored_bars",
-            "Bars that were published but not stored, because the store refused them",
+            "Closed bars that the store never took, and that were given up",
             self.unstored.clone(),
+        );
+        registry.register(
+            "barcast_unpublished_waiting_bars",
+            "Closed bars that wait to be published later",
+            self.late.clone(),
+        );
+        registry.register(
+            "barcast_unstored_waiting_bars",
+            "Closed bars that wait to be stored later",
+            self.store_waiting.clone(),
         );
         registry.register("barcast_ticks", "Ticks generated", self.ticks.clone());
         registry.register(

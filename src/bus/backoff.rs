@@ -1,11 +1,14 @@
 //! How long to wait before the next attempt to connect.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// First wait: short, since most breaks are restarts.
 const FIRST: Duration = Duration::from_millis(100);
 /// Longest wait: a person who restarts Redis should not have to wait longer for its gateways.
 const LONGEST: Duration = Duration::from_secs(5);
+
+/// A connection that stood for so long was no failed attempt.
+const STEADY: Duration = Duration::from_secs(5);
 
 /// Doubling waits with full jitter in their upper half, so that a thousand gateways do not come back
 /// in the same instant (Brooker, "Exponential Backoff And Jitter", 2015: "equal jitter").
@@ -32,7 +35,15 @@ impl Backoff {
         half + half.mul_f64(self.random.f64())
     }
 
-    /// The connection stood: the next break starts with the first wait again.
+    /// A connection ended that stood since then, if it ever did: only a steady one lets the waits start
+    /// again, so that a server that takes every connection and ends it is not asked ten times a second.
+    pub fn ended(&mut self, stood: Option<Instant>) {
+        if stood.is_some_and(|stood| stood.elapsed() >= STEADY) {
+            self.reset();
+        }
+    }
+
+    /// All is well: the next break starts with the first wait again.
     pub fn reset(&mut self) {
         self.next = FIRST;
     }
@@ -51,7 +62,10 @@ mod tests {
             assert!(wait >= expected / 2 && wait <= expected, "{wait:?}");
             expected = (expected * 2).min(LONGEST);
         }
-        backoff.reset();
+        backoff.ended(None);
+        backoff.ended(Some(Instant::now()));
+        assert!(backoff.wait() > FIRST, "it did not stand long enough");
+        backoff.ended(Instant::now().checked_sub(STEADY));
         assert!(backoff.wait() <= FIRST);
     }
 }

@@ -14,9 +14,12 @@ use tokio_util::sync::CancellationToken;
 use super::Config;
 use super::row::{Format, Row, Values};
 use crate::bus::backoff::Backoff;
+use crate::bus::redis::reply::told;
 use crate::bus::stream::ENTRIES;
 use crate::bus::{Bus, RedisBus, Sink};
 use crate::clock::now_ms;
+use crate::health::{Concern, Health};
+use crate::limited::Limited;
 
 /// Rows of one chunk: handing over costs little for each.
 const CHUNK_ROWS: usize = 512;
@@ -77,7 +80,11 @@ struct Gone;
 ///
 /// # Errors
 /// One line: a file cannot be opened, or a thread cannot be made.
-pub(super) fn open(config: &Config, stop: &CancellationToken) -> Result<Receiver<Chunk>, String> {
+pub(super) fn open(
+    config: &Config,
+    health: &Health,
+    stop: &CancellationToken,
+) -> Result<Receiver<Chunk>, String> {
     let (sender, receiver) = sync_channel(QUEUED_CHUNKS);
     let out = Out {
         sender,
@@ -87,8 +94,13 @@ pub(super) fn open(config: &Config, stop: &CancellationToken) -> Result<Receiver
         read_at: None,
         behind: false,
     };
-    let config = config.clone();
-    let stop = stop.clone();
+    let (config, health, stop) = (config.clone(), health.clone(), stop.clone());
+    if !matches!(config.source, Source::Files(_)) {
+        health.set(
+            Concern::Bus,
+            format!("{}: not connected yet", config.source),
+        );
+    }
     let work: Box<dyn FnOnce() + Send> = match config.source.clone() {
         Source::Files(files) => {
             let opened = files
@@ -102,6 +114,8 @@ pub(super) fn open(config: &Config, stop: &CancellationToken) -> Result<Receiver
             run(out, &stop.clone(), |out| {
                 let listener = Listener {
                     config,
+                    health,
+                    log: Limited::default(),
                     out,
                     stop: stop.clone(),
                 };
@@ -109,7 +123,9 @@ pub(super) fn open(config: &Config, stop: &CancellationToken) -> Result<Receiver
             });
         }),
         Source::Stream(bus, key, from) => Box::new(move || {
-            run(out, &stop, |out| follow(bus, key, from, config, out));
+            run(out, &stop, |out| {
+                follow(bus, key, from, config, health, out)
+            });
         }),
     };
     thread::Builder::new()
@@ -330,17 +346,24 @@ fn rows(file: Text, config: &Config, out: &mut Out) -> io::Result<Result<(), Gon
 /// Messages of a channel: lines of JSON each.
 struct Listener {
     config: Config,
+    health: Health,
+    log: Limited,
     out: Out,
     stop: CancellationToken,
 }
 
 impl Sink for Listener {
     fn connected(&mut self) {
+        self.health.clear(Concern::Bus);
         tracing::info!("listening to the channel");
     }
 
     fn lost(&mut self, why: &str) {
-        tracing::warn!(%why, "the channel is lost: rows sent meanwhile are missed");
+        let lost = format!("{} is lost: {why}", self.config.source);
+        self.health.set(Concern::Bus, lost);
+        self.log.say(|left_out| {
+            tracing::warn!(%why, left_out, "the channel is lost: rows sent meanwhile are missed");
+        });
     }
 
     fn message(&mut self, channel: &str, payload: &[u8]) {
@@ -387,7 +410,15 @@ fn run<F: Future<Output = ()>>(out: Out, stop: &CancellationToken, task: impl Fn
 }
 
 /// Entries of a stream, whose fields are a row; read on from the last one after a break.
-async fn follow(bus: RedisBus, key: String, from: String, config: Config, mut out: Out) {
+async fn follow(
+    bus: RedisBus,
+    key: String,
+    from: String,
+    config: Config,
+    health: Health,
+    mut out: Out,
+) {
+    let mut log = Limited::default();
     let mut backoff = Backoff::default();
     let mut stream = bus.stream(key.clone(), from);
     loop {
@@ -395,6 +426,7 @@ async fn follow(bus: RedisBus, key: String, from: String, config: Config, mut ou
         match stream.read().await {
             Ok(entries) => {
                 backoff.reset();
+                health.clear(Concern::Bus);
                 let drained = entries.len() < ENTRIES;
                 // In a backlog the id says when its entry arrived.
                 let arrived = entries.last().and_then(|(id, _)| arrival(id));
@@ -426,7 +458,11 @@ async fn follow(bus: RedisBus, key: String, from: String, config: Config, mut ou
                 }
                 let wait = backoff.wait();
                 let from = stream.from();
-                tracing::warn!(%why, ?wait, from, "the stream is lost; it is read on from there");
+                let why = told(&why);
+                health.set(Concern::Bus, format!("stream {key} is lost: {why}"));
+                log.say(|left_out| {
+                    tracing::warn!(%why, ?wait, from, left_out, "the stream is lost; it is read on from there");
+                });
                 tokio::time::sleep(wait).await;
             }
         }

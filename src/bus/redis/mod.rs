@@ -6,6 +6,7 @@
 //! `ConnectionManager`, a channel as the push sender) queue without limit. Such a connection dies
 //! with its socket, so reconnecting and resubscribing are done here.
 
+pub(super) mod link;
 mod past;
 mod publish;
 pub mod reply;
@@ -60,7 +61,9 @@ impl RedisBus {
         let resp3 = info
             .redis_settings()
             .clone()
-            .set_protocol(ProtocolVersion::RESP3);
+            .set_protocol(ProtocolVersion::RESP3)
+            // Of a server that refuses, the crate tells the words only when nothing else was asked.
+            .set_skip_set_lib_name();
         let tcp = TcpSettings::default()
             .set_nodelay(true)
             .set_keepalive(TcpKeepalive::new().with_time(TCP_KEEPALIVE));

@@ -63,10 +63,14 @@ const fn refusal(words: &'static str, meaning: Meaning, remedy: &'static str) ->
 }
 
 /// The cluster's answers.
-const CLUSTER: &str =
+pub const CLUSTER: &str =
     "this is a node of a Redis Cluster: name a Redis of its own, or use --store none";
 
-const REPLIES: [Reply; 21] = [
+/// Of a server that does not speak RESP3.
+const TOO_OLD: &str =
+    "Redis 6.0 or newer is needed (RESP3), with its commands neither renamed nor taken away";
+
+const REPLIES: [Reply; 24] = [
     reply(
         "MISCONF",
         [Alive, Alive, Alive, TryAgain],
@@ -111,7 +115,7 @@ const REPLIES: [Reply; 21] = [
     reply(
         "NOPERM",
         [Mistake; 4],
-        "the user lacks a right: docs/production.md has the ACL",
+        "the user lacks a right: docs/production.md has the ACL; --store none needs no keys",
     ),
     reply(
         "NOAUTH",
@@ -137,21 +141,24 @@ const REPLIES: [Reply; 21] = [
         [Mistake; 4],
         "another program uses this key: choose another --redis-prefix",
     ),
-    reply(
-        "NOPROTO",
-        [Mistake; 4],
-        "Redis 6.0 or newer is needed (RESP3)",
-    ),
+    reply("NOPROTO", [Mistake; 4], TOO_OLD),
     refusal(
-        "max number of clients reached",
+        "max number of clients",
         TryAgain,
         "raise maxclients of Redis, or use fewer connections",
     ),
     refusal(
-        "unknown command",
+        "DB index is out of range",
         Mistake,
-        "Redis 6.0 or newer is needed, with its commands neither renamed nor taken away",
+        "this Redis has fewer databases: see the number in REDIS_URL",
     ),
+    refusal("SELECT is not allowed in cluster mode", Mistake, CLUSTER),
+    refusal(
+        "without any password configured",
+        Mistake,
+        "this Redis has no password: take it out of REDIS_URL",
+    ),
+    refusal("unknown command", Mistake, TOO_OLD),
 ];
 
 /// What a reply means for a purpose; none for what is no reply: the connection has ended or is silent.
@@ -171,7 +178,39 @@ pub fn meaning(why: &RedisError, purpose: Purpose) -> Option<Meaning> {
 
 /// What an operator can do about a reply, if it is one that we know.
 pub fn remedy(why: &RedisError) -> Option<&'static str> {
-    known(why).map(|reply| reply.remedy)
+    match why.kind() {
+        ErrorKind::RESP3NotSupported => Some(TOO_OLD),
+        _ => known(why).map(|reply| reply.remedy),
+    }
+}
+
+/// Redis's own words, as it sent them; of what is no reply, what happened.
+pub fn said(why: &RedisError) -> String {
+    match (why.kind(), why.code(), why.detail()) {
+        // The crate keeps the words for itself.
+        (ErrorKind::RESP3NotSupported, ..) => "ERR unknown command `HELLO`".to_owned(),
+        (_, Some(code), Some(detail)) => format!("{code} {detail}"),
+        (_, Some(code), None) => code.to_owned(),
+        (_, None, _) if why.is_timeout() => "no answer in time".to_owned(),
+        _ => why.to_string(),
+    }
+}
+
+/// Likewise, and what an operator can do about it: for logs and probes.
+pub fn told(why: &RedisError) -> String {
+    let said = said(why);
+    match remedy(why) {
+        Some(remedy) => format!("{said} ({remedy})"),
+        None => said,
+    }
+}
+
+/// The table for the documents: a reply, what it means for each purpose, and the remedy.
+pub fn table() -> impl Iterator<Item = (String, [Meaning; 4], &'static str)> {
+    REPLIES.iter().map(|reply| {
+        let name = format!("{} {}", reply.code, reply.words);
+        (name.trim_end().to_owned(), reply.meanings, reply.remedy)
+    })
 }
 
 fn known(why: &RedisError) -> Option<&'static Reply> {

@@ -17,6 +17,10 @@ pub enum Role {
     Sentinel,
 }
 
+/// What is said of a Sentinel.
+pub const SENTINEL: &str =
+    "this is a Redis Sentinel, not a Redis: name the address of the Redis that it watches";
+
 /// Asks by ROLE, and by HELLO where this user may not (or the server does not know it).
 ///
 /// # Errors
@@ -26,16 +30,33 @@ pub async fn role(connection: &mut MultiplexedConnection) -> Result<Role, RedisE
     match answer {
         Ok(answer) => Ok(by_role(&answer)),
         Err(why) if why.code().is_none() => Err(why),
-        Err(_) => hello(connection).await.map(|(role, _)| role),
+        Err(_) => match hello(connection).await?.0 {
+            // HELLO does not tell of the link.
+            Role::Replica { .. } => {
+                let link = link(connection).await?;
+                let fed = link.is_none_or(|link| link.is_up);
+                Ok(Role::Replica { fed })
+            }
+            other => Ok(other),
+        },
     }
 }
 
-/// Asks by HELLO without arguments, which changes nothing: who serves, and whether it is a node of a cluster.
+/// Asks by HELLO, which changes nothing in the version that is spoken: who serves, and whether it is a node
+/// of a cluster.
 ///
 /// # Errors
 /// When it is not answered.
 pub async fn hello(connection: &mut MultiplexedConnection) -> Result<(Role, bool), RedisError> {
-    let answer = cmd("HELLO").query_async::<Value>(connection).await?;
+    // Redis 6.0 wants the version.
+    by_hello(cmd("HELLO").arg(3).query_async::<Value>(connection).await?)
+}
+
+/// What the answer to HELLO says.
+///
+/// # Errors
+/// When it is none.
+pub fn by_hello(answer: Value) -> Result<(Role, bool), RedisError> {
     let fields: HashMap<String, Value> = HashMap::from_redis_value(answer)?;
     let text = |name: &str| match fields.get(name) {
         Some(Value::BulkString(text)) => String::from_utf8_lossy(text).into_owned(),
@@ -49,6 +70,37 @@ pub async fn hello(connection: &mut MultiplexedConnection) -> Result<(Role, bool
         _ => Role::Master,
     };
     Ok((role, text("mode") == "cluster"))
+}
+
+/// A replica's link to its master.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    pub is_up: bool,
+    /// The history of writes that it follows: another one after a full resynchronisation with another master.
+    pub history: String,
+}
+
+/// Asks by INFO; none where this user may not.
+///
+/// # Errors
+/// When it is not answered.
+pub async fn link(connection: &mut MultiplexedConnection) -> Result<Option<Link>, RedisError> {
+    let mut info = cmd("INFO");
+    info.arg("replication");
+    let text = match info.query_async::<String>(connection).await {
+        Ok(text) => text,
+        Err(why) if why.code().is_none() => return Err(why),
+        Err(_) => return Ok(None),
+    };
+    let field = |name: &str| {
+        let mut pairs = text.lines().filter_map(|line| line.split_once(':'));
+        let found = pairs.find(|(known, _)| *known == name);
+        found.map_or(String::new(), |(_, value)| value.trim().to_owned())
+    };
+    Ok(Some(Link {
+        is_up: field("master_link_status") != "down",
+        history: field("master_replid"),
+    }))
 }
 
 /// Redis command ROLE: `master …`, `slave HOST PORT connect|connecting|sync|connected OFFSET`, `sentinel …`.
