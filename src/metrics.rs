@@ -2,6 +2,7 @@
 //! of counted, are in the modules below.
 
 mod counts;
+mod feed;
 pub mod process;
 mod record;
 mod topics;
@@ -18,6 +19,7 @@ use prometheus_client::registry::Registry;
 
 use crate::health::Health;
 pub use counts::{Counts, WorkerCounter, WorkerCounts, WorkerLag};
+pub use feed::FeedMetrics;
 pub use record::{OutputMetrics, RecordMetrics};
 pub use topics::TopicSubscribers;
 
@@ -93,44 +95,6 @@ impl GeneratorMetrics {
             "barcast_publish_seconds",
             "How long the last tick's publish took until it was confirmed",
             self.publish_seconds.clone(),
-        );
-    }
-}
-
-/// What an ingest counts, beside what it publishes.
-#[derive(Debug, Default, Clone)]
-pub struct FeedMetrics {
-    pub publishing: GeneratorMetrics,
-    pub taken: Counter,
-    pub late: Counter,
-    pub bad: Counter,
-    /// The longest delay of a symbol's feed, in seconds.
-    pub delay: Gauge<f64, AtomicU64>,
-}
-
-impl FeedMetrics {
-    /// Registers all under their names.
-    pub fn register(&self, registry: &mut Registry) {
-        self.publishing.register(registry);
-        registry.register(
-            "barcast_feed_rows",
-            "Trades or bars read that count in some bar",
-            self.taken.clone(),
-        );
-        registry.register(
-            "barcast_feed_late",
-            "Trades or bars left out because they came later than --late allows",
-            self.late.clone(),
-        );
-        registry.register(
-            "barcast_feed_bad",
-            "Rows left out because they are no trade or bar",
-            self.bad.clone(),
-        );
-        registry.register(
-            "barcast_feed_delay_seconds",
-            "How far the feed of the most delayed symbol is behind the clock",
-            self.delay.clone(),
         );
     }
 }

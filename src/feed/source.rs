@@ -1,5 +1,7 @@
 //! Where rows come from. Each source reads on a thread of its own and hands rows over in chunks.
 
+mod follow;
+
 use std::cell::RefCell;
 use std::fmt;
 use std::fs::File;
@@ -13,9 +15,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::Config;
 use super::row::{Format, Row, Values};
-use crate::bus::backoff::Backoff;
-use crate::bus::redis::reply::told;
-use crate::bus::stream::ENTRIES;
 use crate::bus::{Bus, RedisBus, Sink};
 use crate::clock::now_ms;
 use crate::health::{Concern, Health};
@@ -124,7 +123,7 @@ pub(super) fn open(
         }),
         Source::Stream(bus, key, from) => Box::new(move || {
             run(out, &stop, |out| {
-                follow(bus, key, from, config, health, out)
+                follow::follow(bus, key, from, config, health, out)
             });
         }),
     };
@@ -407,69 +406,4 @@ fn run<F: Future<Output = ()>>(out: Out, stop: &CancellationToken, task: impl Fn
             out.fail(format!("cannot make a runtime: {why}"));
         }
     }
-}
-
-/// Entries of a stream, whose fields are a row; read on from the last one after a break.
-async fn follow(
-    bus: RedisBus,
-    key: String,
-    from: String,
-    config: Config,
-    health: Health,
-    mut out: Out,
-) {
-    let mut log = Limited::default();
-    let mut backoff = Backoff::default();
-    let mut stream = bus.stream(key.clone(), from);
-    loop {
-        let asked = now_ms();
-        match stream.read().await {
-            Ok(entries) => {
-                backoff.reset();
-                health.clear(Concern::Bus);
-                let drained = entries.len() < ENTRIES;
-                // In a backlog the id says when its entry arrived.
-                let arrived = entries.last().and_then(|(id, _)| arrival(id));
-                let mark = if drained {
-                    Some(asked)
-                } else {
-                    arrived.map(|at| at.min(asked))
-                };
-                for (id, fields) in entries {
-                    let fields = fields.into_iter();
-                    let fields = fields.map(|(name, value)| (name, value.into()));
-                    let row = Row {
-                        at: format!("{key} {id}"),
-                        entry: Values::of(fields).entry(&config),
-                    };
-                    if out.add(row).is_err() {
-                        return;
-                    }
-                }
-                out.mark = mark;
-                if out.set_behind(!drained).is_err() || out.flush().is_err() {
-                    return;
-                }
-            }
-            Err(why) => {
-                // Meanwhile entries gather in the stream.
-                if out.set_behind(true).is_err() {
-                    return;
-                }
-                let wait = backoff.wait();
-                let from = stream.from();
-                let why = told(&why);
-                health.set(Concern::Bus, format!("stream {key} is lost: {why}"));
-                log.say(|left_out| {
-                    tracing::warn!(%why, ?wait, from, left_out, "the stream is lost; it is read on from there");
-                });
-                tokio::time::sleep(wait).await;
-            }
-        }
-    }
-}
-
-/// When an entry arrived, by its id: ms since the epoch and a number, as Redis gives them.
-fn arrival(id: &str) -> Option<i64> {
-    id.split_once('-').and_then(|(ms, _)| ms.parse().ok())
 }
