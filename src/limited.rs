@@ -43,6 +43,40 @@ impl Limited {
     }
 }
 
+/// How often what stays the same is said again.
+const SAID_AGAIN: Duration = Duration::from_secs(30);
+
+/// Lets through what is news, and the same again only once in a while: for attempts that go on for hours.
+#[derive(Debug, Default)]
+pub struct Repeated {
+    last: Option<(String, Instant)>,
+    left_out: u64,
+    news: Limited,
+}
+
+impl Repeated {
+    /// Calls `say` with how often it was not said since the last time, or counts one more.
+    pub fn say(&mut self, what: &str, say: impl FnOnce(u64)) {
+        let is_known = self
+            .last
+            .as_ref()
+            .is_some_and(|(known, at)| known == what && at.elapsed() < SAID_AGAIN);
+        let left_out = &mut self.left_out;
+        *left_out += 1;
+        if is_known {
+            return;
+        }
+        self.last = Some((what.to_owned(), Instant::now()));
+        // Words that change with every attempt are bounded, too.
+        self.news.say(|_| say(std::mem::take(left_out) - 1));
+    }
+
+    /// It is over: when it comes again, it is news.
+    pub fn forget(&mut self) {
+        self.last = None;
+    }
+}
+
 /// Warnings about messages, at a bounded rate for each channel and reason: a producer that is wrong a
 /// thousand times a second hides nobody else.
 #[derive(Debug, Default)]
@@ -121,6 +155,23 @@ mod tests {
         limited.since = Instant::now().checked_sub(PERIOD);
         limited.say(|left_out| said.push(left_out));
         assert_eq!(said.last(), Some(&15));
+    }
+
+    #[test]
+    fn what_stays_the_same_is_said_once_in_a_while() {
+        let mut repeated = Repeated::default();
+        let mut said = Vec::new();
+        for what in ["refused", "refused", "refused", "late", "late"] {
+            repeated.say(what, |left_out| said.push((what, left_out)));
+        }
+        assert_eq!(said, [("refused", 0), ("late", 2)]);
+        let long_ago = Instant::now().checked_sub(SAID_AGAIN).unwrap();
+        repeated.last = Some(("late".to_owned(), long_ago));
+        repeated.say("late", |left_out| said.push(("again", left_out)));
+        assert_eq!(said.last(), Some(&("again", 1)));
+        repeated.forget();
+        repeated.say("late", |left_out| said.push(("anew", left_out)));
+        assert_eq!(said.last(), Some(&("anew", 0)));
     }
 
     #[test]

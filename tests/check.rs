@@ -66,7 +66,7 @@ fn all_is_well() {
     for _ in 0..2 {
         let checked = check(&url(&serve), &redis.url(), &[]);
         assert_eq!(checked.code, 0, "{}", checked.told);
-        assert_eq!(checked.steps.len(), 11);
+        assert_eq!(checked.steps.len(), 12);
         assert!(
             checked.steps.values().all(|status| status == "ok"),
             "{}",

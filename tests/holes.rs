@@ -59,7 +59,10 @@ impl Scene {
                 sink.stored(&out.channel, &out.payload);
             }
             if !is_whole {
-                sink.unloaded("a test says so");
+                sink.unloaded(barcast::bus::Doubt {
+                    why: "a test says so",
+                    flows: false,
+                });
             }
             sink.connected();
         });

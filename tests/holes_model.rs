@@ -167,7 +167,10 @@ impl World {
                 sink.stored(&out.channel, &out.payload);
             }
             if !is_whole {
-                sink.unloaded("a test says so");
+                sink.unloaded(barcast::bus::Doubt {
+                    why: "a test says so",
+                    flows: false,
+                });
             }
         });
         if !live_first {

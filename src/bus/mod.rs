@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::health::{Concern, Health};
 pub use memory::MemoryBus;
 pub use redis::RedisBus;
-pub use sink::Sink;
+pub use sink::{Doubt, Sink};
 pub use store::{Kept, Owed, Refused};
 
 /// One message on its way out.
@@ -39,6 +39,9 @@ pub enum BusError {
     /// There is no connection just now; it is being made in the background.
     #[error("not connected: {0}")]
     NotConnected(String),
+    /// Redis answers, but not what was asked for: its words.
+    #[error("{0}")]
+    Refused(String),
     /// The write or its confirmation failed: some of the messages may have gone out.
     #[error("publish failed: {0}")]
     Publish(String),

@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, FromRedisValue, RedisError, cmd};
 
+use super::redis::reply::told;
+use super::redis::role::{Role, hello, role};
 use super::{BusError, RedisBus};
 
 /// A connection for questions; each is bounded by the bus's own time-outs.
@@ -22,7 +24,10 @@ impl RedisBus {
 }
 
 fn not_connected(why: RedisError) -> BusError {
-    BusError::NotConnected(why.to_string())
+    match why.code() {
+        Some(_) => BusError::Refused(told(&why)),
+        None => BusError::NotConnected(told(&why)),
+    }
 }
 
 impl Probe {
@@ -39,6 +44,16 @@ impl Probe {
     /// [`BusError::NotConnected`], as all here.
     pub async fn ping(&mut self) -> Result<(), BusError> {
         self.ask::<String>(&["PING"]).await.map(|_| ())
+    }
+
+    /// Who serves there, and whether it is a node of a cluster.
+    ///
+    /// # Errors
+    /// Also when this user may not ask.
+    pub async fn role(&mut self) -> Result<(Role, bool), BusError> {
+        let role = role(&mut self.0).await.map_err(not_connected)?;
+        let hello = hello(&mut self.0).await;
+        Ok((role, hello.is_ok_and(|(_, is_cluster)| is_cluster)))
     }
 
     /// Redis command INFO: the fields of one section.
@@ -78,6 +93,6 @@ impl Probe {
         let mut command = cmd("PUBLISH");
         command.arg(channel).arg(payload);
         let answer = command.query_async(&mut self.0).await;
-        answer.map_err(|why| BusError::Publish(why.to_string()))
+        answer.map_err(|why| BusError::Publish(told(&why)))
     }
 }

@@ -43,10 +43,11 @@ impl Stream {
     /// The next entries with their fields; none when none came for a while.
     ///
     /// # Errors
-    /// When Redis cannot be reached or refuses; the next call connects anew and reads on.
+    /// When Redis cannot be reached or refuses; the next call reads on, over a new connection unless this one
+    /// gave an answer.
     pub async fn read(&mut self) -> Result<Vec<(String, HashMap<String, String>)>, RedisError> {
         let read = self.try_read().await;
-        if read.is_err() {
+        if read.as_ref().is_err_and(|why| why.code().is_none()) {
             self.connection = None;
         }
         read

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::report::{Reporter, Step};
 use super::{Config, measured};
-use crate::client::http;
+use crate::client::{Address, http};
 
 /// From publish to send, at the 99th percentile: beyond it people see that a chart is late.
 const LATE: Duration = Duration::from_secs(1);
@@ -17,9 +17,7 @@ pub(super) async fn check<T: FnMut(&Step)>(config: &Config, report: &mut Reporte
     let (answer, took) = get("/healthz").await;
     let is_alive = answer.is_ok();
     report.add(match answer {
-        Ok(answer) if answer.status == 200 => {
-            Step::ok("gateway alive", address.to_string()).took(took)
-        }
+        Ok(answer) if answer.status == 200 => alive(address, &answer.body).took(took),
         Ok(answer) => Step::fail(
             "gateway alive",
             format!("{address}: /healthz answers {}", answer.status),
@@ -57,11 +55,31 @@ pub(super) async fn check<T: FnMut(&Step)>(config: &Config, report: &mut Reporte
     });
 }
 
+/// What `/healthz` tells.
+#[derive(Deserialize)]
+struct Alive {
+    status: String,
+}
+
+fn alive(address: &Address, body: &str) -> Step {
+    let name = "gateway alive";
+    match serde_json::from_str(body) {
+        Ok(Alive { status }) if status.starts_with("degraded") => Step::warn(
+            name,
+            format!("{address}: {status}"),
+            "docs/troubleshooting.md has what to do about it",
+        ),
+        _ => Step::ok(name, address.to_string()),
+    }
+}
+
 /// What `/readyz` tells.
 #[derive(Deserialize)]
 struct Ready {
-    bus_connected: bool,
     draining: bool,
+    /// Why it is not ready.
+    #[serde(default)]
+    reason: String,
 }
 
 fn ready(status: u16, body: &str) -> Step {
@@ -75,13 +93,10 @@ fn ready(status: u16, body: &str) -> Step {
             "it is draining",
             "it was told to stop: ask the one that took its place",
         ),
-        Ok(Ready {
-            bus_connected: false,
-            ..
-        }) => Step::fail(
+        Ok(Ready { reason, .. }) if !reason.is_empty() => Step::fail(
             name,
-            "its Redis is not connected, or its store is still being read",
-            "look for \"bus\" in the gateway's log; is its --redis-url the Redis above?",
+            reason,
+            "docs/troubleshooting.md has what to do about it; is its --redis-url the Redis above?",
         ),
         _ => Step::fail(
             name,
@@ -181,12 +196,12 @@ mod tests {
         for (status, body, part) in [
             (
                 503,
-                r#"{"ready":false,"bus_connected":false,"draining":false}"#,
-                "Redis",
+                r#"{"ready":false,"bus_connected":false,"draining":false,"reason":"bus lost: LOADING"}"#,
+                "bus lost: LOADING",
             ),
             (
                 503,
-                r#"{"ready":false,"bus_connected":true,"draining":true}"#,
+                r#"{"ready":false,"bus_connected":true,"draining":true,"reason":"draining"}"#,
                 "draining",
             ),
             (404, "not found", "404"),

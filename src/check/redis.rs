@@ -6,6 +6,8 @@ use super::report::{Reporter, Step};
 use super::{Config, measured};
 use crate::bus::Bus;
 use crate::bus::probe::Probe;
+use crate::bus::redis::reply::CLUSTER;
+use crate::bus::redis::role::{Role, SENTINEL};
 
 /// The first version that speaks RESP3.
 const OLDEST_MAJOR: u32 = 6;
@@ -15,7 +17,8 @@ const USUAL_OUTPUT_BYTES: u64 = 32 << 20;
 const FULL_PART: f64 = 0.9;
 
 /// Steps that need a connection.
-const NEEDED: [&str; 4] = [
+const NEEDED: [&str; 5] = [
+    "redis role",
     "redis version",
     "redis memory",
     "redis output buffer",
@@ -43,8 +46,17 @@ pub(super) async fn check<T: FnMut(&Step)>(
     let (answered, took) = measured(config.limit, probe.ping()).await;
     report.add(match answered {
         Ok(()) => Step::ok(name, format!("{address} answers PING")).took(took),
+        // Whatever it answers, it lives: words in capitals, as Redis's are.
+        Err(why) if why.starts_with(|c: char| c.is_ascii_uppercase()) => Step::warn(
+            name,
+            format!("{address} answers PING: {why}"),
+            "docs/troubleshooting.md lists what Redis can answer",
+        )
+        .took(took),
         Err(why) => away(&address, &why),
     });
+    let (role, _) = measured(config.limit, probe.role()).await;
+    report.add(serving(role));
     let (server, _) = measured(config.limit, probe.info("server")).await;
     report.add(version(server));
     let (memory, _) = measured(config.limit, probe.info("memory")).await;
@@ -64,6 +76,25 @@ fn away(address: &str, why: &str) -> Step {
     )
 }
 
+/// Who serves there: bars are to go through a master.
+fn serving(asked: Result<(Role, bool), String>) -> Step {
+    let name = NEEDED[0];
+    let next = "name the address of the master in --redis-url (REDIS_URL)";
+    match asked {
+        Err(why) => unreadable(name, &why),
+        Ok((Role::Sentinel, _)) => Step::fail(name, SENTINEL, next),
+        Ok((Role::Replica { fed: true }, _)) => {
+            let detail = "a replica: gateways hear bars there, publishers reach nobody";
+            Step::warn(name, detail, next)
+        }
+        Ok((Role::Replica { fed: false }, _)) => {
+            Step::fail(name, "a replica whose link to its master is down", next)
+        }
+        Ok((Role::Master, true)) => Step::warn(name, CLUSTER, "see docs/production.md, Redis"),
+        Ok((Role::Master, false)) => Step::ok(name, "a master"),
+    }
+}
+
 type Fields = Result<HashMap<String, String>, String>;
 
 fn unreadable(name: &'static str, why: &str) -> Step {
@@ -71,7 +102,7 @@ fn unreadable(name: &'static str, why: &str) -> Step {
 }
 
 fn version(server: Fields) -> Step {
-    let name = NEEDED[0];
+    let name = NEEDED[1];
     let fields = match server {
         Ok(fields) => fields,
         Err(why) => return unreadable(name, &why),
@@ -91,7 +122,7 @@ fn version(server: Fields) -> Step {
 }
 
 fn room(memory: Fields) -> Step {
-    let name = NEEDED[1];
+    let name = NEEDED[2];
     let fields = match memory {
         Ok(fields) => fields,
         Err(why) => return unreadable(name, &why),
@@ -122,7 +153,7 @@ fn room(memory: Fields) -> Step {
 }
 
 fn output_buffer(setting: Result<Option<String>, String>) -> Step {
-    let name = NEEDED[2];
+    let name = NEEDED[3];
     let text = match setting {
         Ok(text) => text.unwrap_or_default(),
         Err(why) => return unreadable(name, &why),
@@ -152,7 +183,7 @@ fn output_buffer(setting: Result<Option<String>, String>) -> Step {
 }
 
 fn subscribers(patterns: Result<u64, String>) -> Step {
-    let name = NEEDED[3];
+    let name = NEEDED[4];
     match patterns {
         Err(why) => unreadable(name, &why),
         Ok(0) => Step::fail(
@@ -177,6 +208,17 @@ mod tests {
     fn fields(pairs: &[(&str, &str)]) -> Fields {
         let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
         Ok(pairs.iter().map(own).collect())
+    }
+
+    #[test]
+    fn who_serves_is_told() {
+        let status = |role, is_cluster| serving(Ok((role, is_cluster))).status;
+        assert_eq!(status(Role::Master, false), Status::Ok);
+        assert_eq!(status(Role::Master, true), Status::Warn);
+        assert_eq!(status(Role::Replica { fed: true }, false), Status::Warn);
+        assert_eq!(status(Role::Replica { fed: false }, false), Status::Fail);
+        assert_eq!(status(Role::Sentinel, false), Status::Fail);
+        assert_eq!(serving(Err("NOPERM".to_owned())).status, Status::Skip);
     }
 
     #[test]

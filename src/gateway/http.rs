@@ -24,6 +24,7 @@ use super::cors;
 use super::documents;
 use super::node::Node;
 use super::udf;
+use crate::health::quoted;
 use crate::ui;
 pub use handshake::{Accepted, accept, refusal, stream_of};
 
@@ -88,7 +89,7 @@ fn method_not_allowed() -> Answer {
 
 async fn get(node: &Node, path: &str, query: &str, address: IpAddr) -> Answer {
     match path {
-        "/healthz" => respond(StatusCode::OK, JSON, r#"{"status":"alive"}"#),
+        "/healthz" => alive(node),
         "/readyz" => ready(node),
         "/metrics" | "/api/v1/topics" => node.answers.ask(address, path, query).await,
         documents::ASYNCAPI_PATH => respond(StatusCode::OK, JSON, documents::ASYNCAPI),
@@ -120,14 +121,21 @@ fn page(node: &Node, path: &str) -> Answer {
     response
 }
 
+/// 200 whatever is wrong: starting the process again would put none of it right.
+fn alive(node: &Node) -> Answer {
+    let status = quoted(&node.health.status());
+    respond(StatusCode::OK, JSON, format!(r#"{{"status":{status}}}"#))
+}
+
 fn ready(node: &Node) -> Answer {
     let connected = node.bus.is_connected();
     let draining = node.is_draining();
-    let ready = node.is_ready();
-    let body = format!(r#"{{"ready":{ready},"bus_connected":{connected},"draining":{draining}}}"#);
-    if ready {
-        respond(StatusCode::OK, JSON, body)
-    } else {
-        respond(StatusCode::SERVICE_UNAVAILABLE, JSON, body)
+    let state = format!(r#""bus_connected":{connected},"draining":{draining}"#);
+    match node.unready() {
+        None => respond(StatusCode::OK, JSON, format!(r#"{{"ready":true,{state}}}"#)),
+        Some(why) => {
+            let body = format!(r#"{{"ready":false,{state},"reason":{}}}"#, quoted(&why));
+            respond(StatusCode::SERVICE_UNAVAILABLE, JSON, body)
+        }
     }
 }

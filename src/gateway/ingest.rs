@@ -7,7 +7,7 @@
 mod gaps;
 mod past;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -24,10 +24,11 @@ use super::protocol::write_gap;
 use super::registry::{Entry, Registry, TopicLimit};
 use super::state::Stored;
 use crate::bar::{Decoder, Message, Topic, write_update};
-use crate::bus::Sink;
+use crate::bus::{Doubt, Sink};
 use crate::clock::now_ms;
+use crate::health::{Concern, Health};
 use crate::history::Hole;
-use crate::limited::{Limited, Refusals};
+use crate::limited::{Refusals, Repeated};
 use crate::metrics::GatewayMetrics;
 use past::Fresh;
 
@@ -64,9 +65,17 @@ pub struct Ingest {
     /// When the topics that are still suspect are told of a gap.
     proof_due: Option<Instant>,
     malformed_log: Refusals,
-    store_log: Limited,
+    store_log: Repeated,
+    bus_log: Repeated,
     /// The past that is left in the store.
     pasts: Arc<Pasts>,
+    health: Health,
+    /// The last attempt to read the store did not come to its end.
+    is_unread: bool,
+    /// What is in doubt of who serves the subscription.
+    served_by: Option<String>,
+    /// Topics whose past could not be read when somebody asked for it.
+    unrecalled: HashSet<Topic>,
 }
 
 /// Where batches go.
@@ -157,9 +166,21 @@ impl Ingest {
             proof_wait: PROOF_WAIT,
             proof_due: None,
             malformed_log: Refusals::default(),
-            store_log: Limited::default(),
+            store_log: Repeated::default(),
+            bus_log: Repeated::default(),
             pasts: Arc::default(),
+            health: Health::default(),
+            is_unread: false,
+            served_by: None,
+            unrecalled: HashSet::new(),
         }
+    }
+
+    /// Says there what keeps bars from coming.
+    #[must_use]
+    pub fn telling(mut self, health: Health) -> Self {
+        self.health = health;
+        self
     }
 
     /// Gives topics that long after the bus is back, instead of [`PROOF_WAIT`].
@@ -181,6 +202,21 @@ impl Ingest {
     pub fn history_within(mut self, bytes: usize) -> Self {
         self.frames.memory = Memory::new(bytes);
         self
+    }
+
+    /// The store is read, unless it was said that it is not.
+    fn tell_store(&self) {
+        if !self.is_unread {
+            self.health.clear(Concern::Store);
+        }
+    }
+
+    fn say_served(&self) {
+        let bus = &self.address;
+        match &self.served_by {
+            Some(why) => tracing::warn!(bus, why, "who serves the bus is in doubt"),
+            None => tracing::info!(bus, "the bus is served by a master"),
+        }
     }
 
     fn hand_over(&mut self) {
@@ -268,13 +304,25 @@ impl Sink for Ingest {
         self.metrics.bus_reconnects.inc_by(u64::from(losses > 0));
         self.metrics.bus_connected.set(1);
         self.bus.connected.store(true, Ordering::Relaxed);
+        self.tell_store();
+        self.health.clear(Concern::Bus);
+        self.bus_log.forget();
         self.tell_gaps(false);
         self.frames.unheard_since = None;
-        if losses == 0 {
+        if self.is_unread {
+            tracing::info!(
+                bus = self.address,
+                losses,
+                "bars flow, the store is still to be read"
+            );
+        } else if losses == 0 {
             tracing::info!(bus = self.address, "bus connected");
+        } else {
+            tracing::info!(bus = self.address, losses, "bus connected again, bars flow");
+        }
+        if losses == 0 {
             return;
         }
-        tracing::info!(bus = self.address, losses, "bus connected again, bars flow");
         self.proof_due = Some(Instant::now() + self.proof_wait);
     }
 
@@ -292,7 +340,15 @@ impl Sink for Ingest {
         } else {
             "bus cannot be reached, trying again"
         };
-        tracing::warn!(bus = self.address, why, "{event}");
+        self.health.set(Concern::Bus, format!("{event}: {why}"));
+        // Of a connection that is gone nobody knows.
+        self.health.clear(Concern::Server);
+        self.health.clear(Concern::Store);
+        self.served_by = None;
+        let bus = &self.address;
+        self.bus_log.say(&format!("{event}{why}"), |left_out| {
+            tracing::warn!(bus, why, left_out, "{event}");
+        });
     }
 
     fn message(&mut self, channel: &str, payload: &[u8]) {
@@ -334,6 +390,7 @@ impl Sink for Ingest {
         self.frames.begin_fresh();
         self.frames.is_partial = false;
         self.frames.crowded = false;
+        self.is_unread = false;
         self.forget_pasts();
     }
 
@@ -341,9 +398,42 @@ impl Sink for Ingest {
         self.take_stored(topic, payload);
     }
 
-    fn unloaded(&mut self, why: &str) {
+    fn unloaded(&mut self, doubt: Doubt) {
         self.frames.is_partial = true;
-        self.say_unread(why);
+        self.is_unread = true;
+        Doubt::tell(
+            Some(doubt),
+            &self.health,
+            Concern::Store,
+            "the store is not read",
+        );
+        self.say_unread(doubt.why);
+    }
+
+    fn loaded(&mut self) {
+        self.end_load();
+        self.tell_loaded();
+        self.tell_store();
+        if !self.is_unread {
+            tracing::info!(bus = self.address, "bus connected, the store is read");
+        }
+    }
+
+    fn unrecalled(&mut self, doubt: Option<Doubt>) {
+        Doubt::tell(
+            doubt,
+            &self.health,
+            Concern::Past,
+            "the store's past is not read",
+        );
+    }
+
+    fn served(&mut self, doubt: Option<Doubt>) {
+        Doubt::tell(doubt, &self.health, Concern::Server, "the bus");
+        let known = std::mem::replace(&mut self.served_by, doubt.map(|doubt| doubt.why.to_owned()));
+        if known != self.served_by {
+            self.say_served();
+        }
     }
 
     fn asked(&mut self) -> Option<mpsc::Receiver<Topic>> {

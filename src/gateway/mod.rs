@@ -141,6 +141,7 @@ impl Gateway {
             Arc::clone(&node.bus),
             bus.address(),
         )
+        .telling(node.health.clone())
         .history_within(node.config.history_bytes)
         .recalling_for(Arc::clone(&node.pasts))
         .proof_within(node.config.proof_wait);

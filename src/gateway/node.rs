@@ -22,6 +22,7 @@ use super::udf;
 use super::worker::REFUSED_HTTP;
 use super::ws::CloseCode;
 use crate::bar::Malformed;
+use crate::health::{Concern, Health};
 use crate::metrics::process::ProcessCollector;
 use crate::metrics::workers::WorkerLoads;
 use crate::metrics::{
@@ -35,6 +36,8 @@ pub struct Node {
     pub registry: Arc<Registry>,
     pub metrics: GatewayMetrics,
     pub bus: Arc<BusState>,
+    /// What keeps bars from coming.
+    pub health: Health,
     /// Counters of a generator in the same process, shown beside the gateway's own.
     generator: OnceLock<GeneratorMetrics>,
     clients: AtomicUsize,
@@ -153,6 +156,8 @@ impl Node {
         let registry = Registry::new(config.limits.max_topics, config.history_bars)
             .for_workers(config.workers)
             .with_placeholders(config.limits.max_placeholders);
+        let health = Health::default();
+        health.set(Concern::Bus, "the bus is not connected yet");
         let budget = Budget::new(config.limits.waiting_bytes, config.workers + 1);
         Self {
             budget,
@@ -165,6 +170,7 @@ impl Node {
             config,
             metrics,
             bus: Arc::default(),
+            health,
             generator: OnceLock::new(),
             clients: AtomicUsize::new(0),
             per_address: DashMap::new(),
@@ -204,9 +210,21 @@ impl Node {
         self.draining.load(Ordering::Relaxed)
     }
 
-    /// What `/readyz` says: the bus is connected, and the gateway does not drain.
+    /// What `/readyz` says: the bus stands, its server has all bars, the store was read as far as was asked, and
+    /// the gateway does not drain.
     pub fn is_ready(&self) -> bool {
-        self.bus.is_connected() && !self.is_draining()
+        self.unready().is_none()
+    }
+
+    /// Why it is not ready.
+    pub fn unready(&self) -> Option<String> {
+        let unready = self.health.unready();
+        if self.is_draining() {
+            return Some(
+                unready.map_or_else(|| "draining".to_owned(), |why| format!("draining; {why}")),
+            );
+        }
+        unready
     }
 
     /// How many clients there are.

@@ -63,6 +63,14 @@ impl Stored {
         self.known_from
     }
 
+    /// From the oldest bar that the store gave to the newest.
+    pub fn hole(&self) -> Hole {
+        Hole {
+            from: self.oldest,
+            to: self.newest,
+        }
+    }
+
     /// Time of the newest bar that the store gave.
     pub fn newest(&self) -> i64 {
         self.newest
@@ -288,6 +296,8 @@ impl State {
         if message.bar.closed && self.history.has_holes() {
             self.prove(message);
         }
+        // A publisher whose writes were refused is further than what it stored.
+        let fresh = fresh || (order == Order::Repeat && last == Some(time));
         if !self.history.restore(message.bar, fresh) {
             return None;
         }

@@ -9,9 +9,10 @@ use tokio::sync::mpsc::error::TrySendError;
 
 use super::Batch;
 use crate::bar::{Bar, Decoder, Message, Topic};
-use crate::bus::Sink;
+use crate::bus::{Doubt, Sink};
 use crate::clock::now_ms;
-use crate::limited::Refusals;
+use crate::health::Concern;
+use crate::limited::{Refusals, Repeated};
 use crate::metrics::RecordMetrics;
 
 /// Topics whose forming bars are remembered, some 20 MB: beyond them only bars that say that they are
@@ -36,6 +37,12 @@ pub(super) struct Intake {
     /// Bars that came live while the store is read.
     fresh: Option<HashSet<(Topic, i64)>>,
     warnings: Refusals,
+    /// Warnings about the bus and its store.
+    away: Repeated,
+    /// The last attempt to read the store did not come to its end.
+    is_unread: bool,
+    /// What is in doubt of who serves the subscription.
+    served_by: Option<String>,
 }
 
 /// Which bars are closed, as DESIGN's words have it: those that say so, those behind which a newer one
@@ -102,6 +109,15 @@ impl Intake {
             stored: Vec::new(),
             fresh: None,
             warnings: Refusals::default(),
+            away: Repeated::default(),
+            is_unread: false,
+            served_by: None,
+        }
+    }
+
+    fn tell_store(&self) {
+        if !self.is_unread {
+            self.metrics.health.clear(Concern::Store);
         }
     }
 
@@ -189,16 +205,31 @@ impl Sink for Intake {
         self.fresh = None;
         self.hand_over();
         self.metrics.bus_connected.set(1);
-        tracing::info!(bus = self.address, "bus connected");
+        self.metrics.health.clear(Concern::Bus);
+        self.tell_store();
+        if self.is_unread {
+            tracing::info!(
+                bus = self.address,
+                "bars flow, the store is still to be read"
+            );
+        } else {
+            tracing::info!(bus = self.address, "bus connected");
+        }
     }
 
     fn lost(&mut self, why: &str) {
         self.fresh = None;
         self.hand_over();
+        let health = &self.metrics.health;
+        health.set(Concern::Bus, format!("bus lost: {why}"));
+        health.clear(Concern::Server);
+        health.clear(Concern::Store);
         if self.metrics.bus_connected.set(0) != 0 {
             tracing::warn!(bus = self.address, why, "bus lost");
         } else {
-            tracing::debug!(bus = self.address, why, "bus not connected");
+            let bus = &self.address;
+            let say = |left_out| tracing::warn!(bus, why, left_out, "bus cannot be reached");
+            self.away.say(why, say);
         }
     }
 
@@ -211,6 +242,7 @@ impl Sink for Intake {
 
     fn loading(&mut self) {
         self.fresh = Some(HashSet::new());
+        self.is_unread = false;
     }
 
     fn stored(&mut self, topic: &str, payload: &[u8]) {
@@ -220,13 +252,42 @@ impl Sink for Intake {
         }
     }
 
-    fn unloaded(&mut self, why: &str) {
+    fn unloaded(&mut self, doubt: Doubt) {
+        self.is_unread = true;
         self.metrics.store_failures.inc();
-        tracing::warn!(
-            store = self.address,
-            why,
-            "the store cannot be read; going on without what is missing"
-        );
+        let health = &self.metrics.health;
+        Doubt::tell(Some(doubt), health, Concern::Store, "the store is not read");
+        let (store, why) = (&self.address, doubt.why);
+        self.away.say(why, |left_out| {
+            tracing::warn!(
+                store,
+                why,
+                left_out,
+                "the store cannot be read; going on without what is missing, and trying again"
+            );
+        });
+    }
+
+    fn loaded(&mut self) {
+        self.fresh = None;
+        self.hand_over();
+        self.tell_store();
+        if !self.is_unread {
+            tracing::info!(bus = self.address, "bus connected, the store is read");
+        }
+    }
+
+    fn served(&mut self, doubt: Option<Doubt>) {
+        Doubt::tell(doubt, &self.metrics.health, Concern::Server, "the bus");
+        let served_by = doubt.map(|doubt| doubt.why.to_owned());
+        if served_by != self.served_by {
+            let bus = &self.address;
+            match &served_by {
+                Some(why) => tracing::warn!(bus, why, "who serves the bus is in doubt"),
+                None => tracing::info!(bus, "the bus is served by a master"),
+            }
+            self.served_by = served_by;
+        }
     }
 
     fn flush(&mut self) {

@@ -4,10 +4,11 @@
 use std::collections::BTreeSet;
 use std::fs;
 
+use barcast::bus::redis::reply::{Meaning, table};
 use barcast::record::schema::{REFUSED, TABLE};
 
 use crate::links::anchor;
-use crate::pages::{files, prose, read, root, words};
+use crate::pages::{files, prose, read, root, rows_below, words};
 
 #[test]
 fn log_lines_of_the_documents_are_those_of_the_source() {
@@ -67,4 +68,31 @@ fn alerts_lead_to_headings() {
             assert!(anchors.contains(wanted), "{}: {wanted}", file.display());
         }
     }
+}
+
+/// What Redis can answer is told as the source has it.
+#[test]
+fn every_reply_of_redis_is_explained() {
+    let word = |meaning| match meaning {
+        Meaning::Alive => "alive",
+        Meaning::TryAgain => "again",
+        Meaning::GoElsewhere => "elsewhere",
+        Meaning::Mistake => "mistake",
+    };
+    let known: Vec<_> = table()
+        .map(|(reply, meanings, remedy)| {
+            let words = meanings.map(|meaning| word(meaning).to_owned());
+            [
+                vec![format!("`{reply}`")],
+                words.to_vec(),
+                vec![remedy.to_owned()],
+            ]
+            .concat()
+        })
+        .collect();
+    let told = rows_below(&read("docs/troubleshooting.md"), "<!-- replies -->");
+    for row in &known {
+        assert!(told.contains(row), "| {} |", row.join(" | "));
+    }
+    assert_eq!(told.len(), known.len());
 }

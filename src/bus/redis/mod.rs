@@ -11,6 +11,7 @@ mod past;
 mod publish;
 pub mod reply;
 pub mod role;
+mod serving;
 mod subscribe;
 
 use std::sync::{Arc, Mutex};

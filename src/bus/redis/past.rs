@@ -1,21 +1,44 @@
 //! The past of single topics, read from the store when somebody asks for it.
 
+use std::collections::BTreeSet;
 use std::sync::Mutex;
 
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, RedisError, Value};
 use tokio::sync::mpsc;
 use tokio::task::yield_now;
+use tokio::time::{Instant, sleep_until};
 
 use super::RedisBus;
+use super::reply::told;
 use crate::bar::Topic;
-use crate::bus::Sink;
+use crate::bus::backoff::Backoff;
 use crate::bus::sink::lock;
-use crate::bus::store::load::{Load, READ_BARS, bars_of};
+use crate::bus::store::HISTORY_PREFIX;
+use crate::bus::store::load::{Load, READ_BARS, Unread, bars_of};
+use crate::bus::{Doubt, Sink};
+
+/// Topics whose past could not be read and is tried again; of more, who asks again has it read.
+const MAX_AGAIN: usize = 10_000;
+
+/// What is to be read again.
+struct Again {
+    topics: BTreeSet<Topic>,
+    backoff: Backoff,
+    due: Instant,
+}
+
+impl Again {
+    fn add(&mut self, topic: Topic) {
+        if self.topics.len() < MAX_AGAIN {
+            self.topics.insert(topic);
+        }
+    }
+}
 
 impl RedisBus {
     /// Reads what is asked for, some topics at a time, over a connection of its own that is made when it is
-    /// needed. Never ends.
+    /// needed; what cannot be read then, again until it can. Never ends.
     pub(super) async fn read_asked<S: Sink>(
         &self,
         sink: &Mutex<S>,
@@ -24,14 +47,25 @@ impl RedisBus {
     ) {
         let mut connection = None;
         let mut topics = Vec::new();
-        while asked.recv_many(&mut topics, load.topics_at_once()).await > 0 {
-            lock(sink).recalling(&topics);
-            match self.read_some(&mut connection, load, &topics).await {
-                Ok(replies) => {
-                    for (topic, reply) in topics.iter().zip(&replies) {
-                        lock(sink).recalled(topic, bars_of(reply));
-                    }
+        let mut again = Again {
+            topics: BTreeSet::new(),
+            backoff: Backoff::default(),
+            due: Instant::now(),
+        };
+        loop {
+            let at_once = load.topics_at_once();
+            tokio::select! {
+                count = asked.recv_many(&mut topics, at_once) => if count == 0 {
+                    return std::future::pending().await;
+                },
+                () = sleep_until(again.due), if !again.topics.is_empty() => {
+                    topics.extend(again.topics.iter().take(at_once));
                 }
+            }
+            lock(sink).recalling(&topics);
+            let read = self.read_some(&mut connection, load, &topics).await;
+            let doubt = match read {
+                Ok(replies) => recalled(sink, &topics, &replies, &mut again),
                 Err(why) => {
                     connection = None;
                     // Whoever waits behind them would only wait longer to learn the same.
@@ -40,17 +74,20 @@ impl RedisBus {
                     {
                         topics.push(topic);
                     }
+                    let why = told(&why);
                     for topic in &topics {
-                        lock(sink).recalled(topic, Err(why.to_string()));
+                        again.add(*topic);
+                        lock(sink).recalled(topic, Err(why.clone()));
                     }
+                    Some(Unread::all(why))
                 }
-            }
+            };
             topics.clear();
+            again.tell(sink, doubt);
             lock(sink).flush();
             // Live bars have their turn.
             yield_now().await;
         }
-        std::future::pending().await
     }
 
     async fn read_some(
@@ -69,5 +106,48 @@ impl RedisBus {
         }
         let open = connection.insert(self.connect(AsyncConnectionConfig::new()).await?);
         load.past_of(open, &topics).await
+    }
+}
+
+/// Hands over what was read; why some of it was not.
+fn recalled<S: Sink>(
+    sink: &Mutex<S>,
+    topics: &[Topic],
+    replies: &[Value],
+    again: &mut Again,
+) -> Option<Unread> {
+    let mut doubt: Option<Unread> = None;
+    for (topic, reply) in topics.iter().zip(replies) {
+        let bars = bars_of(reply).map_err(|why| {
+            let unread = Unread::of(&format!("{HISTORY_PREFIX}{topic}"), &why);
+            again.add(*topic);
+            if doubt.as_ref().is_none_or(|doubt| doubt.flows) {
+                doubt = Some(unread.clone());
+            }
+            unread.why
+        });
+        if bars.is_ok() {
+            again.topics.remove(topic);
+        }
+        lock(sink).recalled(topic, bars);
+    }
+    doubt
+}
+
+impl Again {
+    /// Says how it stands with what is asked for, and when it goes on.
+    fn tell<S: Sink>(&mut self, sink: &Mutex<S>, doubt: Option<Unread>) {
+        match doubt {
+            Some(Unread { why, flows }) => {
+                lock(sink).unrecalled(Some(Doubt { why: &why, flows }));
+                self.due = Instant::now() + self.backoff.wait();
+            }
+            None if self.topics.is_empty() => {
+                lock(sink).unrecalled(None);
+                self.backoff.reset();
+            }
+            // The rest is read at once.
+            None => {}
+        }
     }
 }

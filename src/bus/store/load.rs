@@ -5,8 +5,9 @@ use std::sync::Mutex;
 use redis::aio::MultiplexedConnection;
 use redis::{RedisError, Value, cmd};
 
-use super::{HISTORY_PREFIX, LAST_KEY, Role, Write, fault};
+use super::{HISTORY_PREFIX, LAST_KEY, Role, Write};
 use crate::bus::Sink;
+use crate::bus::redis::reply::told;
 use crate::bus::sink::lock;
 
 /// Topics that one step of the scan asks for.
@@ -28,35 +29,12 @@ impl Load {
         (READ_BARS / self.bars.max(1)).max(1)
     }
 
-    /// Hands the newest message of every topic to the sink, and then, with `all`, their past.
-    ///
-    /// # Errors
-    /// Why it ended, or why single topics lack their past.
-    pub async fn read<S: Sink>(
-        self,
-        connection: &mut MultiplexedConnection,
-        sink: &Mutex<S>,
-        all: bool,
-    ) -> Result<(), String> {
-        let topics = self.read_newest(connection, sink).await?;
-        if self.bars == 0 || !all {
-            return Ok(());
-        }
-        let mut wrong = None;
-        for some in topics.chunks(self.topics_at_once()) {
-            self.read_past(some, connection, sink, &mut wrong)
-                .await
-                .map_err(|why| why.to_string())?;
-        }
-        wrong.map_or(Ok(()), Err)
-    }
-
     /// The newest message of every topic; tells their names.
     async fn read_newest<S: Sink>(
         self,
         connection: &mut MultiplexedConnection,
         sink: &Mutex<S>,
-    ) -> Result<Vec<Box<[u8]>>, String> {
+    ) -> Result<Vec<Box<[u8]>>, Unread> {
         let mut cursor = 0_u64;
         let mut names: Vec<Box<[u8]>> = Vec::new();
         loop {
@@ -64,7 +42,7 @@ impl Load {
             scan.arg(LAST_KEY).arg(cursor);
             scan.arg("COUNT").arg(SCAN_TOPICS);
             let page = scan.query_async::<(u64, Vec<Vec<u8>>)>(connection).await;
-            let (next, page) = page.map_err(|why| format!("{LAST_KEY}: {why}"))?;
+            let (next, page) = page.map_err(|why| Unread::of(LAST_KEY, &why))?;
             let (topics, _) = page.as_chunks::<2>();
             let left = self.topics - names.len();
             let topics = &topics[..topics.len().min(left)];
@@ -81,29 +59,6 @@ impl Load {
             }
             cursor = next;
         }
-    }
-
-    /// The closed bars of some topics.
-    async fn read_past<S: Sink>(
-        self,
-        topics: &[Box<[u8]>],
-        connection: &mut MultiplexedConnection,
-        sink: &Mutex<S>,
-        wrong: &mut Option<String>,
-    ) -> Result<(), RedisError> {
-        let replies = self.past_of(connection, topics).await?;
-        for (topic, reply) in topics.iter().zip(&replies) {
-            let topic = String::from_utf8_lossy(topic);
-            let mut sink = lock(sink);
-            match bars_of(reply) {
-                Ok(bars) => bars.iter().for_each(|bar| sink.stored(&topic, bar)),
-                Err(why) => {
-                    wrong.get_or_insert_with(|| format!("{HISTORY_PREFIX}{topic}: {why}"));
-                }
-            }
-        }
-        lock(sink).flush();
-        Ok(())
     }
 
     /// Asks for the closed bars of some topics: a reply each.
@@ -123,16 +78,101 @@ impl Load {
     }
 }
 
+/// Why the store is not read to its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unread {
+    /// Redis's words, and the remedy.
+    pub why: String,
+    /// Only single topics lack their past, for what their keys are.
+    pub flows: bool,
+}
+
+impl Unread {
+    /// Nothing can be read now.
+    pub fn all(why: String) -> Self {
+        Self { why, flows: false }
+    }
+
+    /// What Redis said of a key.
+    pub fn of(key: &str, why: &RedisError) -> Self {
+        Self {
+            why: format!("{key}: {}", told(why)),
+            // Of another type: all others may be read.
+            flows: why.code() == Some("WRONGTYPE") && key != LAST_KEY,
+        }
+    }
+}
+
+/// The reading of the store for all topics, which may take several attempts.
+pub struct Reading {
+    load: Load,
+    /// Whether their past is read, too.
+    all: bool,
+    /// Topics whose past could not be read, when that is all that is missing.
+    wrong: Vec<Box<[u8]>>,
+}
+
+impl Reading {
+    /// Nothing is read yet.
+    pub fn new(load: Load, all: bool) -> Self {
+        Self {
+            load,
+            all: all && load.bars > 0,
+            wrong: Vec::new(),
+        }
+    }
+
+    /// Hands the newest message of every topic to the sink, and then, if wanted, their past; or only the past
+    /// that was missing in the end the last time.
+    ///
+    /// # Errors
+    /// Why it ended, or why single topics lack their past.
+    pub async fn go_on<S: Sink>(
+        &mut self,
+        connection: &mut MultiplexedConnection,
+        sink: &Mutex<S>,
+    ) -> Result<(), Unread> {
+        let mut topics = std::mem::take(&mut self.wrong);
+        if topics.is_empty() {
+            topics = self.load.read_newest(connection, sink).await?;
+            if !self.all {
+                return Ok(());
+            }
+        }
+        let mut first = None;
+        for some in topics.chunks(self.load.topics_at_once()) {
+            let replies = self.load.past_of(connection, some).await;
+            let replies = replies.map_err(|why| Unread::all(told(&why)))?;
+            for (topic, reply) in some.iter().zip(&replies) {
+                let name = String::from_utf8_lossy(topic);
+                let mut sink = lock(sink);
+                match bars_of(reply) {
+                    Ok(bars) => bars.iter().for_each(|bar| sink.stored(&name, bar)),
+                    Err(why) => {
+                        let why = Unread::of(&format!("{HISTORY_PREFIX}{name}"), &why);
+                        if !why.flows {
+                            return Err(why);
+                        }
+                        self.wrong.push(topic.clone());
+                        first.get_or_insert(why);
+                    }
+                }
+            }
+            lock(sink).flush();
+        }
+        first.map_or(Ok(()), Err)
+    }
+}
+
 /// The messages of a topic's past, oldest first.
 ///
 /// # Errors
 /// What Redis said instead.
-pub fn bars_of(reply: &Value) -> Result<Vec<&[u8]>, String> {
-    if let Some(why) = fault(reply) {
-        return Err(why);
-    }
-    let Value::Array(bars) = reply else {
-        return Ok(Vec::new());
+pub fn bars_of(reply: &Value) -> Result<Vec<&[u8]>, RedisError> {
+    let bars = match reply {
+        Value::ServerError(error) => return Err(error.clone().into()),
+        Value::Array(bars) => bars.as_slice(),
+        _ => &[],
     };
     let bars = bars.iter().filter_map(|bar| match bar {
         Value::BulkString(payload) => Some(payload.as_slice()),

@@ -210,11 +210,6 @@ fn error(reply: &Value) -> Option<RedisError> {
     }
 }
 
-/// The same in words.
-fn fault(reply: &Value) -> Option<String> {
-    error(reply).map(|why| why.to_string())
-}
-
 /// Commands in as few writes as their bound allows.
 #[derive(Default)]
 pub(super) struct Writes(pub Vec<Write>);

@@ -13,6 +13,9 @@ use crate::history::Hole;
 /// Bars noted as fresh while the store is read, some 16 MB: beyond them nothing more of it is taken.
 const MAX_FRESH_BARS: usize = 500_000;
 
+/// Topics whose watchers are told when their past is read after all, if it could not be before.
+const MAX_UNRECALLED: usize = 10_000;
+
 /// Bars that come over the bus while the store is read: they are better than what it gives.
 #[derive(Debug, Default)]
 pub(super) struct Fresh {
@@ -198,7 +201,7 @@ impl Ingest {
     pub(super) fn say_unread(&mut self, why: &str) {
         self.metrics.store_failures.inc();
         let store = &self.address;
-        self.store_log.say(|left_out| {
+        self.store_log.say(why, |left_out| {
             tracing::warn!(
                 store,
                 why,
@@ -248,7 +251,12 @@ impl Ingest {
         {
             match bars {
                 Ok(bars) => self.recall(&entry, recall, &bars),
-                Err(why) => self.say_unread(&format!("{topic}: {why}")),
+                Err(why) => {
+                    if self.unrecalled.len() < MAX_UNRECALLED {
+                        self.unrecalled.insert(*topic);
+                    }
+                    self.say_unread(&format!("{topic}: {why}"));
+                }
             }
         }
         // Also after a failure: whoever waits is answered.
@@ -292,6 +300,14 @@ impl Ingest {
         }
         if !is_whole {
             self.say_unread("no memory is left for more of it, see --history-bytes");
+        }
+        // Who asked for it when it could not be read was told that it is missing.
+        if self.unrecalled.remove(&entry.topic)
+            && let Some(stored) = &recall.stored
+        {
+            let all = stored.hole();
+            let told = recall.changed.map_or(all, |changed| changed.with(all));
+            recall.changed = Some(told);
         }
         if let Some(hole) = recall.changed {
             self.tell_late(entry, hole);

@@ -1,0 +1,154 @@
+//! Whether the server of a subscription lives, and whether it is one that has all bars.
+//!
+//! It is asked who it is, again and again. Every answer is a sign of life, whatever it says: MISCONF, NOPERM,
+//! LOADING and BUSY come from a server that delivers what it gets. Only silence is a death, and only a long
+//! one: a script may hold Redis for seconds, and a peer that is gone is found by TCP.
+
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use redis::RedisError;
+use redis::aio::MultiplexedConnection;
+use tokio::time::{MissedTickBehavior, interval_at};
+
+use super::reply::told;
+use super::role::{Role, SENTINEL, link, role};
+use super::subscribe::Signals;
+use crate::bus::sink::lock;
+use crate::bus::{Doubt, Sink};
+
+/// A subscriber asks this often who serves.
+pub(super) const ASK_INTERVAL: Duration = Duration::from_secs(5);
+/// Questions in a row that stay unanswered, each for `RESPONSE_TIMEOUT`, before the other side counts as dead.
+const MAX_UNANSWERED: u32 = 2;
+/// A replica without its master is left after so long: its address may lead to a better one by now.
+const UNFED_PATIENCE: Duration = Duration::from_secs(15);
+
+const DEMOTED: &str = "a replica serves here, connecting once more";
+const SILENT: &str = "Redis is silent";
+const AT_REPLICA: &str =
+    "a replica serves here: bars come by way of its master, but name the master's address";
+const UNFED: &str =
+    "a replica serves here, and its link to its master is down (name the master's address)";
+const RESUMED: &str = "the replica's link to its master was down, so bars were missed";
+
+/// What a subscriber knows of who serves, over its connections.
+#[derive(Debug, Default)]
+pub(super) struct Place {
+    /// A replica was met, and connecting anew did not lead away from it, or is about to be tried.
+    at_replica: bool,
+    /// What the replica of this connection follows.
+    history: Option<String>,
+    /// From when on the replica of this connection lacked its master.
+    unfed: Option<Instant>,
+}
+
+impl Place {
+    /// A new connection, which may lead elsewhere.
+    pub fn anew(&mut self) {
+        *self = Self {
+            at_replica: self.at_replica,
+            ..Self::default()
+        };
+    }
+
+    /// Asks who serves, and tells the sink what that means for it.
+    ///
+    /// # Errors
+    /// Why the connection should be given up, or has ended.
+    pub async fn look<S: Sink>(
+        &mut self,
+        connection: &mut MultiplexedConnection,
+        sink: &Mutex<S>,
+    ) -> Result<(), Look> {
+        let role = match role(connection).await {
+            Ok(role) => role,
+            // It lives, and that is all that there is to be known.
+            Err(why) if why.code().is_some() => Role::Master,
+            Err(why) => return Err(Look::Failed(why)),
+        };
+        let fed = match role {
+            Role::Sentinel => return Err(Look::Leave(SENTINEL)),
+            Role::Master => {
+                *self = Self::default();
+                lock(sink).served(None);
+                return Ok(());
+            }
+            Role::Replica { fed } => fed,
+        };
+        if !std::mem::replace(&mut self.at_replica, true) {
+            return Err(Look::Leave(DEMOTED));
+        }
+        if !fed {
+            let since = *self.unfed.get_or_insert_with(Instant::now);
+            if since.elapsed() >= UNFED_PATIENCE {
+                return Err(Look::Leave(UNFED));
+            }
+            doubt(sink, UNFED, false);
+            return Ok(());
+        }
+        let history = link(connection).await.map_err(Look::Failed)?;
+        let history = history.map(|link| link.history);
+        let is_other = self.history.is_some() && self.history != history;
+        if is_other || self.unfed.is_some() {
+            return Err(Look::Leave(RESUMED));
+        }
+        self.history = history;
+        doubt(sink, AT_REPLICA, true);
+        Ok(())
+    }
+
+    /// Asks on a timer; ends with why the connection should be given up.
+    pub async fn watch<S: Sink>(
+        &mut self,
+        mut connection: MultiplexedConnection,
+        sink: &Mutex<S>,
+        signals: &Signals,
+        every: Duration,
+    ) -> String {
+        let mut ticks = interval_at(tokio::time::Instant::now() + every, every);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut unanswered = 0;
+        loop {
+            ticks.tick().await;
+            // An answer queues behind all pushes, so while the sink is slow, or blocks, it comes late: that is
+            // backpressure, and to cut the connection then would lose what Redis holds for it.
+            let before = signals.steps();
+            match self.look(&mut connection, sink).await {
+                Ok(()) => unanswered = 0,
+                Err(Look::Leave(why)) => return why.to_owned(),
+                Err(Look::Failed(why)) if !why.is_timeout() => return told(&why),
+                Err(Look::Failed(_)) if signals.went_on(before) => unanswered = 0,
+                Err(Look::Failed(_)) => {
+                    unanswered += 1;
+                    if unanswered >= MAX_UNANSWERED {
+                        return SILENT.to_owned();
+                    }
+                    doubt(sink, SILENT, false);
+                }
+            }
+        }
+    }
+}
+
+/// Why a look at who serves ends a connection.
+#[derive(Debug)]
+pub(super) enum Look {
+    /// It was not answered.
+    Failed(RedisError),
+    /// It was, and the connection is of no use.
+    Leave(&'static str),
+}
+
+impl Look {
+    pub fn told(&self) -> String {
+        match self {
+            Self::Failed(why) => told(why),
+            Self::Leave(why) => (*why).to_owned(),
+        }
+    }
+}
+
+fn doubt<S: Sink>(sink: &Mutex<S>, why: &str, flows: bool) {
+    lock(sink).served(Some(Doubt { why, flows }));
+}
