@@ -2,6 +2,7 @@
 //! of counted, are in the modules below.
 
 mod counts;
+mod feed;
 mod format;
 pub mod process;
 mod record;
@@ -17,7 +18,9 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
+use crate::health::Health;
 pub use counts::{Counts, WorkerCounter, WorkerCounts, WorkerLag};
+pub use feed::FeedMetrics;
 pub use format::Format;
 pub use record::{OutputMetrics, RecordMetrics};
 pub use topics::TopicSubscribers;
@@ -36,10 +39,16 @@ pub struct GeneratorMetrics {
     pub published: Counter,
     pub unpublished: Counter,
     pub unstored: Counter,
+    /// Closed bars that wait to be published.
+    pub late: Gauge,
+    /// Closed bars that wait to be stored.
+    pub store_waiting: Gauge,
     pub ticks: Counter,
     pub ticks_late: Counter,
     pub bus_connected: Gauge,
     pub publish_seconds: Gauge<f64, AtomicU64>,
+    /// What keeps it from publishing and storing.
+    pub health: Health,
 }
 
 impl GeneratorMetrics {
@@ -57,8 +66,18 @@ impl GeneratorMetrics {
         );
         registry.register(
             "barcast_unstored_bars",
-            "Bars that were published but not stored, because the store refused them",
+            "Closed bars that the store never took, and that were given up",
             self.unstored.clone(),
+        );
+        registry.register(
+            "barcast_unpublished_waiting_bars",
+            "Closed bars that wait to be published later",
+            self.late.clone(),
+        );
+        registry.register(
+            "barcast_unstored_waiting_bars",
+            "Closed bars that wait to be stored later",
+            self.store_waiting.clone(),
         );
         registry.register("barcast_ticks", "Ticks generated", self.ticks.clone());
         registry.register(
@@ -75,44 +94,6 @@ impl GeneratorMetrics {
             "barcast_publish_seconds",
             "How long the last tick's publish took until it was confirmed",
             self.publish_seconds.clone(),
-        );
-    }
-}
-
-/// What an ingest counts, beside what it publishes.
-#[derive(Debug, Default, Clone)]
-pub struct FeedMetrics {
-    pub publishing: GeneratorMetrics,
-    pub taken: Counter,
-    pub late: Counter,
-    pub bad: Counter,
-    /// The longest delay of a symbol's feed, in seconds.
-    pub delay: Gauge<f64, AtomicU64>,
-}
-
-impl FeedMetrics {
-    /// Registers all under their names.
-    pub fn register(&self, registry: &mut Registry) {
-        self.publishing.register(registry);
-        registry.register(
-            "barcast_feed_rows",
-            "Trades or bars read that count in some bar",
-            self.taken.clone(),
-        );
-        registry.register(
-            "barcast_feed_late",
-            "Trades or bars left out because they came later than --late allows",
-            self.late.clone(),
-        );
-        registry.register(
-            "barcast_feed_bad",
-            "Rows left out because they are no trade or bar",
-            self.bad.clone(),
-        );
-        registry.register(
-            "barcast_feed_delay_seconds",
-            "How far the feed of the most delayed symbol is behind the clock",
-            self.delay.clone(),
         );
     }
 }

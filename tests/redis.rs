@@ -48,7 +48,7 @@ async fn after_a_restart_both_sides_come_back_by_themselves() {
 
     server.kill();
     let lost = publisher.publish(&numbered("bars:A:1", 1..2)).await;
-    assert!(matches!(lost, Err(BusError::Publish(_))), "{lost:?}");
+    assert!(lost.is_err(), "{lost:?}");
     let lost = publisher.publish(&numbered("bars:A:1", 1..2)).await;
     assert!(matches!(lost, Err(BusError::NotConnected(_))), "{lost:?}");
     assert!(!publisher.is_connected());

@@ -18,10 +18,11 @@ use std::future::Future;
 
 use tokio_util::sync::CancellationToken;
 
+use crate::health::{Concern, Health};
 pub use memory::MemoryBus;
 pub use redis::RedisBus;
 pub use sink::{Doubt, Sink};
-pub use store::{Kept, Refused};
+pub use store::{Kept, Owed, Refused};
 
 /// One message on its way out.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,12 +65,29 @@ pub trait Publisher: Send + 'static {
     }
 
     /// Publishes as [`publish`](Self::publish) does, and before that stores what is to be kept, in the
-    /// same write. Tells what the store refused: that is no reason not to publish.
+    /// same write. Tells what the store refused: that is no reason not to publish. Closed bars that were not
+    /// stored, for whatever reason, wait: [`tend`](Self::tend) stores them later.
     fn publish_and_keep(
         &mut self,
         messages: &[Outgoing],
         kept: &[Kept],
     ) -> impl Future<Output = Result<Option<Refused>, BusError>> + Send;
+
+    /// Stores some of what waits for it, if it is time to; `true` when there is more to do at once. To be
+    /// called every second or so.
+    fn tend(&mut self) -> impl Future<Output = bool> + Send {
+        async { false }
+    }
+
+    /// What the store has not taken yet.
+    fn owed(&self) -> Owed {
+        Owed::default()
+    }
+
+    /// Says from now on in this list what keeps it from publishing and storing.
+    fn report_to(&mut self, health: &Health) {
+        health.clear(Concern::Publisher);
+    }
 
     /// Whether it keeps anything at all: if not, nothing needs to be prepared.
     fn keeps(&self) -> bool {

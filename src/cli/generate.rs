@@ -31,7 +31,7 @@ pub struct GenerateArgs {
         default_value = "none"
     )]
     compress: Compress,
-    /// Address for /healthz and /metrics, as 127.0.0.1:9100; none without it
+    /// Address for /healthz, /readyz and /metrics, as 127.0.0.1:9100; none without it
     #[arg(long, env = "BARCAST_GENERATOR_HEALTH_LISTEN", value_parser = values::address)]
     health_listen: Option<SocketAddr>,
 }

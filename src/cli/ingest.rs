@@ -103,7 +103,7 @@ pub struct IngestArgs {
         default_value = "none"
     )]
     compress: Compress,
-    /// Address for /healthz and /metrics, as 127.0.0.1:9101; none without it
+    /// Address for /healthz, /readyz and /metrics, as 127.0.0.1:9101; none without it
     #[arg(long, env = "BARCAST_INGEST_HEALTH_LISTEN", value_parser = values::address)]
     health_listen: Option<SocketAddr>,
 }

@@ -33,7 +33,7 @@ pub struct RecordArgs {
     /// Where bars are read that were missed
     #[arg(long, env = "BARCAST_STORE", value_enum, default_value = "redis")]
     store: Store,
-    /// Address for /healthz and /metrics, as 127.0.0.1:9102; none without it
+    /// Address for /healthz, /readyz and /metrics, as 127.0.0.1:9102; none without it
     #[arg(long, env = "BARCAST_RECORD_HEALTH_LISTEN", value_parser = values::address)]
     health_listen: Option<SocketAddr>,
 }

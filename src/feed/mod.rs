@@ -27,8 +27,9 @@ use crate::bar::{Message, Resolution, Symbol};
 use crate::bus::{Bus, Publisher, RedisBus};
 use crate::clock::{now_ms, now_us};
 use crate::generator::numbering::Numbering;
-use crate::generator::outlet::Outlet;
+use crate::generator::outlet::{Outlet, TEND_INTERVAL};
 use crate::generator::pack::Form;
+use crate::health::Concern;
 use crate::limited::Limited;
 use crate::metrics::FeedMetrics;
 use crate::metrics::process::ProcessCollector;
@@ -141,12 +142,9 @@ pub async fn ingest(settings: Feed, stop: CancellationToken) -> Result<Totals, F
         let mut registry = prometheus_client::registry::Registry::default();
         metrics.register(&mut registry);
         registry.register_collector(Box::new(ProcessCollector));
-        crate::generator::health::start(
-            listener,
-            registry,
-            metrics.publishing.clone(),
-            stop.clone(),
-        );
+        let publishing = metrics.publishing.clone();
+        publishing.health.set(Concern::Publisher, "starting");
+        crate::generator::health::start(listener, registry, publishing, stop.clone());
     }
     tracing::info!(redis = settings.bus.address(), "publishing");
     run(settings.config, settings.bus.publisher(), metrics, stop).await
@@ -176,7 +174,8 @@ pub async fn run<P: Publisher>(
         live = config.live,
         "ingest started"
     );
-    let rows = source::open(&config, &stop).map_err(FeedError::Input)?;
+    let rows =
+        source::open(&config, &metrics.publishing.health, &stop).map_err(FeedError::Input)?;
     let mut outlet = Outlet::new(publisher, config.form, metrics.publishing.clone());
     outlet.ready(&stop).await;
     let mut market = Market {
@@ -193,6 +192,7 @@ pub async fn run<P: Publisher>(
     let handle = Handle::current();
     let work = move || {
         let ended = pump(&mut market, &rows, &mut outlet, &handle, &stop);
+        handle.block_on(outlet.finish(&stop));
         let totals = market.totals(stop.is_cancelled());
         tracing::info!(?totals, "ingest ended");
         ended.map(|()| totals)
@@ -212,8 +212,11 @@ fn pump<P: Publisher>(
     let mut due = Instant::now() + flush;
     let mut messages: Vec<Message> = Vec::new();
     while !stop.is_cancelled() {
+        if outlet.is_tend_due() {
+            handle.block_on(outlet.tend(stop));
+        }
         let wait = due.saturating_duration_since(Instant::now());
-        let ended = match rows.recv_timeout(wait) {
+        let ended = match rows.recv_timeout(wait.min(TEND_INTERVAL)) {
             Ok(Chunk::Rows { rows, mark, behind }) => {
                 rows.into_iter().for_each(|row| market.take(row));
                 market.mark.read(mark, behind);
@@ -221,7 +224,9 @@ fn pump<P: Publisher>(
             }
             Ok(Chunk::Failed(why)) => return Err(FeedError::Read(why)),
             Err(RecvTimeoutError::Timeout) => {
-                market.mark.idle(now_ms());
+                if Instant::now() >= due {
+                    market.mark.idle(now_ms());
+                }
                 false
             }
             Err(RecvTimeoutError::Disconnected) => {

@@ -1,5 +1,7 @@
 //! Where rows come from. Each source reads on a thread of its own and hands rows over in chunks.
 
+mod follow;
+
 use std::cell::RefCell;
 use std::fmt;
 use std::fs::File;
@@ -13,11 +15,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::Config;
 use super::row::{Format, Row, Values};
-use crate::bus::backoff::Backoff;
-use crate::bus::redis::reply::told;
-use crate::bus::stream::ENTRIES;
 use crate::bus::{Bus, RedisBus, Sink};
 use crate::clock::now_ms;
+use crate::health::{Concern, Health};
+use crate::limited::Limited;
 
 /// Rows of one chunk: handing over costs little for each.
 const CHUNK_ROWS: usize = 512;
@@ -78,7 +79,11 @@ struct Gone;
 ///
 /// # Errors
 /// One line: a file cannot be opened, or a thread cannot be made.
-pub(super) fn open(config: &Config, stop: &CancellationToken) -> Result<Receiver<Chunk>, String> {
+pub(super) fn open(
+    config: &Config,
+    health: &Health,
+    stop: &CancellationToken,
+) -> Result<Receiver<Chunk>, String> {
     let (sender, receiver) = sync_channel(QUEUED_CHUNKS);
     let out = Out {
         sender,
@@ -88,8 +93,13 @@ pub(super) fn open(config: &Config, stop: &CancellationToken) -> Result<Receiver
         read_at: None,
         behind: false,
     };
-    let config = config.clone();
-    let stop = stop.clone();
+    let (config, health, stop) = (config.clone(), health.clone(), stop.clone());
+    if !matches!(config.source, Source::Files(_)) {
+        health.set(
+            Concern::Bus,
+            format!("{}: not connected yet", config.source),
+        );
+    }
     let work: Box<dyn FnOnce() + Send> = match config.source.clone() {
         Source::Files(files) => {
             let opened = files
@@ -103,6 +113,8 @@ pub(super) fn open(config: &Config, stop: &CancellationToken) -> Result<Receiver
             run(out, &stop.clone(), |out| {
                 let listener = Listener {
                     config,
+                    health,
+                    log: Limited::default(),
                     out,
                     stop: stop.clone(),
                 };
@@ -110,7 +122,9 @@ pub(super) fn open(config: &Config, stop: &CancellationToken) -> Result<Receiver
             });
         }),
         Source::Stream(bus, key, from) => Box::new(move || {
-            run(out, &stop, |out| follow(bus, key, from, config, out));
+            run(out, &stop, |out| {
+                follow::follow(bus, key, from, config, health, out)
+            });
         }),
     };
     thread::Builder::new()
@@ -331,17 +345,24 @@ fn rows(file: Text, config: &Config, out: &mut Out) -> io::Result<Result<(), Gon
 /// Messages of a channel: lines of JSON each.
 struct Listener {
     config: Config,
+    health: Health,
+    log: Limited,
     out: Out,
     stop: CancellationToken,
 }
 
 impl Sink for Listener {
     fn connected(&mut self) {
+        self.health.clear(Concern::Bus);
         tracing::info!("listening to the channel");
     }
 
     fn lost(&mut self, why: &str) {
-        tracing::warn!(%why, "the channel is lost: rows sent meanwhile are missed");
+        let lost = format!("{} is lost: {why}", self.config.source);
+        self.health.set(Concern::Bus, lost);
+        self.log.say(|left_out| {
+            tracing::warn!(%why, left_out, "the channel is lost: rows sent meanwhile are missed");
+        });
     }
 
     fn message(&mut self, channel: &str, payload: &[u8]) {
@@ -385,61 +406,4 @@ fn run<F: Future<Output = ()>>(out: Out, stop: &CancellationToken, task: impl Fn
             out.fail(format!("cannot make a runtime: {why}"));
         }
     }
-}
-
-/// Entries of a stream, whose fields are a row; read on from the last one after a break.
-async fn follow(bus: RedisBus, key: String, from: String, config: Config, mut out: Out) {
-    let mut backoff = Backoff::default();
-    let mut stream = bus.stream(key.clone(), from);
-    loop {
-        let asked = now_ms();
-        match stream.read().await {
-            Ok(entries) => {
-                backoff.reset();
-                let drained = entries.len() < ENTRIES;
-                // In a backlog the id says when its entry arrived.
-                let arrived = entries.last().and_then(|(id, _)| arrival(id));
-                let mark = if drained {
-                    Some(asked)
-                } else {
-                    arrived.map(|at| at.min(asked))
-                };
-                for (id, fields) in entries {
-                    let fields = fields.into_iter();
-                    let fields = fields.map(|(name, value)| (name, value.into()));
-                    let row = Row {
-                        at: format!("{key} {id}"),
-                        entry: Values::of(fields).entry(&config),
-                    };
-                    if out.add(row).is_err() {
-                        return;
-                    }
-                }
-                out.mark = mark;
-                if out.set_behind(!drained).is_err() || out.flush().is_err() {
-                    return;
-                }
-            }
-            Err(why) => {
-                // Meanwhile entries gather in the stream.
-                if out.set_behind(true).is_err() {
-                    return;
-                }
-                let wait = backoff.wait();
-                let (from, why) = (stream.from(), told(&why));
-                tracing::warn!(
-                    why,
-                    ?wait,
-                    from,
-                    "the stream is lost; it is read on from there"
-                );
-                tokio::time::sleep(wait).await;
-            }
-        }
-    }
-}
-
-/// When an entry arrived, by its id: ms since the epoch and a number, as Redis gives them.
-fn arrival(id: &str) -> Option<i64> {
-    id.split_once('-').and_then(|(ms, _)| ms.parse().ok())
 }

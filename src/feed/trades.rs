@@ -12,6 +12,7 @@ use super::{Config, Input};
 use crate::aggregate::{Rules, Trade};
 use crate::bar::Symbol;
 use crate::generator::pack::Form;
+use crate::health::Health;
 
 /// How often who waits for a row looks whether it should stop.
 const LOOK: Duration = Duration::from_millis(100);
@@ -56,7 +57,7 @@ impl Trades {
             form: Form::Single,
         };
         Ok(Self {
-            rows: source::open(&config, stop)?,
+            rows: source::open(&config, &Health::default(), stop)?,
             chunk: Vec::new().into_iter(),
         })
     }

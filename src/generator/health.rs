@@ -1,4 +1,4 @@
-//! `/healthz` and `/metrics` of a process that is no gateway: a generator, an ingest, a recorder.
+//! `/healthz`, `/readyz` and `/metrics` of a process that is no gateway: a generator, an ingest, a recorder.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -18,6 +18,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::health::quoted;
 use crate::metrics::{self, Format, GeneratorMetrics};
 
 /// Connections at once: a few probes and scrapers, and no stranger takes the generator's files.
@@ -31,41 +32,53 @@ const KEEP_ALIVE: &str = "timeout=70";
 /// Pause after accept failed, mostly for want of open files: trying at once would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// What `/healthz` answers, as JSON.
-pub type Health = Arc<dyn Fn() -> String + Send + Sync>;
+const JSON: &str = "application/json";
 
-/// Answers on `listener` in the background until `stop`, with what is in `registry`, as a publisher does.
+/// What probes are answered.
+pub trait Probed: Send + Sync + 'static {
+    /// What keeps the process from its work; none when it is ready.
+    fn unready(&self) -> Option<String>;
+    /// The body of `/healthz`, as JSON.
+    fn healthz(&self) -> String;
+}
+
+impl Probed for GeneratorMetrics {
+    fn unready(&self) -> Option<String> {
+        self.health.unready()
+    }
+
+    fn healthz(&self) -> String {
+        let bus = match self.bus_connected.get() {
+            0 => "disconnected",
+            _ => "connected",
+        };
+        let status = quoted(&self.health.status());
+        format!("{{\"status\":{status},\"bus\":\"{bus}\"}}\n")
+    }
+}
+
+/// Answers on `listener` in the background until `stop`, with what is in `registry` and what `probed` says.
 pub fn start(
     listener: TcpListener,
     registry: Registry,
-    metrics: GeneratorMetrics,
-    stop: CancellationToken,
-) {
-    start_with(listener, registry, Arc::new(move || health(&metrics)), stop);
-}
-
-/// Answers on `listener` in the background until `stop`, with what is in `registry` and what `health` says.
-pub fn start_with(
-    listener: TcpListener,
-    registry: Registry,
-    health: Health,
+    probed: impl Probed,
     stop: CancellationToken,
 ) {
     match listener.local_addr() {
         Ok(address) => tracing::info!(%address, "health and metrics"),
         Err(why) => tracing::warn!(%why, "health and metrics at an unknown address"),
     }
-    tokio::spawn(serve(listener, Arc::new(registry), health, stop));
+    tokio::spawn(serve(listener, Arc::new(registry), Arc::new(probed), stop));
 }
 
 /// Answers on `listener` until `stop`.
 ///
-/// `/healthz` is 200 as long as the process answers, and says whether the bus is connected: a
-/// generator without its bus goes on, and restarting it would not help.
+/// `/healthz` is 200 as long as the process answers, and says what is wrong: a generator without its bus
+/// goes on, and restarting it would not help. `/readyz` is 200 while bars can flow.
 async fn serve(
     listener: TcpListener,
     registry: Arc<Registry>,
-    health: Health,
+    probed: Arc<impl Probed>,
     stop: CancellationToken,
 ) {
     let free = Arc::new(Semaphore::new(MAX_CONNECTIONS));
@@ -82,10 +95,10 @@ async fn serve(
                     continue;
                 }
             };
-            let (registry, health) = (Arc::clone(&registry), Arc::clone(&health));
+            let (registry, probed) = (Arc::clone(&registry), Arc::clone(&probed));
             let stop = stop.clone();
             tokio::spawn(async move {
-                let served = connection(stream, &registry, &health);
+                let served = connection(stream, &registry, &*probed);
                 stop.run_until_cancelled(served).await;
                 drop(permit);
             });
@@ -94,12 +107,12 @@ async fn serve(
     stop.run_until_cancelled(accept).await;
 }
 
-async fn connection(stream: TcpStream, registry: &Registry, health: &Health) {
+async fn connection(stream: TcpStream, registry: &Registry, probed: &impl Probed) {
     if timeout(FIRST_TIMEOUT, stream.readable()).await.is_err() {
         return;
     }
     let service = service_fn(|request: Request<Incoming>| async move {
-        let mut answer = answer(&request, registry, health);
+        let mut answer = answer(&request, registry, probed);
         let told = HeaderValue::from_static(KEEP_ALIVE);
         let headers = answer.headers_mut();
         headers.insert(HeaderName::from_static("keep-alive"), told);
@@ -115,17 +128,29 @@ async fn connection(stream: TcpStream, registry: &Registry, health: &Health) {
     }
 }
 
-fn answer<B>(request: &Request<B>, registry: &Registry, health: &Health) -> Response<Full<Bytes>> {
+fn answer<B>(
+    request: &Request<B>,
+    registry: &Registry,
+    probed: &impl Probed,
+) -> Response<Full<Bytes>> {
+    let mut status = StatusCode::OK;
     let (content_type, text) = match request.uri().path() {
-        "/healthz" => ("application/json", health()),
         "/metrics" => {
             let format = Format::wanted(request.headers());
             (format.content_type(), metrics::render(registry, format))
         }
+        "/healthz" => (JSON, probed.healthz()),
+        "/readyz" => {
+            let unready = probed.unready();
+            if unready.is_some() {
+                status = StatusCode::SERVICE_UNAVAILABLE;
+            }
+            (JSON, readyz(unready))
+        }
         _ => {
             return plain(
                 StatusCode::NOT_FOUND,
-                "not found: /healthz and /metrics are there\n",
+                "not found: /healthz, /readyz and /metrics are there\n",
             );
         }
     };
@@ -136,6 +161,7 @@ fn answer<B>(request: &Request<B>, registry: &Registry, health: &Health) -> Resp
         return refused;
     }
     let mut response = Response::new(Full::from(text));
+    *response.status_mut() = status;
     let content_type = HeaderValue::from_static(content_type);
     response.headers_mut().insert(CONTENT_TYPE, content_type);
     let by_accept = HeaderValue::from_static("Accept");
@@ -143,12 +169,11 @@ fn answer<B>(request: &Request<B>, registry: &Registry, health: &Health) -> Resp
     response
 }
 
-fn health(metrics: &GeneratorMetrics) -> String {
-    let bus = match metrics.bus_connected.get() {
-        0 => "disconnected",
-        _ => "connected",
-    };
-    format!("{{\"status\":\"ok\",\"bus\":\"{bus}\"}}\n")
+fn readyz(unready: Option<String>) -> String {
+    match unready {
+        None => "{\"ready\":true}\n".to_owned(),
+        Some(why) => format!("{{\"ready\":false,\"reason\":{}}}\n", quoted(&why)),
+    }
 }
 
 fn plain(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {

@@ -17,12 +17,13 @@ use std::time::Duration;
 
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::bar::{Message, Resolution, Symbol};
 use crate::bus::{Bus, Publisher, RedisBus};
 use crate::clock::{now_ms, now_us};
+use crate::health::Concern;
 use crate::metrics::GeneratorMetrics;
 use crate::metrics::process::ProcessCollector;
 use market::Market;
@@ -84,6 +85,7 @@ pub async fn generate(settings: Generate, stop: CancellationToken) -> Result<(),
         let mut registry = Registry::default();
         metrics.register(&mut registry);
         registry.register_collector(Box::new(ProcessCollector));
+        metrics.health.set(Concern::Publisher, "starting");
         health::start(listener, registry, metrics.clone(), stop.clone());
     }
     tracing::info!(redis = settings.bus.address(), "publishing");
@@ -93,8 +95,8 @@ pub async fn generate(settings: Generate, stop: CancellationToken) -> Result<(),
 
 /// Publishes bars until `stop`.
 ///
-/// A bus that is lost stops nothing: ticks go on, `seq` counts what could not be published, and
-/// the count is told once it is back. Only the backfill waits for the bus, since a chart needs it.
+/// A bus that is lost stops nothing: ticks go on, `seq` counts what could not be published, and closed bars
+/// are published once it is back. Only the backfill waits for the bus, since a chart needs it.
 pub async fn run<P: Publisher>(
     config: Config,
     publisher: P,
@@ -119,6 +121,7 @@ pub async fn run<P: Publisher>(
         backfill(&mut market, config.backfill, &mut outlet, &stop).await;
     }
     ticks(&mut market, config.interval, &mut outlet, &metrics, &stop).await;
+    outlet.finish(&stop).await;
     tracing::info!(
         ticks = metrics.ticks.get(),
         ticks_late = metrics.ticks_late.get(),
@@ -156,7 +159,7 @@ async fn ticks<P: Publisher>(
     let mut late = LateLog::default();
     let mut messages: Vec<Message> = Vec::new();
     let mut due = Instant::now();
-    while stop.run_until_cancelled(sleep_until(due)).await.is_some() {
+    while outlet.rest(due, stop).await {
         messages.clear();
         market.tick(now_ms(), &mut messages);
         outlet.offer(&mut messages, stop).await;

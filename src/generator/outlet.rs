@@ -1,7 +1,10 @@
-//! The way out to the bus, for a generator and a replay alike: counts, and tells of a lost bus once.
+//! The way out to the bus, for a generator, an ingest and a replay alike: counts, tells of a lost bus once,
+//! and publishes and stores later what could not be at once.
 
-use std::time::{Duration, Instant};
+use std::collections::VecDeque;
+use std::time::Duration;
 
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::pack::{Form, Packer, keep};
@@ -13,6 +16,17 @@ use crate::metrics::GeneratorMetrics;
 /// Pause before the same messages are published again over a connection that stands: the bus refused
 /// them, and may do so for long.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
+/// How often an outlet that rests looks whether something can be published or stored later.
+pub const TEND_INTERVAL: Duration = Duration::from_millis(500);
+/// Closed bars of a generator that wait for a lost bus, some 10 MB: of more the oldest is given up.
+const MAX_LATE_BARS: usize = 50_000;
+/// Of those, bars of one write.
+const LATE_CHUNK: usize = 2_000;
+/// How long the end of the input waits for a store that does not take its last bars: Redis loads, or is
+/// restarted.
+const END_WAIT: Duration = Duration::from_secs(30);
+/// The same after the end was asked for by a signal.
+const STOP_WAIT: Duration = Duration::from_secs(1);
 
 /// Publishes messages, and keeps count of what the bus confirmed and what it did not.
 #[derive(Debug)]
@@ -22,6 +36,11 @@ pub struct Outlet<P> {
     metrics: GeneratorMetrics,
     outage: Option<Outage>,
     store_log: Limited,
+    /// Closed bars that could not be published when they were offered.
+    late: VecDeque<Message>,
+    /// Bars given up by the store that are counted.
+    given_up: u64,
+    tended: Option<Instant>,
 }
 
 /// Since when nothing was confirmed, and how many bars that cost.
@@ -32,33 +51,138 @@ struct Outage {
 }
 
 impl<P: Publisher> Outlet<P> {
-    pub fn new(publisher: P, form: Form, metrics: GeneratorMetrics) -> Self {
+    pub fn new(mut publisher: P, form: Form, metrics: GeneratorMetrics) -> Self {
+        publisher.report_to(&metrics.health);
         Self {
             publisher,
             packer: Packer::new(form),
             metrics,
             outage: None,
             store_log: Limited::default(),
+            late: VecDeque::new(),
+            given_up: 0,
+            tended: None,
         }
     }
 
     /// Waits until the bus is connected, at most until `stop` (then `false`).
     pub async fn ready(&mut self, stop: &CancellationToken) -> bool {
         let ready = stop.run_until_cancelled(self.publisher.ready()).await;
-        self.metrics
-            .bus_connected
-            .set(i64::from(self.publisher.is_connected()));
+        self.measure();
         ready.is_some()
     }
 
-    /// Publishes once. What is not confirmed, also because `stop` came first, counts as unpublished.
+    /// Publishes once, after what waits to be published. Of what is not confirmed, closed bars wait for the
+    /// next time, and what is forming counts as unpublished; what `stop` came before counts so, too.
     pub async fn offer(&mut self, messages: &mut [Message], stop: &CancellationToken) {
-        match self.publish(messages, stop).await {
+        let published = match self.publish_late(stop).await {
+            Some(Ok(())) => self.publish(messages, stop).await,
+            failed => failed,
+        };
+        match published {
             Some(Ok(())) => self.confirmed(messages),
-            Some(Err(why)) => self.failed(&why, messages.len()),
+            Some(Err(why)) => {
+                let closed = messages.iter().filter(|message| message.bar.closed);
+                self.late.extend(closed.copied());
+                let forming = messages.iter().filter(|message| !message.bar.closed);
+                let given_up = self.late.len().saturating_sub(MAX_LATE_BARS);
+                self.late.drain(..given_up);
+                let unpublished = forming.count() + given_up;
+                self.failed(&why, unpublished);
+            }
             None => {
                 self.metrics.unpublished.inc_by(count(messages.len()));
             }
+        }
+        self.measure();
+    }
+
+    /// Publishes what could not be before, oldest first. `None` when `stop` came first.
+    async fn publish_late(&mut self, stop: &CancellationToken) -> Option<Result<(), String>> {
+        while !self.late.is_empty() {
+            let chunk = self.late.len().min(LATE_CHUNK);
+            let mut messages: Vec<_> = self.late.iter().take(chunk).copied().collect();
+            match self.publish(&mut messages, stop).await {
+                Some(Ok(())) => {
+                    self.late.drain(..chunk);
+                    self.confirmed(&messages);
+                }
+                failed => return failed,
+            }
+        }
+        Some(Ok(()))
+    }
+
+    /// Waits, and meanwhile publishes and stores what could not be before. `false` when `stop` came first.
+    pub async fn rest(&mut self, until: Instant, stop: &CancellationToken) -> bool {
+        loop {
+            if Instant::now() < until || self.is_tend_due() {
+                self.tend(stop).await;
+            }
+            let now = Instant::now();
+            let wake = until.min(now + TEND_INTERVAL);
+            let slept = stop.run_until_cancelled(sleep_until(wake)).await;
+            if slept.is_none() || until <= Instant::now() {
+                return slept.is_some();
+            }
+        }
+    }
+
+    /// Whether it is time for [`tend`](Self::tend).
+    pub fn is_tend_due(&self) -> bool {
+        self.tended
+            .is_none_or(|tended| tended.elapsed() >= TEND_INTERVAL)
+    }
+
+    /// Publishes and stores some of what could not be before.
+    pub async fn tend(&mut self, stop: &CancellationToken) {
+        self.tended = Some(Instant::now());
+        if !self.late.is_empty() && self.publisher.is_connected() {
+            match self.publish_late(stop).await {
+                Some(Err(why)) => self.failed(&why, 0),
+                Some(Ok(())) => {}
+                None => return,
+            }
+        }
+        let stored = async {
+            // New bars have their turn.
+            let end = Instant::now() + TEND_INTERVAL;
+            while self.publisher.tend().await && Instant::now() < end {}
+        };
+        stop.run_until_cancelled(stored).await;
+        self.measure();
+    }
+
+    /// Publishes and stores what waits, as long as that may take at the end; what still waits then is given
+    /// up and counted.
+    pub async fn finish(&mut self, stop: &CancellationToken) {
+        let never = CancellationToken::new();
+        let began = Instant::now();
+        while self.waits() > 0 {
+            let wait = if stop.is_cancelled() {
+                STOP_WAIT
+            } else {
+                END_WAIT
+            };
+            let Some(left) = wait.checked_sub(began.elapsed()) else {
+                break;
+            };
+            let is_over = timeout(left, self.tend(&never)).await.is_err();
+            if is_over || self.waits() == 0 || self.publisher.owed().is_mistake {
+                break;
+            }
+            sleep(RETRY_PAUSE).await;
+        }
+        let (unpublished, unstored) = (self.late.len(), self.publisher.owed().waiting);
+        self.late.clear();
+        self.metrics.unpublished.inc_by(count(unpublished));
+        self.metrics.unstored.inc_by(count(unstored));
+        if unpublished + unstored > 0 {
+            tracing::warn!(
+                unpublished,
+                unstored,
+                "bars still waited at the end and are given up"
+            );
         }
     }
 
@@ -76,7 +200,7 @@ impl<P: Publisher> Outlet<P> {
             }
             let again = async {
                 self.publisher.ready().await;
-                tokio::time::sleep(RETRY_PAUSE).await;
+                sleep(RETRY_PAUSE).await;
             };
             if stop.run_until_cancelled(again).await.is_none() {
                 return false;
@@ -106,9 +230,7 @@ impl<P: Publisher> Outlet<P> {
         self.metrics
             .publish_seconds
             .set(started.elapsed().as_secs_f64());
-        self.metrics
-            .bus_connected
-            .set(i64::from(self.publisher.is_connected()));
+        self.measure();
         Some(match published {
             Ok(refused) => {
                 if let Some(refused) = refused {
@@ -120,18 +242,38 @@ impl<P: Publisher> Outlet<P> {
         })
     }
 
-    /// Bars flow all the same: only who comes later misses something.
+    /// Bars flow all the same: they are stored when the store takes them.
     fn refused(&mut self, refused: &Refused) {
         let Refused { messages, why } = refused;
-        self.metrics.unstored.inc_by(*messages);
+        let waiting = self.publisher.owed().waiting;
         self.store_log.say(|left_out| {
             tracing::warn!(
                 messages,
                 why,
+                waiting,
                 left_out,
-                "the store does not take bars; they are published all the same"
+                "the store does not take bars; they are published all the same, and stored later"
             );
         });
+    }
+
+    /// How many closed bars wait.
+    fn waits(&self) -> usize {
+        self.late.len() + self.publisher.owed().waiting
+    }
+
+    fn measure(&mut self) {
+        let owed = self.publisher.owed();
+        let gauge = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        self.metrics.late.set(gauge(self.late.len()));
+        self.metrics.store_waiting.set(gauge(owed.waiting));
+        self.metrics
+            .unstored
+            .inc_by(owed.given_up.saturating_sub(self.given_up));
+        self.given_up = owed.given_up;
+        self.metrics
+            .bus_connected
+            .set(i64::from(self.publisher.is_connected()));
     }
 
     fn confirmed(&mut self, messages: &[Message]) {

@@ -9,7 +9,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use crate::bar::Malformed;
-use crate::health::{Concern, Health};
+use crate::health::{Concern, Health, quoted};
 
 /// From a quarter of a second, which bars are gathered for, to the hour that a database may be away.
 const RECORD_LAG_BUCKETS: [f64; 12] = [
@@ -95,13 +95,8 @@ pub struct OutputMetrics {
     pub connected: Gauge,
     pub write_lag: Histogram,
     pub close_lag: Histogram,
-}
-
-impl OutputMetrics {
-    /// Whether the spool, if there is one, takes bars and gave back all that it took.
-    fn spool_is_well(&self) -> bool {
-        self.spool_failing.get() == 0 && self.spool_damaged.get() == 0
-    }
+    /// What keeps it from being written.
+    pub health: Health,
 }
 
 /// Label of bars whose topic would be one more than a recorder remembers.
@@ -111,7 +106,10 @@ impl RecordMetrics {
     /// Those of one output.
     pub fn output(&self, name: &'static str) -> OutputMetrics {
         let label = [("output", name)];
+        let health = Health::default();
+        health.set(Concern::Output, format!("{name}: nothing was written yet"));
         OutputMetrics {
+            health,
             recorded: self.recorded.get_or_create(&label).clone(),
             refused: self.refused.get_or_create(&label).clone(),
             set_aside: self.set_aside.get_or_create(&label).clone(),
@@ -139,19 +137,35 @@ impl RecordMetrics {
         self.dropped(TOPIC_LIMIT)
     }
 
+    /// `ok`, or `degraded: ` and why.
+    fn status(&self, outputs: &[(&'static str, OutputMetrics)]) -> String {
+        let own = self.health.status();
+        let mut whys = Vec::new();
+        whys.extend(own.strip_prefix("degraded: ").map(str::to_owned));
+        for (name, output) in outputs {
+            whys.extend(output.health.unready());
+            if output.spool_failing.get() != 0 {
+                whys.push(format!(
+                    "{name}: the spool's disk refuses bars; they wait in memory"
+                ));
+            } else if output.spool_damaged.get() != 0 {
+                whys.push(format!("{name}: the spool was damaged"));
+            }
+        }
+        match whys.is_empty() {
+            true => "ok".to_owned(),
+            false => format!("degraded: {}", whys.join("; ")),
+        }
+    }
+
     /// What `/healthz` answers: alive, with each side's state. A recorder without its database goes on,
     /// and restarting it would not help; that it is not well is said all the same.
-    pub fn health(&self, outputs: &[(&'static str, OutputMetrics)]) -> String {
+    pub fn health_json(&self, outputs: &[(&'static str, OutputMetrics)]) -> String {
         let state = |up: bool| if up { "connected" } else { "disconnected" };
         let bus = self.bus_connected.get() != 0;
         let is_up = |(_, output): &(_, OutputMetrics)| output.connected.get() != 0;
-        let is_well = |output: &(_, OutputMetrics)| is_up(output) && output.1.spool_is_well();
-        let status = if bus && outputs.iter().all(is_well) {
-            "ok"
-        } else {
-            "degraded"
-        };
-        let mut text = format!("{{\"status\":\"{status}\",\"bus\":\"{}\"", state(bus));
+        let status = quoted(&self.status(outputs));
+        let mut text = format!("{{\"status\":{status},\"bus\":\"{}\"", state(bus));
         for output in outputs {
             let (name, metrics) = output;
             let (waiting, refused) = (metrics.waiting.get(), metrics.refused.get());

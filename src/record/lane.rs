@@ -16,6 +16,7 @@ use super::log::{Log, Seen};
 use crate::bar::{Bar, Topic};
 use crate::bus::backoff::Backoff;
 use crate::clock::now_ms;
+use crate::health::Concern;
 use crate::limited::Limited;
 use crate::metrics::OutputMetrics;
 
@@ -246,6 +247,7 @@ impl Lane {
         self.probe_due = Instant::now() + PROBE;
         self.backoff.reset();
         self.metrics.connected.set(1);
+        self.metrics.health.clear(Concern::Output);
         let mut bars = 0;
         for batch in &flight.batches {
             bars += batch.bars.len();
@@ -291,6 +293,8 @@ impl Lane {
         self.metrics.failures.inc();
         self.metrics.connected.set(0);
         let output = self.name;
+        let unwritten = format!("{output}: bars cannot be written: {why}");
+        self.metrics.health.set(Concern::Output, unwritten);
         if self.outage.is_none() {
             self.outage = Some(Instant::now());
             tracing::warn!(output, why, "bars cannot be written; they wait");

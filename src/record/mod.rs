@@ -20,7 +20,6 @@ pub mod table;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
@@ -147,9 +146,11 @@ pub async fn record(settings: Record, stop: CancellationToken) -> Result<usize, 
         let listener = TcpListener::bind(address).await.with_context(|| {
             format!("--health-listen (BARCAST_RECORD_HEALTH_LISTEN) = {address}")
         })?;
-        let metrics = metrics.clone();
-        let told = move || metrics.health(&outputs);
-        health::start_with(listener, registry, Arc::new(told), stop.clone());
+        let probed = Recording {
+            metrics: metrics.clone(),
+            outputs,
+        };
+        health::start(listener, registry, probed, stop.clone());
     }
     let bus = match settings.load {
         true => settings.bus.clone().loading(MAX_TOPICS, LOAD_BARS),
@@ -162,6 +163,31 @@ pub async fn record(settings: Record, stop: CancellationToken) -> Result<usize, 
         lost += end.await.context("a lane panicked")?;
     }
     Ok(lost)
+}
+
+/// What probes are answered.
+struct Recording {
+    metrics: RecordMetrics,
+    outputs: Vec<(&'static str, OutputMetrics)>,
+}
+
+impl health::Probed for Recording {
+    fn unready(&self) -> Option<String> {
+        let outputs = self.outputs.iter();
+        let outputs = outputs.filter_map(|(_, output)| output.health.unready());
+        let whys: Vec<_> = self
+            .metrics
+            .health
+            .unready()
+            .into_iter()
+            .chain(outputs)
+            .collect();
+        (!whys.is_empty()).then(|| whys.join("; "))
+    }
+
+    fn healthz(&self) -> String {
+        self.metrics.health_json(&self.outputs)
+    }
 }
 
 /// What is started for each output.

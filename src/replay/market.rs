@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use tokio::runtime::Handle;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::merge::MAX_REPORTED;
@@ -77,6 +77,7 @@ pub(super) async fn run<P: Publisher>(
         } else {
             Ok(())
         };
+        handle.block_on(outlet.finish(&stage.stop));
         let totals = Totals {
             published,
             bad_rows: stage.bad_rows,
@@ -147,7 +148,7 @@ impl Stage {
             match waits_until {
                 Wait::Not => {}
                 Wait::Until(at) => {
-                    handle.block_on(self.stop.run_until_cancelled(sleep_until(at)));
+                    handle.block_on(outlet.rest(at, &self.stop));
                 }
                 Wait::End => break,
             }

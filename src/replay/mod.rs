@@ -21,7 +21,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub use file::BadRow;
@@ -190,7 +190,7 @@ pub async fn run<P: Publisher>(
                 break;
             }
             Ok(Chunk::Later(at)) => {
-                stopped = stop.run_until_cancelled(sleep_until(at)).await.is_none();
+                stopped = !outlet.rest(at, &stop).await;
             }
             Ok(Chunk::Bars(bars)) => {
                 let mut messages: Vec<_> = bars
@@ -204,6 +204,7 @@ pub async fn run<P: Publisher>(
         }
         progress.at(merge.position, published);
     }
+    outlet.finish(&stop).await;
     progress.end();
     let totals = Totals {
         published,

@@ -213,6 +213,7 @@ def test_a_generators_health(store):
     try:
         eventually("the generator listens", listens)
         assert ask(address, "GET", "/healthz", narrower=schema("ProducerHealth"))[0] == 200
+        assert ask(address, "GET", "/readyz", narrower=schema("ProducerReady"))[0] in (200, 503)
         assert ask(address, "GET", "/metrics")[0] == 200
         assert ask(address, "HEAD", "/healthz")[0] == 200
         assert ask(address, "POST", "/healthz")[0] == 405

@@ -7,6 +7,7 @@
 //! with its socket, so reconnecting and resubscribing are done here.
 
 mod access;
+pub(super) mod link;
 mod past;
 mod publish;
 pub mod reply;

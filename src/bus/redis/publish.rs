@@ -1,28 +1,36 @@
-//! A publisher: a connection of its own, made again in the background.
+//! A publisher: publishes over a [`Link`], and remembers what the store has not taken.
 
-use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Value};
-use tokio::task::JoinHandle;
+use std::time::{Duration, Instant};
+
+use redis::Value;
 use tokio::time::timeout;
 
+use super::link::{Link, Open};
+use super::reply::{Meaning, Purpose, meaning, told};
 use super::{RESPONSE_TIMEOUT, RedisBus};
-use crate::bus::backoff::Backoff;
-use crate::bus::store::keep::Keeper;
-use crate::bus::store::{Kept, Refused, Write, Writes};
-use crate::bus::{Bus, BusError, Outgoing, Publisher};
+use crate::bus::store::keep::{Keeper, Wanted};
+use crate::bus::store::{Kept, Outcome, Owed, Refused, Write, Writes};
+use crate::bus::{BusError, Outgoing, Publisher};
+use crate::health::{Concern, Health};
 
-enum Link {
-    Down,
-    Connecting(JoinHandle<MultiplexedConnection>),
-    Up(MultiplexedConnection),
-}
+/// Pause before the store is offered again what it refused.
+const STORE_PAUSE: Duration = Duration::from_secs(1);
 
-/// Publishes over a connection of its own, which it makes again in the background when it is lost.
+/// Publishes over a connection of its own, which is made again in the background when it is lost.
 pub struct RedisPublisher {
     bus: RedisBus,
-    link: Link,
-    last_error: String,
+    link: Option<Link>,
     keeper: Option<Keeper>,
+    health: Health,
+    /// Redis did not publish what it was last asked to.
+    is_refused: bool,
+    /// What the store said when it last refused something, and until when it is left alone.
+    store: Option<Refusal>,
+}
+
+struct Refusal {
+    until: Instant,
+    is_mistake: bool,
 }
 
 impl RedisPublisher {
@@ -30,98 +38,132 @@ impl RedisPublisher {
         Self {
             keeper: bus.keep.map(|bars| Keeper::new(bars, bus.prefix)),
             bus,
-            link: Link::Down,
-            last_error: "no connection yet".to_owned(),
+            link: None,
+            health: Health::default(),
+            is_refused: false,
+            store: None,
         }
     }
 
-    /// Starts or takes over a connection attempt; `true` when the link is up.
-    async fn advance(&mut self, wait: bool) -> bool {
-        loop {
-            match &mut self.link {
-                Link::Up(_) => return true,
-                Link::Down => {
-                    let connect = connect_until_it_stands(self.bus.clone());
-                    self.link = Link::Connecting(tokio::spawn(connect));
-                    if !wait {
-                        return false;
-                    }
-                }
-                Link::Connecting(attempt) if wait || attempt.is_finished() => {
-                    self.link = match attempt.await {
-                        Ok(connection) => Link::Up(connection),
-                        Err(why) => {
-                            self.last_error = why.to_string();
-                            Link::Down
-                        }
-                    };
-                }
-                Link::Connecting(_) => return false,
-            }
-        }
-    }
-}
-
-async fn connect_until_it_stands(bus: RedisBus) -> MultiplexedConnection {
-    let mut backoff = Backoff::default();
-    loop {
-        match bus.connect(AsyncConnectionConfig::new()).await {
-            Ok(connection) => {
-                tracing::info!(redis = bus.address(), "publisher connected");
-                return connection;
-            }
-            Err(why) => {
-                let wait = backoff.wait();
-                tracing::warn!(redis = bus.address(), %why, ?wait, "publisher cannot connect");
-                tokio::time::sleep(wait).await;
-            }
-        }
-    }
-}
-
-impl RedisPublisher {
-    /// Sends one write and waits for its replies; gives the connection up when that fails.
-    async fn send(&mut self, write: &Write) -> Result<Vec<Value>, BusError> {
-        let Link::Up(connection) = &mut self.link else {
-            return Err(BusError::NotConnected(self.last_error.clone()));
-        };
-        let why = match timeout(RESPONSE_TIMEOUT, write.send(connection)).await {
-            Ok(Ok(replies)) => return Ok(replies),
-            Ok(Err(why)) => {
-                if why.is_io_error() || why.is_timeout() || why.is_unrecoverable_error() {
-                    self.link = Link::Down;
-                }
-                why.to_string()
-            }
-            Err(_) => {
-                self.link = Link::Down;
-                format!("no reply within {RESPONSE_TIMEOUT:?}")
-            }
-        };
-        if let Some(keeper) = &mut self.keeper {
+    /// The connection, if there is one now; with `wait`, once there is one.
+    async fn open(&mut self, wait: bool) -> Result<Open, BusError> {
+        let (bus, health) = (&self.bus, &self.health);
+        let start = || Link::start(bus.clone(), health.clone());
+        let link = self.link.get_or_insert_with(start);
+        let open = link.get(wait).await;
+        if link.is_new()
+            && let Some(keeper) = &mut self.keeper
+        {
             keeper.forget();
         }
-        self.last_error.clone_from(&why);
-        // Start reconnecting now, not at the next publish.
-        self.advance(false).await;
+        open.map_err(|why| BusError::NotConnected(why.to_string()))
+    }
+
+    fn give_up(&mut self, why: &str) {
+        if let Some(link) = &mut self.link {
+            link.give_up(why);
+        }
+    }
+
+    /// Sends one write and waits for its replies; gives the connection up when there are none.
+    async fn send(&mut self, open: &mut Open, write: &Write) -> Result<Vec<Value>, BusError> {
+        let why = match timeout(RESPONSE_TIMEOUT, write.send(&mut open.connection)).await {
+            Ok(Ok(replies)) => return Ok(replies),
+            Ok(Err(why)) => {
+                let words = told(&why);
+                // A reply is no reason to end a connection, unless it says so.
+                if matches!(
+                    meaning(&why, Purpose::Publish),
+                    None | Some(Meaning::GoElsewhere)
+                ) {
+                    self.give_up(&words);
+                }
+                words
+            }
+            Err(_) => {
+                let why = format!("no reply within {RESPONSE_TIMEOUT:?}");
+                self.give_up(&why);
+                why
+            }
+        };
         Err(BusError::Publish(why))
     }
 
-    /// What is to be kept, as commands.
-    async fn writes(&mut self, kept: &[Kept]) -> Result<Writes, BusError> {
-        let unknown = self.keeper.as_ref().and_then(|keeper| keeper.unknown(kept));
-        let learned = match unknown {
-            Some((topics, question)) => Some((topics, self.send(&question).await?)),
+    /// What is to be stored, as commands.
+    async fn writes(
+        &mut self,
+        open: &mut Open,
+        wanted: &Wanted,
+        anew: bool,
+        outcome: &mut Outcome,
+    ) -> Result<Writes, BusError> {
+        let keeper = self.keeper.as_ref();
+        let question = keeper.and_then(|keeper| keeper.question(wanted, anew));
+        let learned = match question {
+            Some((topics, question)) => Some((topics, self.send(open, &question).await?)),
             None => None,
         };
         let mut writes = Writes::default();
         if let Some(keeper) = &mut self.keeper {
-            if let Some((topics, replies)) = learned {
-                keeper.learn(&topics, &replies);
+            if let Some((topics, replies)) = learned
+                && let Err(why) = keeper.learn(&topics, &replies)
+            {
+                outcome.refuse(topics.len(), &why, meaning(&why, Purpose::Read));
             }
-            keeper.write(kept, &mut writes);
+            keeper.write(wanted, &mut writes);
         }
         Ok(writes)
+    }
+
+    /// Sends what is to be stored and published.
+    async fn run(
+        &mut self,
+        messages: &[Outgoing],
+        wanted: &Wanted,
+        anew: bool,
+        outcome: &mut Outcome,
+    ) -> Result<(), BusError> {
+        let mut open = self.open(false).await?;
+        // Stored before it is published: see [`store`](super::store).
+        let mut writes = self.writes(&mut open, wanted, anew, outcome).await?;
+        if !messages.is_empty() {
+            writes.publish(self.bus.prefix, messages);
+            writes.ask_server();
+        }
+        for write in writes.0 {
+            let replies = self.send(&mut open, &write).await?;
+            let checked = write.check(&replies, self.keeper.as_mut(), outcome);
+            if let Err(unpublished) = checked {
+                if unpublished.is_elsewhere {
+                    self.give_up(&unpublished.why);
+                } else {
+                    self.is_refused = true;
+                    self.health.set(Concern::Publisher, unpublished.why.clone());
+                }
+                return Err(BusError::Publish(unpublished.why));
+            }
+        }
+        Ok(())
+    }
+
+    /// Says how the store is, after it was asked to take something.
+    fn settle(&mut self, outcome: &Outcome, is_over: bool) {
+        if let Some(refused) = &outcome.refused {
+            let why = format!("the store does not take bars: {}", refused.why);
+            self.health.set(Concern::Kept, why);
+            self.store = Some(Refusal {
+                until: Instant::now() + STORE_PAUSE,
+                is_mistake: outcome.is_mistake,
+            });
+        } else if is_over && let Some(refusal) = &mut self.store {
+            if outcome.has_taken {
+                refusal.until = Instant::now();
+            }
+            if self.keeper.as_ref().is_none_or(|keeper| !keeper.owes()) {
+                self.store = None;
+                self.health.clear(Concern::Kept);
+            }
+        }
     }
 }
 
@@ -131,40 +173,56 @@ impl Publisher for RedisPublisher {
         messages: &[Outgoing],
         kept: &[Kept],
     ) -> Result<Option<Refused>, BusError> {
-        if !self.advance(false).await {
-            return Err(BusError::NotConnected(self.last_error.clone()));
+        let wanted = self.keeper.as_mut().map(|keeper| keeper.note(kept));
+        let wanted = wanted.unwrap_or_default();
+        let mut outcome = Outcome::default();
+        let ended = self.run(messages, &wanted, false, &mut outcome).await;
+        self.settle(&outcome, ended.is_ok());
+        ended?;
+        if std::mem::take(&mut self.is_refused) && self.is_connected() {
+            self.health.clear(Concern::Publisher);
         }
-        // Stored before it is published: see [`store`](super::store).
-        let mut writes = self.writes(kept).await?;
-        writes.publish(self.bus.prefix, messages);
-        let mut refused = None;
-        for write in writes.0 {
-            let replies = self.send(&write).await?;
-            if let Err(why) = write.check(&replies, &mut refused) {
-                self.last_error.clone_from(&why);
-                return Err(BusError::Publish(why));
-            }
+        Ok(outcome.refused)
+    }
+
+    async fn tend(&mut self) -> bool {
+        let is_left_alone = |refusal: &Refusal| Instant::now() < refusal.until;
+        if self.store.as_ref().is_some_and(is_left_alone) {
+            return false;
         }
-        Ok(refused)
+        let Some(keeper) = self.keeper.as_mut().filter(|keeper| keeper.owes()) else {
+            return false;
+        };
+        let wanted = keeper.late();
+        let mut outcome = Outcome::default();
+        let ended = self.run(&[], &wanted, true, &mut outcome).await;
+        self.settle(&outcome, ended.is_ok());
+        let goes_on = ended.is_ok() && outcome.refused.is_none();
+        goes_on && self.keeper.as_ref().is_some_and(Keeper::owes)
+    }
+
+    fn owed(&self) -> Owed {
+        let owed = self.keeper.as_ref().map(Keeper::owed);
+        Owed {
+            is_mistake: self.store.as_ref().is_some_and(|store| store.is_mistake),
+            ..owed.unwrap_or_default()
+        }
     }
 
     fn keeps(&self) -> bool {
         self.keeper.is_some()
     }
 
+    fn report_to(&mut self, health: &Health) {
+        health.set(Concern::Publisher, "no connection yet");
+        self.health = health.clone();
+    }
+
     async fn ready(&mut self) {
-        self.advance(true).await;
+        let _ = self.open(true).await;
     }
 
     fn is_connected(&self) -> bool {
-        matches!(self.link, Link::Up(_))
-    }
-}
-
-impl Drop for RedisPublisher {
-    fn drop(&mut self) {
-        if let Link::Connecting(attempt) = &self.link {
-            attempt.abort();
-        }
+        self.link.as_ref().is_some_and(Link::is_up)
     }
 }

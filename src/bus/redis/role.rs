@@ -49,7 +49,14 @@ pub async fn role(connection: &mut MultiplexedConnection) -> Result<Role, RedisE
 /// When it is not answered.
 pub async fn hello(connection: &mut MultiplexedConnection) -> Result<(Role, bool), RedisError> {
     // Redis 6.0 wants the version.
-    let answer = cmd("HELLO").arg(3).query_async::<Value>(connection).await?;
+    by_hello(cmd("HELLO").arg(3).query_async::<Value>(connection).await?)
+}
+
+/// What the answer to HELLO says.
+///
+/// # Errors
+/// When it is none.
+pub fn by_hello(answer: Value) -> Result<(Role, bool), RedisError> {
     let fields: HashMap<String, Value> = HashMap::from_redis_value(answer)?;
     let text = |name: &str| match fields.get(name) {
         Some(Value::BulkString(text)) => String::from_utf8_lossy(text).into_owned(),

@@ -12,7 +12,11 @@ use redis::{Cmd, Pipeline, RedisError, Value, cmd};
 
 use super::Outgoing;
 use super::prefix::Prefix;
+use super::redis::link::serves;
+use super::redis::reply::{Meaning, Purpose, meaning, told};
+use super::redis::role::by_hello;
 use crate::bar::Topic;
+use keep::Keeper;
 
 /// The hash of every topic's newest message.
 pub const LAST_KEY: &str = "barcast:last";
@@ -34,7 +38,7 @@ pub struct Kept {
     pub payload: Vec<u8>,
 }
 
-/// What the store did not take.
+/// What the store did not take now. It waits, and is written later.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refused {
     /// Messages that are not stored where they belong.
@@ -43,19 +47,45 @@ pub struct Refused {
     pub why: String,
 }
 
+/// What a publisher owes its store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Owed {
+    /// Closed bars that wait to be written.
+    pub waiting: usize,
+    /// Closed bars that were given up, since more waited than may.
+    pub given_up: u64,
+    /// The store will not take them until an operator does something.
+    pub is_mistake: bool,
+}
+
 /// The sorted set of a topic.
 fn history_key(prefix: Prefix, topic: &Topic) -> String {
     format!("{}{topic}", prefix.name(HISTORY_PREFIX))
 }
 
 /// What a reply means.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 enum Role {
     Publish,
     /// Inside a transaction, whose end tells what became of it.
     Step,
-    /// The only or last reply of a write of so many messages.
-    Store(u64),
+    /// The end of a topic's transaction: its closed bars of these times.
+    History(Topic, Vec<i64>),
+    /// The newest messages of these topics.
+    Last(Vec<Topic>),
+    /// Who serves: asked last, since what a replica publishes reaches nobody.
+    Server,
+}
+
+impl Role {
+    /// How many messages it stores.
+    fn messages(&self) -> usize {
+        match self {
+            Self::History(_, times) => times.len(),
+            Self::Last(topics) => topics.len(),
+            Self::Publish | Self::Step | Self::Server => 0,
+        }
+    }
 }
 
 /// Commands of one write, and what their replies mean.
@@ -63,6 +93,23 @@ enum Role {
 pub(super) struct Write {
     pub pipeline: Pipeline,
     roles: Vec<Role>,
+}
+
+/// What became of writes.
+#[derive(Default)]
+pub(super) struct Outcome {
+    pub refused: Option<Refused>,
+    /// The first refusal needs an operator.
+    pub is_mistake: bool,
+    /// Whether the store took anything.
+    pub has_taken: bool,
+}
+
+/// Why nothing was published.
+pub(super) struct Unpublished {
+    pub why: String,
+    /// Another server serves now.
+    pub is_elsewhere: bool,
 }
 
 impl Write {
@@ -82,34 +129,84 @@ impl Write {
             .await
     }
 
-    /// Adds what the store refused.
+    /// Looks what became of it; the store's keeper learns what was taken.
     ///
     /// # Errors
-    /// What Redis said when it did not publish.
-    pub fn check(&self, replies: &[Value], refused: &mut Option<Refused>) -> Result<(), String> {
-        let mut first = None;
+    /// When Redis did not publish, or did where it reaches nobody.
+    pub fn check(
+        &self,
+        replies: &[Value],
+        keeper: Option<&mut Keeper>,
+        outcome: &mut Outcome,
+    ) -> Result<(), Unpublished> {
+        let mut keeper = keeper;
+        let mut unpublished = None;
+        let mut step = None;
         for (role, reply) in self.roles.iter().zip(replies) {
-            let Some(why) = fault(reply) else { continue };
-            match role {
-                Role::Publish => return Err(why),
+            let purpose = match role {
+                Role::Publish | Role::Server => Purpose::Publish,
+                _ => Purpose::Write,
+            };
+            let why = error(reply);
+            let meaning = why.as_ref().and_then(|why| meaning(why, purpose));
+            let is_elsewhere = meaning == Some(Meaning::GoElsewhere);
+            if let Some(why) = why.as_ref().filter(|_| is_elsewhere) {
+                let why = told(why);
+                return Err(Unpublished { why, is_elsewhere });
+            }
+            match (role, why) {
+                (Role::Publish, Some(why)) => {
+                    let why = told(&why);
+                    unpublished.get_or_insert(Unpublished { why, is_elsewhere });
+                }
+                (Role::Server, None) => {
+                    if let Ok((role, is_cluster)) = by_hello(reply.clone()) {
+                        let elsewhere = |why| Unpublished {
+                            why,
+                            is_elsewhere: true,
+                        };
+                        serves(role, is_cluster).map_err(elsewhere)?;
+                    }
+                }
+                (Role::Publish, None) | (Role::Server, Some(_)) => {}
                 // Says more than the end, which only says that something was wrong before.
-                Role::Step => first = first.or(Some(why)),
-                Role::Store(messages) => {
-                    let why = first.take().unwrap_or(why);
-                    let refused = refused.get_or_insert(Refused { messages: 0, why });
-                    refused.messages += messages;
+                (Role::Step, why) => step = step.or(why.map(|why| (why, meaning))),
+                (Role::History(..) | Role::Last(..), None) => {
+                    step = None;
+                    outcome.has_taken = true;
+                    if let Some(keeper) = keeper.as_deref_mut() {
+                        keeper.taken(role);
+                    }
+                }
+                (Role::History(..) | Role::Last(..), Some(why)) => {
+                    let (why, meaning) = step.take().unwrap_or((why, meaning));
+                    outcome.refuse(role.messages(), &why, meaning);
                 }
             }
         }
-        Ok(())
+        unpublished.map_or(Ok(()), Err)
+    }
+}
+
+impl Outcome {
+    /// Counts messages that the store did not take.
+    pub fn refuse(&mut self, messages: usize, why: &RedisError, meaning: Option<Meaning>) {
+        if self.refused.is_none() {
+            self.is_mistake = meaning == Some(Meaning::Mistake);
+        }
+        let refused = self.refused.get_or_insert_with(|| Refused {
+            messages: 0,
+            why: told(why),
+        });
+        refused.messages += messages as u64;
     }
 }
 
 /// What Redis said is wrong, if it did.
-fn fault(reply: &Value) -> Option<String> {
+fn error(reply: &Value) -> Option<RedisError> {
     match reply {
-        Value::ServerError(error) => Some(RedisError::from(error.clone()).to_string()),
-        Value::Array(replies) => replies.iter().find_map(fault),
+        Value::ServerError(error) => Some(RedisError::from(error.clone())),
+        Value::Array(replies) => replies.iter().find_map(error),
         _ => None,
     }
 }
@@ -137,5 +234,11 @@ impl Writes {
                 .arg(message.payload.as_slice());
             self.next().add(publish, Role::Publish);
         }
+    }
+    /// Asks at the end who serves.
+    pub fn ask_server(&mut self) {
+        let mut hello = cmd("HELLO");
+        hello.arg(3);
+        self.next().add(hello, Role::Server);
     }
 }
