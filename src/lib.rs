@@ -25,6 +25,7 @@ pub mod generator;
 pub mod history;
 pub mod limited;
 pub mod metrics;
+pub mod output;
 pub mod record;
 pub mod replay;
 pub mod run;

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use barcast::cli::{self, Command};
 use barcast::feed::{self, FeedError};
+use barcast::output;
 use barcast::record::RecordError;
 use barcast::replay::ReplayError;
 use barcast::tail::tail;
@@ -18,8 +19,14 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// What a shell reports for a process that SIGINT ended: 128 + 2.
 const INTERRUPTED: i32 = 130;
 
+fn main() -> ExitCode {
+    let code = start();
+    output::flush();
+    code
+}
+
 #[tokio::main(flavor = "current_thread")]
-async fn main() -> ExitCode {
+async fn start() -> ExitCode {
     let cli = cli::parse();
     cli.logs.start();
     let stop = CancellationToken::new();
@@ -32,7 +39,7 @@ async fn main() -> ExitCode {
         Err(why) => Err(why.into()),
     };
     ended.unwrap_or_else(|why| {
-        eprintln!("error: {why:#}");
+        output::say_error(&format!("{why:#}"));
         ExitCode::FAILURE
     })
 }
@@ -112,7 +119,7 @@ async fn cancel_on_signal(
             stop.cancel();
         } else {
             tracing::warn!(signal = name, "ending at once");
-            std::process::exit(INTERRUPTED);
+            output::exit(INTERRUPTED);
         }
     }
 }

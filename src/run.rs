@@ -1,6 +1,7 @@
 //! What each command does once its settings are known.
 
 use std::io::Write;
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use crate::cli::Told;
 use crate::gateway::{self, Gateway};
 use crate::generator;
 use crate::metrics::GeneratorMetrics;
+use crate::output::STDOUT;
 
 /// How often `dev` looks whether its gateway listens to the bus yet.
 const CONNECT_POLL: Duration = Duration::from_millis(5);
@@ -48,17 +50,7 @@ pub async fn dev(
             r#"{{"type":"bars.subscribe","payload":{{"symbol":"{symbol}","resolution":"{resolution}"}}}}"#
         )
     });
-    println!(
-        "barcast {} streams synthetic bars",
-        env!("CARGO_PKG_VERSION")
-    );
-    if gateway.node().config.ui {
-        println!("  charts     http://{address}/");
-        println!("  operation  http://{address}/ops");
-    }
-    println!("  WebSocket  ws://{address}/api/v1/ws");
-    println!("  try        python3 -m websockets ws://{address}/ws");
-    println!("             {subscribe}");
+    say_where(gateway.node().config.ui, address, &subscribe);
 
     let bus = MemoryBus::default();
     let node = gateway.node();
@@ -78,6 +70,22 @@ pub async fn dev(
     stop.cancel();
     generator.await.context("the generator panicked")?;
     ended
+}
+
+/// Says on stdout where to look, which nobody need read.
+fn say_where(has_pages: bool, address: SocketAddr, subscribe: &str) {
+    let version = env!("CARGO_PKG_VERSION");
+    let mut text = format!("barcast {version} streams synthetic bars\n");
+    if has_pages {
+        text.push_str(&format!("  charts     http://{address}/\n"));
+        text.push_str(&format!("  operation  http://{address}/ops\n"));
+    }
+    text.push_str(&format!("  WebSocket  ws://{address}/api/v1/ws\n"));
+    text.push_str(&format!(
+        "  try        python3 -m websockets ws://{address}/ws\n"
+    ));
+    text.push_str(&format!("             {subscribe}\n"));
+    STDOUT.write(text.as_bytes());
 }
 
 /// `barcast check`: what is well and what is not on stdout. The exit code is 0 when nothing failed, 1
