@@ -20,6 +20,7 @@ pub mod cli;
 pub mod client;
 pub mod clock;
 pub mod feed;
+pub mod files;
 pub mod gateway;
 pub mod generator;
 pub mod history;

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::bus::{Bus, MemoryBus, RedisBus};
 use crate::check;
 use crate::cli::Told;
+use crate::files;
 use crate::gateway::{self, Gateway};
 use crate::generator;
 use crate::metrics::GeneratorMetrics;
@@ -114,7 +115,8 @@ pub async fn check(config: &check::Config, told: Told, stop: CancellationToken) 
     }
 }
 
-fn bind(config: gateway::Config) -> anyhow::Result<Gateway> {
+fn bind(mut config: gateway::Config) -> anyhow::Result<Gateway> {
+    config.fit_files(files::limit())?;
     let listen = config.listen;
     Gateway::bind(config).with_context(|| format!("--listen (BARCAST_LISTEN) = {listen}"))
 }
@@ -129,7 +131,6 @@ async fn run<B: Bus>(gateway: Gateway, bus: B, stop: CancellationToken) -> anyho
         history_bars = node.config.history_bars,
         "gateway listens"
     );
-    raise_open_files(node.config.limits.max_clients);
     let told = tokio::spawn({
         let (stop, node) = (stop.clone(), node.clone());
         async move {
@@ -145,19 +146,4 @@ async fn run<B: Bus>(gateway: Gateway, bus: B, stop: CancellationToken) -> anyho
         cut => tracing::warn!(cut, "the grace period is over: clients were cut"),
     }
     Ok(())
-}
-
-/// Raises the soft limit of open files to the hard one, and says when that is too few.
-fn raise_open_files(max_clients: usize) {
-    /// Listeners, runtimes, the bus and HTTP connections beside the clients.
-    const BESIDE_CLIENTS: u64 = 256;
-    match rlimit::increase_nofile_limit(u64::MAX) {
-        Ok(files) if files < max_clients as u64 + BESIDE_CLIENTS => tracing::info!(
-            files,
-            max_clients,
-            "fewer files may be open than clients are allowed: raise `ulimit -n` for more"
-        ),
-        Ok(_) => {}
-        Err(why) => tracing::warn!(%why, "cannot raise the limit of open files"),
-    }
 }

@@ -89,6 +89,7 @@ impl GatewayArgs {
         Config {
             listen: self.listen,
             workers: self.workers.unwrap_or(Config::default().workers),
+            files: None,
             limits: Limits {
                 max_clients: self.max_clients,
                 max_clients_per_address: self.max_clients_per_address,

@@ -3,6 +3,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::cors::Cors;
+use super::files::Files;
 use super::machine;
 use super::udf::Listings;
 
@@ -17,6 +18,8 @@ pub struct Config {
     /// Threads that own clients, each with its own listener.
     pub workers: usize,
     pub limits: Limits,
+    /// What the limit of open files means for it; without it nothing is bounded for its sake.
+    pub files: Option<Files>,
     /// Whether clients who offer it get compressed frames (RFC 7692).
     pub compression: bool,
     /// Closed bars kept in memory for each topic.
@@ -74,6 +77,7 @@ impl Default for Config {
             listen: SocketAddr::from(([127, 0, 0, 1], 8000)),
             workers: std::thread::available_parallelism().map_or(1, usize::from),
             limits: Limits::default(),
+            files: None,
             compression: false,
             history_bars: 1_000,
             history_bytes: machine::history_bytes(),

@@ -12,6 +12,7 @@ pub mod closing;
 pub mod config;
 pub mod cors;
 mod documents;
+pub mod files;
 mod holders;
 pub mod http;
 pub mod hub;
@@ -41,7 +42,7 @@ pub mod worker;
 pub mod ws;
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread;
@@ -61,6 +62,7 @@ use crate::limited::Limited;
 use crate::metrics::GatewayMetrics;
 use http::answers::Answers;
 use http::door;
+use http::places::{Place, Taken};
 use ingest::Ingest;
 use mailbox::Mailbox;
 use node::Node;
@@ -70,6 +72,8 @@ use worker::Worker;
 const BACKLOG: i32 = 4_096;
 /// Wait after a failed accept, most often for want of file descriptors: they come back slowly.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How often a connection just accepted looks for a place while those before it come and go.
+const PLACE_POLL: Duration = Duration::from_millis(1);
 /// How often a drain looks whether everybody is gone.
 const DRAIN_POLL: Duration = Duration::from_millis(20);
 
@@ -279,15 +283,32 @@ async fn accept(worker: Rc<Worker>, listener: tokio::net::TcpListener) {
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
+                let Some(place) = place_for(&worker, peer.ip()).await else {
+                    tracing::debug!(%peer, "connection refused: too many without a session");
+                    continue;
+                };
                 // Frames are gathered before they are written: waiting for more gains nothing.
                 if stream.set_nodelay(true).is_ok() {
-                    spawn_local(door::enter(Rc::clone(&worker), stream, peer));
+                    spawn_local(door::enter(Rc::clone(&worker), stream, peer, place));
                 }
             }
             Err(why) => {
+                worker.node.metrics.accept_failures.inc();
                 log.say(|left_out| tracing::warn!(%why, left_out, "cannot accept a connection"));
                 sleep(ACCEPT_PAUSE).await;
             }
+        }
+    }
+}
+
+/// A place for a connection that is no session yet; `None` when all are taken by others in use. Others wait with
+/// the kernel meanwhile, so that no more files are open than there are places.
+async fn place_for(worker: &Worker, address: IpAddr) -> Option<Place> {
+    loop {
+        match worker.http_connection(address) {
+            Taken::Soon => sleep(PLACE_POLL).await,
+            Taken::Free(place) | Taken::Evicted(place) => return Some(place),
+            Taken::Refused => return None,
         }
     }
 }

@@ -16,7 +16,7 @@ use tokio::time::timeout_at;
 use super::batch::Batch;
 use super::closing::GOING_AWAY;
 use super::holders::Holders;
-use super::http::places::Place;
+use super::http::places::Taken;
 use super::hub::{Hub, SessionId};
 use super::mailbox::Mailbox;
 use super::node::Node;
@@ -159,14 +159,14 @@ impl Worker {
         self.forget_placeholders(id);
     }
 
-    /// A place for a connection that is no session; `None` when all are taken by others in use.
-    pub fn http_connection(&self, address: IpAddr) -> Option<Place> {
+    /// A place for a connection that is no session.
+    pub fn http_connection(&self, address: IpAddr) -> Taken {
         let taken = self.node.places.take(address);
         // One was refused, or lost its place.
-        if taken.as_ref().is_none_or(|(_, evicted)| *evicted) {
+        if matches!(taken, Taken::Refused | Taken::Evicted(_)) {
             self.node.metrics.refused(REFUSED_HTTP).inc();
         }
-        taken.map(|(place, _)| place)
+        taken
     }
 
     /// Sends an answer, a snapshot or a control frame.

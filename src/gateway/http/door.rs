@@ -108,12 +108,8 @@ impl Lanes {
 }
 
 /// The beginning of one TCP connection, until it is a session or somebody else's.
-pub async fn enter(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr) {
+pub async fn enter(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, place: Place) {
     let accepted = Instant::now();
-    let Some(place) = worker.http_connection(peer.ip()) else {
-        tracing::debug!(%peer, "connection refused: too many without a session");
-        return;
-    };
     let patience = worker.node.config.limits.handshake_timeout;
     let looked = tokio::select! {
         looked = timeout(patience, asks_for_upgrade(&stream)) => looked,
