@@ -30,5 +30,6 @@ pub mod output;
 pub mod record;
 pub mod replay;
 pub mod run;
+pub mod running;
 pub mod tail;
 pub mod ui;

@@ -29,6 +29,7 @@ use crate::clock::now_ms;
 use crate::history::Hole;
 use crate::limited::{Limited, Refusals};
 use crate::metrics::GatewayMetrics;
+use crate::running;
 use past::Fresh;
 
 /// Frames in one batch at most: bounds what a worker notes down at once.
@@ -275,7 +276,7 @@ impl Sink for Ingest {
             return;
         }
         tracing::info!(bus = self.address, losses, "bus connected again, bars flow");
-        self.proof_due = Some(Instant::now() + self.proof_wait);
+        self.proof_due = Some(running::now() + self.proof_wait);
     }
 
     fn lost(&mut self, why: &str) {
@@ -359,7 +360,7 @@ impl Sink for Ingest {
     }
 
     fn flush(&mut self) {
-        if self.proof_due.is_some_and(|due| due <= Instant::now()) {
+        if self.proof_due.is_some_and(|due| due <= running::now()) {
             self.proof_due = None;
             self.tell_gaps(true);
         }

@@ -29,6 +29,7 @@ use crate::bar::Pattern;
 use crate::clock::now_us;
 use crate::limited::Limited;
 use crate::metrics::Counts;
+use crate::running;
 
 /// One read's size. Shared by all clients of the worker, so it can be generous; a client's message
 /// is at most 4 KiB by default.
@@ -93,14 +94,20 @@ impl Worker {
             turns: Notify::new(),
             frames: RefCell::default(),
             policy_log: RefCell::default(),
-            started: Instant::now(),
+            started: running::now(),
             counts,
         }
     }
 
-    /// Whole seconds since this worker started: coarse on purpose, it is kept for every client.
+    /// Whole seconds that this worker ran: coarse on purpose, it is kept for every client.
     pub fn seconds(&self) -> u32 {
-        u32::try_from(self.started.elapsed().as_secs()).unwrap_or(u32::MAX)
+        self.second_of(running::now())
+    }
+
+    /// Likewise at a time of this thread's clock.
+    pub(super) fn second_of(&self, time: Instant) -> u32 {
+        let since = time.saturating_duration_since(self.started);
+        u32::try_from(since.as_secs()).unwrap_or(u32::MAX)
     }
 
     pub(super) fn connection(&self, id: SessionId) -> Option<Rc<Connection>> {

@@ -8,6 +8,7 @@ use std::io;
 use std::net::{SocketAddr, TcpStream as StdStream};
 use std::rc::Rc;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::header::{CONNECTION, HeaderValue};
@@ -17,7 +18,6 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::spawn_local;
-use tokio::time::{Instant, timeout, timeout_at};
 
 use super::places::Place;
 use super::{MAX_HEAD_BYTES, handshake};
@@ -27,6 +27,7 @@ use crate::gateway::rendition::Rendition;
 use crate::gateway::session::{Connection, Session};
 use crate::gateway::worker::Worker;
 use crate::gateway::ws::Decoder;
+use crate::running::{self, timeout};
 
 /// How a connection begins whose first request is for a WebSocket; a space or a query follows.
 const UPGRADES: [&[u8]; 2] = [b"GET /ws", b"GET /api/v1/ws"];
@@ -41,7 +42,8 @@ pub struct Visitor {
     pub(super) place: Place,
     /// The worker that accepted it.
     pub(super) worker: usize,
-    pub(super) accepted: Instant,
+    /// How much of its time to ask for something is left.
+    pub(super) patience: Duration,
 }
 
 /// An upgraded connection for a worker.
@@ -109,8 +111,9 @@ impl Lanes {
 
 /// The beginning of one TCP connection, until it is a session or somebody else's.
 pub async fn enter(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, place: Place) {
-    let accepted = Instant::now();
     let patience = worker.node.config.limits.handshake_timeout;
+    let due = running::now() + patience;
+    let left = || due.saturating_duration_since(running::now());
     let looked = tokio::select! {
         looked = timeout(patience, asks_for_upgrade(&stream)) => looked,
         () = place.evicted() => {
@@ -119,13 +122,13 @@ pub async fn enter(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, plac
         }
     };
     match looked {
-        Ok(Ok(true)) => {
-            let greeted = timeout_at(accepted + patience, greet(&worker, stream, peer, &place));
-            if greeted.await.is_err() {
+        Some(Ok(true)) => {
+            let greeted = timeout(left(), greet(&worker, stream, peer, &place));
+            if greeted.await.is_none() {
                 tracing::debug!(%peer, "connection ended: its handshake took too long");
             }
         }
-        Ok(Ok(false)) => {
+        Some(Ok(false)) => {
             let Ok(stream) = stream.into_std() else {
                 return;
             };
@@ -134,13 +137,13 @@ pub async fn enter(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, plac
                 peer,
                 place,
                 worker: worker.at,
-                accepted,
+                patience: left(),
             };
             // Nobody takes it only when the gateway is ending.
             let _ = worker.node.lanes.visitors.sender.send(visitor);
         }
-        Ok(Err(why)) => tracing::debug!(%peer, %why, "connection ended"),
-        Err(_) => tracing::debug!(%peer, "connection ended: it sent nothing"),
+        Some(Err(why)) => tracing::debug!(%peer, %why, "connection ended"),
+        None => tracing::debug!(%peer, "connection ended: it sent nothing"),
     }
 }
 
@@ -171,7 +174,7 @@ async fn greet(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr, place: 
                 let patience = worker.node.config.limits.handshake_timeout;
                 spawn_local(async move {
                     let upgraded = timeout(patience, handshake::stream_of(upgraded));
-                    if let Ok(Some((stream, early))) = upgraded.await {
+                    if let Some(Some((stream, early))) = upgraded.await {
                         begin(worker, stream, admission, early);
                     }
                 });

@@ -13,11 +13,10 @@ use hyper::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::task::{JoinSet, spawn_local};
-use tokio::time::{sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::door::{Newcomer, Visitor};
@@ -25,6 +24,7 @@ use super::progress::Progressing;
 use super::waiting::{Waiting, keep_budget};
 use super::{Answer, MAX_HEAD_BYTES, handshake, is_websocket, route};
 use crate::gateway::node::Node;
+use crate::running::{self, timeout};
 
 /// Longest life of a connection that stays HTTP: pages and probes open new ones.
 const HTTP_LIFETIME: Duration = Duration::from_secs(120);
@@ -41,6 +41,9 @@ pub fn run(node: Arc<Node>, stop: &CancellationToken) -> io::Result<()> {
         let mut duties = JoinSet::new();
         let waiting = Rc::new(Waiting::on(Arc::clone(&node)));
         duties.spawn_local(keep_budget(Rc::clone(&waiting)));
+        duties.spawn_local(running::keep(|pause| {
+            tracing::warn!(?pause, "process did not run; clients are pinged before they are judged");
+        }));
         duties.spawn_local(receive(node, waiting));
         tokio::select! {
             () = stop.cancelled() => Ok(()),
@@ -67,7 +70,7 @@ async fn serve(node: Arc<Node>, waiting: Rc<Waiting>, visitor: Visitor) {
         peer,
         place,
         worker,
-        accepted,
+        patience,
     } = visitor;
     let limits = &node.config.limits;
     let Ok(stream) = TcpStream::from_std(stream) else {
@@ -92,23 +95,23 @@ async fn serve(node: Arc<Node>, waiting: Rc<Waiting>, visitor: Visitor) {
         }
     });
     let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
+        .timer(running::Timer)
         .header_read_timeout(limits.handshake_timeout)
         .max_buf_size(MAX_HEAD_BYTES)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     // The worker waited, too: the first request is due so long after the connection was made.
     let late = async {
-        sleep_until(accepted + limits.handshake_timeout).await;
+        running::sleep(patience).await;
         if asked.get() {
             pending::<()>().await;
         }
     };
     tokio::select! {
         ended = timeout(HTTP_LIFETIME, connection) => match ended {
-            Ok(Ok(())) => {}
-            Ok(Err(why)) => tracing::debug!(%peer, %why, "HTTP connection ended"),
-            Err(_) => tracing::debug!(%peer, "HTTP connection ended: too old"),
+            Some(Ok(())) => {}
+            Some(Err(why)) => tracing::debug!(%peer, %why, "HTTP connection ended"),
+            None => tracing::debug!(%peer, "HTTP connection ended: too old"),
         },
         () = place.evicted() => tracing::debug!(%peer, "HTTP connection ended: others need its place"),
         () = counted.meter.ended() => tracing::debug!(%peer, "HTTP connection ended: more waits than may"),
@@ -130,7 +133,7 @@ fn upgrade(
     spawn_local(async move {
         let patience = node.config.limits.handshake_timeout;
         let upgraded = timeout(patience, handshake::stream_of(upgraded));
-        if let Ok(Some((stream, early))) = upgraded.await
+        if let Some(Some((stream, early))) = upgraded.await
             && let Ok(stream) = stream.into_std()
         {
             let newcomer = Newcomer {
