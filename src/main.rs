@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use barcast::cli::{self, Cli, Command};
 use barcast::feed::{self, FeedError};
+use barcast::output;
 use barcast::record::RecordError;
 use barcast::replay::ReplayError;
 use barcast::tail::tail;
@@ -24,6 +25,12 @@ const INTERRUPTED: i32 = 130;
 const THREADS_TIMEOUT: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
+    let code = start();
+    output::flush();
+    code
+}
+
+fn start() -> ExitCode {
     let cli = cli::parse();
     cli.logs.start();
     match Builder::new_current_thread().enable_all().build() {
@@ -33,7 +40,7 @@ fn main() -> ExitCode {
             ended
         }
         Err(why) => {
-            eprintln!("error: {why}");
+            output::say_error(&why.to_string());
             ExitCode::FAILURE
         }
     }
@@ -50,7 +57,7 @@ async fn run(cli: Cli) -> ExitCode {
         Err(why) => Err(why.into()),
     };
     ended.unwrap_or_else(|why| {
-        eprintln!("error: {why:#}");
+        output::say_error(&format!("{why:#}"));
         ExitCode::FAILURE
     })
 }
@@ -132,7 +139,7 @@ async fn cancel_on_signal(
             stop.cancel();
         } else {
             tracing::warn!(signal = name, "ending at once");
-            std::process::exit(INTERRUPTED);
+            output::exit(INTERRUPTED);
         }
     }
 }

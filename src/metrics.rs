@@ -154,6 +154,7 @@ pub struct GatewayMetrics {
     pub ready: Gauge,
     pub draining: Gauge,
     pub accepted: Counter,
+    pub accept_failures: Counter,
     refused: Labelled,
     limited: Labelled,
     closed: Labelled,
@@ -190,6 +191,7 @@ impl Default for GatewayMetrics {
             ready: Gauge::default(),
             draining: Gauge::default(),
             accepted: Counter::default(),
+            accept_failures: Counter::default(),
             refused: Labelled::default(),
             limited: Labelled::default(),
             closed: Labelled::default(),
@@ -340,6 +342,11 @@ impl GatewayMetrics {
             "barcast_accepted_clients",
             "WebSocket clients let in",
             &self.accepted,
+        );
+        counter(
+            "barcast_accept_failures",
+            "Times that no connection could be accepted, mostly for want of open files",
+            &self.accept_failures,
         );
         counter(
             "barcast_bus_reconnects",

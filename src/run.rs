@@ -11,9 +11,11 @@ use tokio_util::sync::CancellationToken;
 use crate::bus::{Bus, MemoryBus, RedisBus};
 use crate::check;
 use crate::cli::Told;
+use crate::files;
 use crate::gateway::{self, Gateway};
 use crate::generator;
 use crate::metrics::GeneratorMetrics;
+use crate::output::STDOUT;
 
 /// How often `dev` looks whether its gateway listens to the bus yet.
 const CONNECT_POLL: Duration = Duration::from_millis(5);
@@ -48,17 +50,7 @@ pub async fn dev(
             r#"{{"type":"bars.subscribe","payload":{{"symbol":"{symbol}","resolution":"{resolution}"}}}}"#
         )
     });
-    println!(
-        "barcast {} streams synthetic bars",
-        env!("CARGO_PKG_VERSION")
-    );
-    if gateway.node().config.ui {
-        println!("  charts     http://{below}/");
-        println!("  operation  http://{below}/ops");
-    }
-    println!("  WebSocket  ws://{below}/api/v1/ws");
-    println!("  try        python3 -m websockets ws://{below}/ws");
-    println!("             {subscribe}");
+    say_where(gateway.node().config.ui, &below, &subscribe);
 
     let bus = MemoryBus::default();
     let node = gateway.node();
@@ -78,6 +70,22 @@ pub async fn dev(
     stop.cancel();
     generator.await.context("the generator panicked")?;
     ended
+}
+
+/// Says on stdout where to look, which nobody need read.
+fn say_where(has_pages: bool, below: &str, subscribe: &str) {
+    let version = env!("CARGO_PKG_VERSION");
+    let mut text = format!("barcast {version} streams synthetic bars\n");
+    if has_pages {
+        text.push_str(&format!("  charts     http://{below}/\n"));
+        text.push_str(&format!("  operation  http://{below}/ops\n"));
+    }
+    text.push_str(&format!("  WebSocket  ws://{below}/api/v1/ws\n"));
+    text.push_str(&format!(
+        "  try        python3 -m websockets ws://{below}/ws\n"
+    ));
+    text.push_str(&format!("             {subscribe}\n"));
+    STDOUT.write(text.as_bytes());
 }
 
 /// `barcast check`: what is well and what is not on stdout. The exit code is 0 when nothing failed, 1
@@ -106,7 +114,8 @@ pub async fn check(config: &check::Config, told: Told, stop: CancellationToken) 
     }
 }
 
-fn bind(config: gateway::Config) -> anyhow::Result<Gateway> {
+fn bind(mut config: gateway::Config) -> anyhow::Result<Gateway> {
+    config.fit_files(files::limit())?;
     let listen = config.listen;
     Gateway::bind(config).with_context(|| format!("--listen (BARCAST_LISTEN) = {listen}"))
 }
@@ -121,7 +130,6 @@ async fn run<B: Bus>(gateway: Gateway, bus: B, stop: CancellationToken) -> anyho
         history_bars = node.config.history_bars,
         "gateway listens"
     );
-    raise_open_files(node.config.limits.max_clients);
     let told = tokio::spawn({
         let (stop, node) = (stop.clone(), node.clone());
         async move {
@@ -137,19 +145,4 @@ async fn run<B: Bus>(gateway: Gateway, bus: B, stop: CancellationToken) -> anyho
         cut => tracing::warn!(cut, "the grace period is over: clients were cut"),
     }
     Ok(())
-}
-
-/// Raises the soft limit of open files to the hard one, and says when that is too few.
-fn raise_open_files(max_clients: usize) {
-    /// Listeners, runtimes, the bus and HTTP connections beside the clients.
-    const BESIDE_CLIENTS: u64 = 256;
-    match rlimit::increase_nofile_limit(u64::MAX) {
-        Ok(files) if files < max_clients as u64 + BESIDE_CLIENTS => tracing::info!(
-            files,
-            max_clients,
-            "fewer files may be open than clients are allowed: raise `ulimit -n` for more"
-        ),
-        Ok(_) => {}
-        Err(why) => tracing::warn!(%why, "cannot raise the limit of open files"),
-    }
 }

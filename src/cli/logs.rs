@@ -3,6 +3,8 @@ use std::io::IsTerminal;
 use clap::{Args, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
+use crate::output::{self, LogLine};
+
 /// How logs look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
@@ -40,9 +42,10 @@ fn filter(text: &str) -> Result<String, String> {
 impl LogArgs {
     /// Starts logging. Colours only on a terminal, and not where `NO_COLOR` is set.
     pub fn start(&self) {
+        output::take_panics();
         let builder = tracing_subscriber::fmt()
             .with_env_filter(EnvFilter::new(&self.log_level))
-            .with_writer(std::io::stderr)
+            .with_writer(|| LogLine)
             // It would tell of a log that cannot be written on stderr, which is that log: a panic in
             // whatever task had something to say.
             .log_internal_errors(false)

@@ -35,6 +35,8 @@ pub use serve::{GatewayArgs, ServeArgs};
 pub use store::{Store, StoreArgs};
 pub use tail::TailArgs;
 
+use crate::output;
+
 /// Streams OHLCV bars from any number of producers, through Redis Pub/Sub, to very many WebSocket
 /// clients.
 ///
@@ -114,8 +116,8 @@ fn matches() -> Result<ArgMatches, clap::Error> {
 
 /// Says what is wrong with the configuration, in one line, and ends with code 2.
 pub fn fail(message: &str) -> ! {
-    eprintln!("error: {message}");
-    std::process::exit(2)
+    output::say_error(message);
+    output::exit(2)
 }
 
 /// clap's error as one line that names the flag, its variable, the value and what is allowed.

@@ -109,6 +109,7 @@ impl GatewayArgs {
         Ok(Config {
             listen: self.listen,
             workers: self.workers.unwrap_or(Config::default().workers),
+            files: None,
             limits: Limits {
                 max_clients: self.max_clients,
                 max_clients_per_address: self.max_clients_per_address,

@@ -3,7 +3,7 @@
 
 use std::net::Shutdown;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::{MissedTickBehavior, interval, sleep};
@@ -15,6 +15,7 @@ use super::session::{CLOSE_TIMEOUT, Connection};
 use super::silence::Judge;
 use super::worker::Worker;
 use super::ws::{Close, CloseCode, close_frame, ping_frame};
+use crate::running;
 
 /// How often slow, silent and closing clients are looked for.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -115,12 +116,13 @@ impl Worker {
         let now = self.seconds();
         let interval = self.node.config.limits.ping_interval;
         let period = u32::try_from(interval.as_secs()).unwrap_or(u32::MAX).max(1);
+        let woken = self.woken(interval);
         let mut silent = Vec::new();
         let mut pings = Vec::new();
         let hub = self.hub.borrow();
         let mut silences = self.silences.borrow_mut();
         silences.keep(|id| hub.socket(id).is_some());
-        let mut judge = Judge::new(&mut silences, now, period);
+        let mut judge = Judge::new(&mut silences, now, period).since(woken);
         for (id, connection) in hub.sessions() {
             if let Some(deadline) = connection.closing.get() {
                 if now >= deadline {
@@ -150,12 +152,21 @@ impl Worker {
         self.see_to_todo();
     }
 
+    /// The second from which on silence counts, since this worker did not run for a good part of an `interval`
+    /// before it: whatever clients are, they are pinged first.
+    fn woken(&self, interval: Duration) -> u32 {
+        match running::last_pause() {
+            Some(pause) if pause.length >= interval / 2 => self.second_of(pause.ended),
+            _ => 0,
+        }
+    }
+
     /// The sessions that are slow: no progress for so long, while so much waits that it must be made. All
     /// that waits is too much for a client that has left.
     fn stalled(&self) -> Vec<SessionId> {
         let limits = &self.node.config.limits;
         let (bound, grace) = (limits.outbox_bytes, limits.slow_grace);
-        let now = Instant::now();
+        let now = running::now();
         let mut hub = self.hub.borrow_mut();
         let full = hub.laggards().filter_map(|(id, connection, lag)| {
             (connection.left.get() || lag.is_at_bound(bound)).then_some(id)

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::base_path::BasePath;
 use super::cors::Cors;
+use super::files::Files;
 use super::machine;
 use super::networks::Network;
 use super::udf::Listings;
@@ -22,6 +23,8 @@ pub struct Config {
     /// Threads that own clients, each with its own listener.
     pub workers: usize,
     pub limits: Limits,
+    /// What the limit of open files means for it; without it nothing is bounded for its sake.
+    pub files: Option<Files>,
     /// Whether clients who offer it get compressed frames (RFC 7692).
     pub compression: bool,
     /// Closed bars kept in memory for each topic.
@@ -89,6 +92,7 @@ impl Default for Config {
             listen: SocketAddr::from(([127, 0, 0, 1], 8000)),
             workers: std::thread::available_parallelism().map_or(1, usize::from),
             limits: Limits::default(),
+            files: None,
             compression: false,
             history_bars: 1_000,
             history_bytes: machine::history_bytes(),

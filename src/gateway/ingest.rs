@@ -31,6 +31,7 @@ use crate::health::Health;
 use crate::history::Hole;
 use crate::limited::{Refusals, Repeated};
 use crate::metrics::GatewayMetrics;
+use crate::running;
 use past::Fresh;
 
 /// Frames in one batch at most: bounds what a worker notes down at once.
@@ -302,7 +303,7 @@ impl Sink for Ingest {
         self.frames.unheard_since = None;
         self.say_connected(losses);
         if losses > 0 {
-            self.proof_due = Some(Instant::now() + self.proof_wait);
+            self.proof_due = Some(running::now() + self.proof_wait);
         }
     }
 
@@ -403,7 +404,7 @@ impl Sink for Ingest {
     }
 
     fn flush(&mut self) {
-        if self.proof_due.is_some_and(|due| due <= Instant::now()) {
+        if self.proof_due.is_some_and(|due| due <= running::now()) {
             self.proof_due = None;
             self.tell_gaps(true);
         }

@@ -104,7 +104,8 @@ impl Lag {
         self.outbox.over_since().is_some() || self.outbox.answer_bytes() >= limit
     }
 
-    /// Whether the client made no progress for `grace` while so much waited. Looked at once a second;
+    /// Whether the client made no progress for `grace` while so much waited, where `now` is of a clock that may be
+    /// [behind](crate::running) the one of [`Lag::offer`]. Looked at once a second;
     /// `always` counts what waits as too much, whatever it is.
     pub fn is_stalled(
         &mut self,
@@ -119,7 +120,7 @@ impl Lag {
             return false;
         }
         // At the first look it may have been at its bound for a while, with what it took since counted.
-        let full = self.outbox.over_since().unwrap_or(now);
+        let full = self.outbox.over_since().map_or(now, |since| since.min(now));
         let since = *self.looked_at.get_or_insert(full);
         if self.taken >= PROGRESS_BYTES {
             self.looked_at = Some(now);

@@ -13,6 +13,7 @@ pub mod closing;
 pub mod config;
 pub mod cors;
 mod documents;
+pub mod files;
 mod holders;
 pub mod http;
 pub mod hub;
@@ -55,7 +56,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::oneshot;
 use tokio::task::{JoinSet, spawn_local};
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 pub use config::{Config, Limits};
@@ -63,6 +64,7 @@ pub use config::{Config, Limits};
 use crate::bus::Bus;
 use crate::limited::Limited;
 use crate::metrics::GatewayMetrics;
+use crate::running;
 use http::answers::Answers;
 use http::door;
 use ingest::Ingest;
@@ -177,7 +179,12 @@ impl Gateway {
             let (ingest_stop, fail) = (ingest_stop.clone(), stop.clone().drop_guard());
             move || {
                 let runtime = Builder::new_current_thread().enable_all().build()?;
-                runtime.block_on(bus.subscribe(ingest, ingest_stop));
+                runtime.block_on(async {
+                    tokio::select! {
+                        () = bus.subscribe(ingest, ingest_stop) => {}
+                        () = running::keep(|_| {}) => {}
+                    }
+                });
                 drop(fail);
                 Ok(0)
             }
@@ -252,6 +259,7 @@ fn run_worker(
         let listener = tokio::net::TcpListener::from_std(listener)?;
         let worker = Rc::new(Worker::new(at, Arc::clone(&node)));
         let mut duties = JoinSet::new();
+        duties.spawn_local(running::keep(|_| {}));
         duties.spawn_local(accept(Rc::clone(&worker), listener));
         duties.spawn_local(worker::deliver(Rc::clone(&worker), Arc::clone(&mailbox)));
         duties.spawn_local(closing::sweep(Rc::clone(&worker)));
@@ -268,11 +276,11 @@ fn run_worker(
         }
         // Probes are still answered, with 503, and upgrades are refused.
         node.drain();
-        let grace = Instant::now() + node.config.drain_grace;
+        let grace = running::now() + node.config.drain_grace;
         let spread = node.config.drain_spread.min(node.config.drain_grace / 2);
         worker.close_all(spread).await;
         // Of the whole node: a worker that has none left still answers the probes that reach it.
-        while node.clients() > 0 && Instant::now() < grace {
+        while node.clients() > 0 && running::now() < grace {
             sleep(DRAIN_POLL).await;
         }
         mailbox.close();
@@ -285,12 +293,17 @@ async fn accept(worker: Rc<Worker>, listener: tokio::net::TcpListener) {
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
+                let Some(place) = door::place_for(&worker, peer.ip()).await else {
+                    tracing::debug!(%peer, "connection refused: too many without a session");
+                    continue;
+                };
                 // Frames are gathered before they are written: waiting for more gains nothing.
                 if stream.set_nodelay(true).is_ok() {
-                    spawn_local(door::enter(Rc::clone(&worker), stream, peer));
+                    spawn_local(door::enter(Rc::clone(&worker), stream, peer, place));
                 }
             }
             Err(why) => {
+                worker.node.metrics.accept_failures.inc();
                 log.say(|left_out| tracing::warn!(%why, left_out, "cannot accept a connection"));
                 sleep(ACCEPT_PAUSE).await;
             }

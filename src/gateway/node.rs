@@ -9,6 +9,7 @@ use prometheus_client::registry::Registry as MetricsRegistry;
 
 use super::budget::Budget;
 use super::config::Config;
+use super::files::Files;
 use super::http::answers::Answers;
 use super::http::door::Lanes;
 use super::http::places::{Places, holder_of};
@@ -66,7 +67,7 @@ pub struct Node {
 pub enum Refused {
     #[error("this gateway is draining")]
     Draining,
-    #[error("this gateway holds as many clients as it may")]
+    #[error("client limit reached")]
     Clients,
     #[error("too many clients from this address")]
     ClientsPerAddress,
@@ -163,7 +164,7 @@ impl Node {
         let budget = Budget::new(config.limits.waiting_bytes, config.workers + 1);
         Self {
             budget,
-            places: Arc::new(Places::of(config.workers)),
+            places: Arc::new(Places::of(config.http_connections())),
             lanes: Lanes::of(config.workers),
             answers: Answers::default(),
             pasts: Arc::default(),
@@ -233,6 +234,34 @@ impl Node {
     /// How many clients there are.
     pub fn clients(&self) -> usize {
         self.clients.load(Ordering::Relaxed)
+    }
+
+    /// What whoever is refused is told, with the remedy.
+    pub fn refusal(&self, why: Refused) -> String {
+        let limits = &self.config.limits;
+        match (why, self.config.files) {
+            (Refused::Draining, _) => why.to_string(),
+            (
+                Refused::Clients,
+                Some(Files {
+                    limit,
+                    clients: Some(clients),
+                    ..
+                }),
+            ) => format!(
+                "{why}: {clients}, which is what an open-file limit of {limit} leaves; raise ulimit -n"
+            ),
+            (Refused::Clients, _) => {
+                format!(
+                    "{why}: --max-clients (BARCAST_MAX_CLIENTS) = {}",
+                    limits.max_clients
+                )
+            }
+            (Refused::ClientsPerAddress, _) => format!(
+                "{why}: --max-clients-per-address (BARCAST_MAX_CLIENTS_PER_ADDRESS) = {}",
+                limits.max_clients_per_address
+            ),
+        }
     }
 
     /// Lets one client in.

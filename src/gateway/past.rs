@@ -10,12 +10,12 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::registry::Entry;
 use crate::bar::Topic;
 use crate::clock::now_ms;
+use crate::running;
 
 /// How long whoever asks for a past waits for the store.
 pub const PAST_WAIT: Duration = Duration::from_secs(5);
@@ -103,7 +103,7 @@ pub async fn read(asked: Vec<CancellationToken>) {
         }
     };
     // Whoever asked sees from the topics what is missing.
-    let _ = timeout(PAST_WAIT, all).await;
+    let _ = running::timeout(PAST_WAIT, all).await;
 }
 
 #[cfg(test)]

@@ -16,9 +16,10 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use tokio::net::TcpStream;
 use tokio::task::yield_now;
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::Instant;
 
 use super::ws::{Decoder, Event, Stop, Violation};
+use crate::running::{Sleep, sleep};
 
 /// Where a read goes: one buffer for all connections of a thread.
 pub type ReadBuffer = Rc<RefCell<Box<[u8]>>>;
@@ -84,7 +85,7 @@ struct Linger {
     /// Bytes that may still be thrown away.
     left: usize,
     /// When to cut; from the first of them.
-    until: Option<Pin<Box<Sleep>>>,
+    until: Option<Sleep>,
 }
 
 impl<L: Listener> Reading<L> {
@@ -161,12 +162,12 @@ impl<L: Listener> Reading<L> {
         };
         loop {
             if let Some(until) = &mut linger.until
-                && until.as_mut().poll(context).is_ready()
+                && Pin::new(&mut *until).poll(context).is_ready()
             {
                 if self.listener.is_shut() {
                     return Poll::Ready(());
                 }
-                until.as_mut().reset(Instant::now() + LINGER);
+                until.reset(LINGER);
                 continue;
             }
             if linger.left == 0 {
@@ -184,7 +185,7 @@ impl<L: Listener> Reading<L> {
                 Ok(0) => return Poll::Ready(()),
                 Ok(n) => {
                     linger.left = linger.left.saturating_sub(n);
-                    linger.until.get_or_insert_with(|| Box::pin(sleep(LINGER)));
+                    linger.until.get_or_insert_with(|| sleep(LINGER));
                 }
                 Err(why) if why.kind() == io::ErrorKind::WouldBlock => {}
                 Err(_) => return Poll::Ready(()),

@@ -63,6 +63,7 @@ impl Silences {
             }
         }
         watch.acked = sent.acked;
+        watch.since = watch.since.max(heard);
         is_over(watch.since)
     }
 }
@@ -73,6 +74,8 @@ pub(super) struct Judge<'a> {
     kernel: Option<Option<Kernel>>,
     now: u32,
     period: u32,
+    /// Silence before that second does not count.
+    woken: u32,
 }
 
 impl<'a> Judge<'a> {
@@ -83,7 +86,13 @@ impl<'a> Judge<'a> {
             kernel: None,
             now,
             period,
+            woken: 0,
         }
+    }
+
+    /// Silence counts from that second on: before it this process did not run.
+    pub fn since(self, woken: u32) -> Self {
+        Self { woken, ..self }
     }
 
     /// Whether the client is silent; asked once in a period. `waiting` bytes wait in the outbox.
@@ -93,7 +102,8 @@ impl<'a> Judge<'a> {
             let kernel = kernel.get_or_insert_with(|| Kernel::open().ok());
             kernel.as_ref()?.sent(&connection.stream)
         };
-        let times = (connection.heard.get(), self.now, self.period);
+        let heard = connection.heard.get().max(self.woken);
+        let times = (heard, self.now, self.period);
         self.silences.judge(id, times, waiting as u64, look)
     }
 }

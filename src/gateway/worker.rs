@@ -16,7 +16,7 @@ use tokio::time::timeout_at;
 use super::batch::Batch;
 use super::closing::GOING_AWAY;
 use super::holders::Holders;
-use super::http::places::Place;
+use super::http::places::Taken;
 use super::hub::{Hub, SessionId};
 use super::mailbox::Mailbox;
 use super::networks::any_contains;
@@ -31,6 +31,7 @@ use crate::bar::Pattern;
 use crate::clock::now_us;
 use crate::limited::Limited;
 use crate::metrics::Counts;
+use crate::running;
 
 /// One read's size. Shared by all clients of the worker, so it can be generous; a client's message
 /// is at most 4 KiB by default.
@@ -102,14 +103,20 @@ impl Worker {
             policy_log: RefCell::default(),
             silences: RefCell::default(),
             proxy_log: RefCell::default(),
-            started: Instant::now(),
+            started: running::now(),
             counts,
         }
     }
 
-    /// Whole seconds since this worker started: coarse on purpose, it is kept for every client.
+    /// Whole seconds that this worker ran: coarse on purpose, it is kept for every client.
     pub fn seconds(&self) -> u32 {
-        u32::try_from(self.started.elapsed().as_secs()).unwrap_or(u32::MAX)
+        self.second_of(running::now())
+    }
+
+    /// Likewise at a time of this thread's clock.
+    pub(super) fn second_of(&self, time: Instant) -> u32 {
+        let since = time.saturating_duration_since(self.started);
+        u32::try_from(since.as_secs()).unwrap_or(u32::MAX)
     }
 
     pub(super) fn connection(&self, id: SessionId) -> Option<Rc<Connection>> {
@@ -168,9 +175,9 @@ impl Worker {
         self.forget_placeholders(id);
     }
 
-    /// A place for a connection that is no session; `None` when all are taken by others in use. Behind a trusted
+    /// A place for a connection that is no session. Behind a trusted
     /// proxy are many: its connections are not added up.
-    pub fn http_connection(&self, address: IpAddr) -> Option<Place> {
+    pub fn http_connection(&self, address: IpAddr) -> Taken {
         let is_proxy = any_contains(&self.node.config.trusted_proxies, address);
         let taken = if is_proxy {
             self.node.places.take_alone()
@@ -178,10 +185,10 @@ impl Worker {
             self.node.places.take(address)
         };
         // One was refused, or lost its place.
-        if taken.as_ref().is_none_or(|(_, evicted)| *evicted) {
+        if matches!(taken, Taken::Refused | Taken::Evicted(_)) {
             self.node.metrics.refused(REFUSED_HTTP).inc();
         }
-        taken.map(|(place, _)| place)
+        taken
     }
 
     /// Sends an answer, a snapshot or a control frame.

@@ -1,5 +1,6 @@
 //! `/healthz`, `/readyz` and `/metrics` of a process that is no gateway: a generator, an ingest, a recorder.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,10 +19,12 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::files;
 use crate::health::quoted;
+use crate::limited::Limited;
 use crate::metrics::{self, Format, GeneratorMetrics};
 
-/// Connections at once: a few probes and scrapers, and no stranger takes the generator's files.
+/// Connections at once: a few probes and scrapers. Fewer where few files may be open.
 const MAX_CONNECTIONS: usize = 64;
 /// Longest wait for the first bytes of a request.
 const FIRST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -81,25 +84,36 @@ async fn serve(
     probed: Arc<impl Probed>,
     stop: CancellationToken,
 ) {
-    let free = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let free = Arc::new(Semaphore::new(files::for_probes(MAX_CONNECTIONS)));
     let accept = async {
+        let mut log = Limited::default();
+        let mut held = VecDeque::<CancellationToken>::new();
         loop {
-            let Ok(permit) = Arc::clone(&free).acquire_owned().await else {
-                return;
-            };
             let stream = match listener.accept().await {
                 Ok((stream, _)) => stream,
                 Err(why) => {
-                    tracing::warn!(%why, "health: cannot accept");
+                    log.say(|left_out| tracing::warn!(%why, left_out, "health: cannot accept"));
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                     continue;
                 }
             };
+            held.retain(|other| !other.is_cancelled());
+            // The oldest gives way: strangers who hold all of them keep no probe out.
+            if free.available_permits() == 0
+                && let Some(oldest) = held.pop_front()
+            {
+                oldest.cancel();
+            }
+            let Ok(permit) = Arc::clone(&free).acquire_owned().await else {
+                return;
+            };
+            let end = stop.child_token();
+            held.push_back(end.clone());
             let (registry, probed) = (Arc::clone(&registry), Arc::clone(&probed));
-            let stop = stop.clone();
             tokio::spawn(async move {
                 let served = connection(stream, &registry, &*probed);
-                stop.run_until_cancelled(served).await;
+                end.run_until_cancelled(served).await;
+                end.cancel();
                 drop(permit);
             });
         }

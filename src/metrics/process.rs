@@ -8,6 +8,8 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
+use crate::output;
+
 /// Ticks of a second in `/proc/self/stat`: USER_HZ is 100 on every Linux that Rust runs on.
 const TICKS_PER_SECOND: f64 = 100.0;
 /// Bytes of a kilobyte in `/proc/self/status`.
@@ -119,6 +121,11 @@ impl Collector for ProcessCollector {
                 show(name, help, &ConstGauge::new(value))?;
             }
         }
+        show(
+            "barcast_log_lines_dropped",
+            "Log lines dropped because the reader of stderr took none.",
+            &ConstCounter::new(output::STDERR.dropped()),
+        )?;
         let gauge = ConstGauge::new(1_i64);
         let mut family = encoder.encode_descriptor(
             "barcast_build_info",

@@ -34,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 use crate::bar::{Bar, Topic};
 use crate::bus::{Bus, RedisBus};
 use crate::generator::health;
+use crate::metrics::process::ProcessCollector;
 use crate::metrics::{OutputMetrics, RecordMetrics};
 use days::Days;
 use intake::{Intake, MAX_TOPICS};
@@ -112,6 +113,7 @@ pub async fn record(settings: Record, stop: CancellationToken) -> Result<usize, 
     let metrics = RecordMetrics::default();
     let mut registry = Registry::default();
     metrics.register(&mut registry);
+    registry.register_collector(Box::new(ProcessCollector));
     let mut lanes = Lanes {
         settings: &settings,
         metrics: &metrics,

@@ -196,7 +196,7 @@ fn the_documents_list_every_metric_of_an_ingest() {
 #[test]
 fn the_documents_list_every_metric_of_a_recorder() {
     let (exposed, _) = metrics(&recorder().get("/metrics").1);
-    let listed = metrics_in_docs("## Metrics of a recorder");
+    let listed = with_common("## Metrics of a recorder");
     assert_eq!(listed, exposed, "left: docs/metrics.md, right: /metrics");
 }
 

@@ -5,10 +5,10 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::{SocketAddr, TcpStream as StdStream};
+use std::net::{IpAddr, SocketAddr, TcpStream as StdStream};
 use std::rc::Rc;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hyper::header::{CONNECTION, HeaderValue};
@@ -19,9 +19,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::spawn_local;
-use tokio::time::{Instant, timeout, timeout_at};
 
-use super::places::Place;
+use super::places::{Place, Taken};
 use super::proxied::{self, ProxiedError};
 use super::{MAX_HEAD_BYTES, handshake};
 use crate::gateway::base_path::{BasePath, MAX_BASE_PATH_BYTES};
@@ -32,12 +31,15 @@ use crate::gateway::rendition::Rendition;
 use crate::gateway::session::{Connection, Session};
 use crate::gateway::worker::{REFUSED_PROXY_HEADER, Worker};
 use crate::gateway::ws::Decoder;
+use crate::running::{self, sleep, timeout};
 
 /// What a first request for a WebSocket asks for; a space or a query follows.
 const UPGRADES: [&[u8]; 2] = [b"/ws", b"/api/v1/ws"];
 const METHOD: &[u8] = b"GET ";
 /// The longest of them below a path, and what follows.
 const LOOK_BYTES: usize = 15 + MAX_BASE_PATH_BYTES;
+/// Between two looks whether a connection just accepted has a place.
+const PLACE_POLL: Duration = Duration::from_millis(1);
 /// How long a connection that is turned away may take to read why.
 const TURN_AWAY: Duration = Duration::from_secs(1);
 
@@ -49,7 +51,8 @@ pub struct Visitor {
     pub(super) place: Place,
     /// The worker that accepted it.
     pub(super) worker: usize,
-    pub(super) accepted: Instant,
+    /// How much of its time to ask for something is left.
+    pub(super) patience: Duration,
 }
 
 /// An upgraded connection for a worker.
@@ -126,18 +129,24 @@ enum Beginning {
 }
 
 /// The beginning of one TCP connection, until it is a session or somebody else's.
-pub async fn enter(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr) {
-    let accepted = Instant::now();
-    let Some(place) = worker.http_connection(peer.ip()) else {
-        tracing::debug!(%peer, "connection refused: too many without a session");
-        return;
-    };
+pub async fn enter(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, place: Place) {
     let config = &worker.node.config;
+    let due = Due(running::now() + config.limits.handshake_timeout);
     if config.proxy_protocol && any_contains(&config.trusted_proxies, peer.ip()) {
         // In a box of its own, so that nobody else's beginning is larger for it.
-        Box::pin(introduce(worker, stream, peer, place, accepted)).await;
+        Box::pin(introduce(worker, stream, peer, place, due)).await;
     } else {
-        look(worker, stream, peer, place, accepted).await;
+        look(worker, stream, peer, place, due).await;
+    }
+}
+
+/// When a connection must have asked for something, by this thread's clock.
+#[derive(Clone, Copy)]
+struct Due(Instant);
+
+impl Due {
+    fn left(self) -> Duration {
+        self.0.saturating_duration_since(running::now())
     }
 }
 
@@ -147,30 +156,29 @@ async fn introduce(
     mut stream: TcpStream,
     proxy: SocketAddr,
     place: Place,
-    accepted: Instant,
+    due: Due,
 ) {
-    let until = accepted + worker.node.config.limits.handshake_timeout;
     let read = tokio::select! {
-        read = timeout_at(until, proxied::read(&mut stream)) => read,
+        read = timeout(due.left(), proxied::read(&mut stream)) => read,
         () = place.evicted() => {
             tracing::debug!(%proxy, "connection ended: others need its place");
             return;
         }
     };
     match read {
-        Ok(Ok(None)) => look(worker, stream, proxy, place, accepted).await,
-        Ok(Ok(Some(peer))) => {
+        Some(Ok(None)) => look(worker, stream, proxy, place, due).await,
+        Some(Ok(Some(peer))) => {
             // From here on it is the client's, and counted as its.
             drop(place);
-            match worker.http_connection(peer.ip()) {
-                Some(place) => look(worker, stream, peer, place, accepted).await,
-                None => tracing::debug!(%peer, "connection refused: too many without a session"),
+            match timeout(due.left(), place_for(&worker, peer.ip())).await {
+                Some(Some(place)) => look(worker, stream, peer, place, due).await,
+                _ => tracing::debug!(%peer, "connection refused: too many without a session"),
             }
         }
         // Also a check that only looks whether the port is open.
-        Ok(Err(ProxiedError::Io(why))) => tracing::debug!(%proxy, %why, "connection ended"),
-        Err(_) => tracing::debug!(%proxy, "connection ended: no PROXY header came"),
-        Ok(Err(why)) => {
+        Some(Err(ProxiedError::Io(why))) => tracing::debug!(%proxy, %why, "connection ended"),
+        None => tracing::debug!(%proxy, "connection ended: no PROXY header came"),
+        Some(Err(why)) => {
             worker.node.metrics.refused(REFUSED_PROXY_HEADER).inc();
             worker.proxy_log.borrow_mut().say(|left_out| {
                 tracing::warn!(%proxy, %why, left_out, "connection of a trusted proxy refused (--proxy-protocol)");
@@ -179,31 +187,36 @@ async fn introduce(
     }
 }
 
+/// A place for a connection that is no session yet; `None` when all are taken by others in use. Others wait with
+/// the kernel meanwhile, so that no more files are open than there are places.
+pub async fn place_for(worker: &Worker, address: IpAddr) -> Option<Place> {
+    loop {
+        match worker.http_connection(address) {
+            Taken::Soon => sleep(PLACE_POLL).await,
+            Taken::Free(place) | Taken::Evicted(place) => return Some(place),
+            Taken::Refused => return None,
+        }
+    }
+}
+
 /// Looks whose a connection is, and hands it on.
-async fn look(
-    worker: Rc<Worker>,
-    stream: TcpStream,
-    peer: SocketAddr,
-    place: Place,
-    accepted: Instant,
-) {
-    let until = accepted + worker.node.config.limits.handshake_timeout;
+async fn look(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, place: Place, due: Due) {
     let begins = begins(&stream, &worker.node.config.base_path);
     let looked = tokio::select! {
-        looked = timeout_at(until, begins) => looked,
+        looked = timeout(due.left(), begins) => looked,
         () = place.evicted() => {
             tracing::debug!(%peer, "connection ended: others need its place");
             return;
         }
     };
     match looked {
-        Ok(Ok(Beginning::Upgrade)) => {
-            let greeted = timeout_at(until, greet(&worker, stream, peer, &place));
-            if greeted.await.is_err() {
+        Some(Ok(Beginning::Upgrade)) => {
+            let greeted = timeout(due.left(), greet(&worker, stream, peer, &place));
+            if greeted.await.is_none() {
                 tracing::debug!(%peer, "connection ended: its handshake took too long");
             }
         }
-        Ok(Ok(Beginning::Other)) => {
+        Some(Ok(Beginning::Other)) => {
             let Ok(stream) = stream.into_std() else {
                 return;
             };
@@ -212,17 +225,17 @@ async fn look(
                 peer,
                 place,
                 worker: worker.at,
-                accepted,
+                patience: due.left(),
             };
             // Nobody takes it only when the gateway is ending.
             let _ = worker.node.lanes.visitors.sender.send(visitor);
         }
-        Ok(Ok(Beginning::Proxied)) => {
+        Some(Ok(Beginning::Proxied)) => {
             worker.node.metrics.refused(REFUSED_PROXY_HEADER).inc();
             let _ = timeout(TURN_AWAY, turn_away(&worker, stream, peer)).await;
         }
-        Ok(Err(why)) => tracing::debug!(%peer, %why, "connection ended"),
-        Err(_) => tracing::debug!(%peer, "connection ended: it sent nothing"),
+        Some(Err(why)) => tracing::debug!(%peer, %why, "connection ended"),
+        None => tracing::debug!(%peer, "connection ended: it sent nothing"),
     }
 }
 
@@ -286,7 +299,7 @@ async fn greet(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr, place: 
                 let patience = worker.node.config.limits.handshake_timeout;
                 spawn_local(async move {
                     let upgraded = timeout(patience, handshake::stream_of(upgraded));
-                    if let Ok(Some((stream, early))) = upgraded.await {
+                    if let Some(Some((stream, early))) = upgraded.await {
                         begin(worker, stream, admission, early);
                     }
                 });

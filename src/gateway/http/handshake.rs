@@ -208,7 +208,7 @@ pub(super) fn let_in(
             }
             Refused::Draining | Refused::Clients => StatusCode::SERVICE_UNAVAILABLE,
         };
-        let mut response = refuse(status, &why.to_string());
+        let mut response = refuse(status, &node.refusal(why));
         response
             .headers_mut()
             .insert(RETRY_AFTER, HeaderValue::from_static("5"));

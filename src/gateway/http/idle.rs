@@ -6,16 +6,16 @@
 //! a request is being read or answered.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper::header::{CONNECTION, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Request, Version};
 use tokio::sync::Notify;
 use tokio::task::yield_now;
-use tokio::time::{Instant, sleep_until};
 
 use super::Answer;
 use crate::gateway::node::Node;
+use crate::running;
 
 /// Longest time from the end of a request's head to the last byte of its answer: nobody waits so long.
 pub(super) const MAX_EXCHANGE: Duration = Duration::from_secs(120);
@@ -54,10 +54,11 @@ pub struct Pulse {
 }
 
 impl Pulse {
-    /// Of a connection that was made at `accepted`.
-    pub fn since(accepted: Instant) -> Self {
+    /// Of a connection that was made so long ago, by the clock of this thread.
+    pub fn new(age: Duration) -> Self {
+        let now = running::now();
         Self {
-            accepted,
+            accepted: now.checked_sub(age).unwrap_or(now),
             has_asked: AtomicBool::new(false),
             is_busy: AtomicBool::new(false),
             is_unsent: AtomicBool::new(false),
@@ -68,8 +69,12 @@ impl Pulse {
         }
     }
 
+    fn age(&self) -> Duration {
+        running::now().saturating_duration_since(self.accepted)
+    }
+
     fn now(&self) -> u64 {
-        u64::try_from(self.accepted.elapsed().as_millis()).unwrap_or(u64::MAX)
+        u64::try_from(self.age().as_millis()).unwrap_or(u64::MAX)
     }
 
     /// Bytes came.
@@ -129,13 +134,13 @@ impl Pulse {
         loop {
             let (until, _) = self.due(handshake, idle);
             tokio::select! {
-                () = sleep_until(until) => {}
+                () = running::sleep(until.saturating_duration_since(running::now())) => {}
                 () = self.changed.notified() => continue,
             }
             // What has come meanwhile is read first.
             yield_now().await;
             let (until, over) = self.due(handshake, idle);
-            if until <= Instant::now() {
+            if until <= running::now() {
                 return over;
             }
         }
@@ -147,7 +152,7 @@ impl Pulse {
         if headers.contains_key(CONNECTION) {
             return;
         }
-        let is_old = self.accepted.elapsed() >= node.config.http_lifetime;
+        let is_old = self.age() >= node.config.http_lifetime;
         if is_old || node.is_draining() {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         } else if stays {

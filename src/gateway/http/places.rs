@@ -11,11 +11,21 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
 /// Connections that are not, or not yet, sessions: so many for each worker of a node. Each costs some 10 KiB.
 pub const MAX_HTTP_CONNECTIONS: usize = 4_096;
+
+/// A connection has so long to show what it wants before others from its own address may take its place: in a rush
+/// each is answered, and none ended for the next.
+const LEAST_LIFE: Duration = Duration::from_millis(100);
+
+/// Connections that lost their place and are not closed yet: so many beyond `most` places.
+pub const fn spare(most: usize) -> usize {
+    if most / 64 > 4 { most / 64 } else { 4 }
+}
 
 /// Whom an address stands for: an IPv6 client has its whole /64 (RFC 6177).
 pub fn holder_of(address: IpAddr) -> IpAddr {
@@ -37,6 +47,14 @@ enum Holder {
     Address(IpAddr),
 }
 
+impl Holder {
+    /// Whether both are one address, or connections of proxies.
+    fn is_like(self, other: Self) -> bool {
+        let are_alone = matches!((self, other), (Self::Alone(_), Self::Alone(_)));
+        self == other || are_alone
+    }
+}
+
 /// All places of a node.
 #[derive(Debug)]
 pub struct Places {
@@ -48,17 +66,32 @@ pub struct Places {
 struct Inner {
     next: u64,
     count: usize,
+    /// Connections with a [`Place`], also one that they lost.
+    open: usize,
     /// By holder, oldest first.
     held: HashMap<Holder, BTreeMap<u64, Arc<State>>>,
     /// Holders by how many they hold.
     by_count: BTreeSet<(usize, Holder)>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
+    since: Instant,
     /// An answer is being made.
     is_busy: AtomicBool,
     evicted: Notify,
+}
+
+/// What a connection gets.
+#[derive(Debug)]
+pub enum Taken {
+    Free(Place),
+    /// Another connection lost this one.
+    Evicted(Place),
+    /// None yet, but soon.
+    Soon,
+    /// None: all are in use, and nobody holds more.
+    Refused,
 }
 
 /// One connection's place; given back when dropped.
@@ -92,12 +125,18 @@ impl Inner {
     /// Makes room: the oldest idle connection of whoever holds most, and has an idle one. If none is idle, the
     /// oldest of whoever holds most, unless that is the newcomer: strangers who keep all of theirs in use keep
     /// out only themselves.
-    fn evict(&mut self, newcomer: Holder) -> bool {
+    fn evict(&mut self, newcomer: Holder) -> Room {
         let oldest = self.by_count.iter().rev().find_map(|(_, address)| {
             let mut held = self.held.get(address)?.iter();
-            let (number, _) = held.find(|(_, state)| !state.is_busy.load(Ordering::Relaxed))?;
-            Some((*address, *number))
+            let (number, state) = held.find(|(_, state)| !state.is_busy.load(Ordering::Relaxed))?;
+            Some((*address, *number, state.since))
         });
+        if oldest.is_some_and(|(holder, _, since)| {
+            holder.is_like(newcomer) && since.elapsed() < LEAST_LIFE
+        }) {
+            return Room::Soon;
+        }
+        let oldest = oldest.map(|(address, number, _)| (address, number));
         let oldest = oldest.or_else(|| {
             let own = self.held.get(&newcomer).map_or(0, BTreeMap::len);
             let (count, address) = self.by_count.last()?;
@@ -105,18 +144,26 @@ impl Inner {
             (*count > own + 1).then_some((*address, *number))
         });
         let Some(state) = oldest.and_then(|(address, number)| self.remove(address, number)) else {
-            return false;
+            return Room::None;
         };
         state.evicted.notify_one();
-        true
+        Room::Made
     }
 }
 
+/// Whether there is room for a newcomer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Room {
+    Made,
+    Soon,
+    None,
+}
+
 impl Places {
-    /// As many as so many workers have.
-    pub fn of(workers: usize) -> Self {
+    /// So many.
+    pub fn of(most: usize) -> Self {
         Self {
-            most: MAX_HTTP_CONNECTIONS * workers,
+            most,
             inner: Mutex::default(),
         }
     }
@@ -125,44 +172,56 @@ impl Places {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A place for a connection from `address`, and whether another lost its own for it; `None` when all
-    /// are taken, none is idle and nobody holds more.
-    pub fn take(self: &Arc<Self>, address: IpAddr) -> Option<(Place, bool)> {
+    /// A place for a connection from `address`.
+    pub fn take(self: &Arc<Self>, address: IpAddr) -> Taken {
         let holder = Holder::Address(holder_of(address));
         self.take_for(|_| holder)
     }
 
     /// Likewise for a connection that is nobody's yet.
-    pub fn take_alone(self: &Arc<Self>) -> Option<(Place, bool)> {
+    pub fn take_alone(self: &Arc<Self>) -> Taken {
         self.take_for(|number| Holder::Alone(Reverse(number)))
     }
 
-    fn take_for(self: &Arc<Self>, holder: impl FnOnce(u64) -> Holder) -> Option<(Place, bool)> {
+    fn take_for(self: &Arc<Self>, holder: impl FnOnce(u64) -> Holder) -> Taken {
         let mut inner = self.lock();
         let number = inner.next;
         let holder = holder(number);
         let is_full = inner.count >= self.most;
-        if is_full && !inner.evict(holder) {
-            return None;
+        if inner.open >= self.most + spare(self.most) {
+            return Taken::Soon;
+        }
+        if is_full {
+            match inner.evict(holder) {
+                Room::Made => {}
+                Room::Soon => return Taken::Soon,
+                Room::None => return Taken::Refused,
+            }
         }
         inner.next += 1;
         inner.count += 1;
-        let state = Arc::<State>::default();
+        inner.open += 1;
+        let state = Arc::new(State {
+            since: Instant::now(),
+            is_busy: AtomicBool::new(false),
+            evicted: Notify::new(),
+        });
         let held = inner.held.entry(holder).or_default();
         held.insert(number, Arc::clone(&state));
         let now = held.len();
         inner.recount(holder, now - 1, now);
         drop(inner);
-        let places = Arc::clone(self);
-        Some((
-            Place {
-                places,
-                holder,
-                number,
-                state,
-            },
-            is_full,
-        ))
+        let place = Place {
+            places: Arc::clone(self),
+            holder,
+            number,
+            state,
+        };
+        if is_full {
+            Taken::Evicted(place)
+        } else {
+            Taken::Free(place)
+        }
     }
 }
 
@@ -190,7 +249,9 @@ impl Drop for InUse {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let _ = self.places.lock().remove(self.holder, self.number);
+        let mut inner = self.places.lock();
+        inner.open -= 1;
+        let _ = inner.remove(self.holder, self.number);
     }
 }
 
@@ -200,6 +261,42 @@ mod tests {
 
     fn address(last: u16) -> IpAddr {
         IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, last))
+    }
+
+    fn place(places: &Arc<Places>, address: IpAddr) -> Place {
+        match places.take(address) {
+            Taken::Free(place) | Taken::Evicted(place) => place,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// A rush from one address, as behind a proxy: nobody is ended for the next, but waits for it.
+    #[test]
+    fn newcomers_wait_for_those_before_them() {
+        let places = Arc::new(Places::of(2));
+        let address: IpAddr = "192.0.2.1".parse().unwrap();
+        let first = place(&places, address);
+        let second = place(&places, address);
+        assert!(matches!(places.take(address), Taken::Soon));
+        drop(first);
+        let _third = place(&places, address);
+        std::thread::sleep(LEAST_LIFE);
+        assert!(
+            matches!(places.take(address), Taken::Evicted(_)),
+            "the second"
+        );
+        drop(second);
+    }
+
+    /// What lost its place and is not closed yet still has its file.
+    #[test]
+    fn lost_places_count_until_they_are_closed() {
+        let places = Arc::new(Places::of(1));
+        let other = |n| -> IpAddr { format!("192.0.2.{n}").parse().unwrap() };
+        let mut held: Vec<_> = (0..=spare(1)).map(|n| place(&places, other(n))).collect();
+        assert!(matches!(places.take(other(99)), Taken::Soon));
+        held.remove(0);
+        assert!(matches!(places.take(other(99)), Taken::Evicted(_)));
     }
 
     #[test]
@@ -215,16 +312,18 @@ mod tests {
     /// A stranger may keep all of its places in use, with requests that wait for a store.
     #[test]
     fn places_in_use_keep_nobody_out() {
-        let places = Arc::new(Places::of(1));
+        let places = Arc::new(Places::of(MAX_HTTP_CONNECTIONS));
         let (stranger, other): (IpAddr, IpAddr) =
             ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
         let held: Vec<_> = (0..MAX_HTTP_CONNECTIONS)
-            .map(|_| places.take(stranger).unwrap().0)
+            .map(|_| place(&places, stranger))
             .collect();
         let in_use: Vec<_> = held.iter().map(Place::in_use).collect();
-        assert!(places.take(stranger).is_none(), "not even its own");
-        let (_mine, evicted) = places.take(other).unwrap();
-        assert!(evicted);
+        let refused = places.take(stranger);
+        assert!(matches!(refused, Taken::Refused), "not even its own");
+        let Taken::Evicted(_mine) = places.take(other) else {
+            panic!("another must lose its place");
+        };
         assert!(!places.lock().held[&Holder::Address(stranger)].contains_key(&0));
         drop(in_use);
     }
@@ -232,42 +331,54 @@ mod tests {
     /// However many connections a trusted proxy keeps, a stranger with two loses one before it.
     #[test]
     fn a_proxys_connections_are_not_added_up() {
-        let places = Arc::new(Places::of(1));
+        let places = Arc::new(Places::of(MAX_HTTP_CONNECTIONS));
+        let got = |taken| match taken {
+            Taken::Free(place) | Taken::Evicted(place) => place,
+            other => panic!("{other:?}"),
+        };
         let (stranger, other): (IpAddr, IpAddr) =
             ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
         let mut held: Vec<_> = (2..MAX_HTTP_CONNECTIONS)
-            .map(|_| places.take_alone().unwrap().0)
+            .map(|_| got(places.take_alone()))
             .collect();
-        held.extend([(); 2].map(|()| places.take(stranger).unwrap().0));
-        let (_mine, evicted) = places.take(other).unwrap();
-        assert!(evicted);
+        held.extend([(); 2].map(|()| place(&places, stranger)));
+        let Taken::Evicted(_mine) = places.take(other) else {
+            panic!("another must lose its place");
+        };
         let left = places.lock().held[&Holder::Address(stranger)].len();
         assert_eq!(left, 1, "the stranger lost one");
         // With one each, too, strangers are the first; then the proxy's oldest.
         for lost in [Holder::Address(other), Holder::Address(stranger)] {
             assert!(places.lock().held.contains_key(&lost));
-            held.push(places.take_alone().unwrap().0);
+            held.push(got(places.take_alone()));
             assert!(!places.lock().held.contains_key(&lost), "{lost:?}");
         }
-        held.push(places.take_alone().unwrap().0);
+        std::thread::sleep(LEAST_LIFE);
+        held.push(got(places.take_alone()));
         assert!(!places.lock().held.contains_key(&Holder::Alone(Reverse(0))));
     }
 
     #[test]
     fn whoever_holds_most_loses_its_oldest_idle_place() {
-        let places = Arc::new(Places::of(1));
+        let places = Arc::new(Places::of(MAX_HTTP_CONNECTIONS));
         let (stranger, other): (IpAddr, IpAddr) =
             ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
         let mut held: Vec<_> = (0..MAX_HTTP_CONNECTIONS)
-            .map(|_| places.take(stranger).unwrap().0)
+            .map(|_| place(&places, stranger))
             .collect();
         let busy = held[0].in_use();
-        let (mine, evicted) = places.take(other).unwrap();
-        assert!(evicted);
+        let Taken::Evicted(mine) = places.take(other) else {
+            panic!("another must lose its place");
+        };
         let inner = places.lock();
-        let stranger = Holder::Address(stranger);
-        assert!(inner.held[&stranger].contains_key(&0), "it is in use");
-        assert!(!inner.held[&stranger].contains_key(&1), "the oldest idle");
+        assert!(
+            inner.held[&Holder::Address(stranger)].contains_key(&0),
+            "it is in use"
+        );
+        assert!(
+            !inner.held[&Holder::Address(stranger)].contains_key(&1),
+            "the oldest idle"
+        );
         assert_eq!(inner.count, MAX_HTTP_CONNECTIONS);
         drop(inner);
         drop((busy, mine));

@@ -9,11 +9,11 @@ use std::time::Duration;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::{Sleep, sleep};
 
 use super::idle::Pulse;
 use super::waiting::Meter;
 use crate::gateway::lag::PROGRESS_BYTES;
+use crate::running::{Sleep, sleep};
 
 /// Largest answer that is handed to the kernel without a word, in bytes.
 const LARGE_BYTES: usize = 64 << 10;
@@ -34,7 +34,7 @@ pub struct Progressing {
     pulse: Arc<Pulse>,
     is_narrow: bool,
     /// Runs while the socket is full.
-    patience: Option<Pin<Box<Sleep>>>,
+    patience: Option<Sleep>,
     /// Bytes taken since it runs.
     taken: usize,
     /// Runs from our last byte on.
@@ -88,8 +88,8 @@ impl Progressing {
             Poll::Ready(Err(_)) => {}
             Poll::Pending => {
                 let grace = self.grace;
-                let patience = self.patience.get_or_insert_with(|| Box::pin(sleep(grace)));
-                if patience.as_mut().poll(context).is_ready() {
+                let patience = self.patience.get_or_insert_with(|| sleep(grace));
+                if Pin::new(patience).poll(context).is_ready() {
                     return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
                 }
             }

@@ -16,7 +16,6 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::task::{JoinSet, spawn_local};
-use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::door::{Newcomer, Visitor};
@@ -26,6 +25,7 @@ use super::progress::Progressing;
 use super::waiting::{Waiting, keep_budget};
 use super::{Answer, MAX_HEAD_BYTES, handshake, is_websocket, route};
 use crate::gateway::node::Node;
+use crate::running::{self, sleep, timeout};
 
 /// The thread's life, until `stop`.
 ///
@@ -37,6 +37,9 @@ pub fn run(node: Arc<Node>, stop: &CancellationToken) -> io::Result<()> {
         .build_local(LocalOptions::default())?;
     runtime.block_on(async move {
         let mut duties = JoinSet::new();
+        duties.spawn_local(running::keep(|pause| {
+            tracing::warn!(?pause, "process did not run; clients are pinged before they are judged");
+        }));
         let waiting = Rc::new(Waiting::on(Arc::clone(&node)));
         duties.spawn_local(keep_budget(Rc::clone(&waiting)));
         duties.spawn_local(receive(node, waiting));
@@ -65,14 +68,16 @@ async fn serve(node: Arc<Node>, waiting: Rc<Waiting>, visitor: Visitor) {
         peer,
         place,
         worker,
-        accepted,
+        patience,
     } = visitor;
     let limits = &node.config.limits;
     let Ok(stream) = TcpStream::from_std(stream) else {
         return;
     };
     let counted = waiting.count();
-    let pulse = Arc::new(Pulse::since(accepted));
+    let pulse = Arc::new(Pulse::new(
+        limits.handshake_timeout.saturating_sub(patience),
+    ));
     let meter = Arc::clone(&counted.meter);
     let stream = Progressing::new(stream, limits.slow_grace, meter, Arc::clone(&pulse));
     let (node, counted, place, pulse) = (&node, &counted, &place, &pulse);
@@ -142,7 +147,7 @@ fn upgrade(node: &Arc<Node>, request: Request<Incoming>, worker: usize, peer: Ip
     spawn_local(async move {
         let patience = node.config.limits.handshake_timeout;
         let upgraded = timeout(patience, handshake::stream_of(upgraded));
-        if let Ok(Some((stream, early))) = upgraded.await
+        if let Some(Some((stream, early))) = upgraded.await
             && let Ok(stream) = stream.into_std()
         {
             let newcomer = Newcomer {
