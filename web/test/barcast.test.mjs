@@ -305,3 +305,45 @@ test("a connection that answers no ping is given up", async (t) => {
   assert.deepEqual(states.map((s) => s.name), ["connecting", "open", "waiting", "connecting"]);
   assert.equal(states[2].reason, "no pong");
 });
+
+test("a process that slept hears what came meanwhile before it judges", async (t) => {
+  const { sockets, Socket } = wire();
+  Socket.prototype.send = () => {};
+  const states = [];
+  const client = connect("ws://test", { WebSocket: Socket, pongWithin: 300, pingEvery: 200, backoffBase: 1, backoffMax: 1, state: (s) => states.push(s.name) });
+  t.after(() => client.close());
+  await until(() => sockets.length === 1);
+  sockets[0].onopen();
+  // The pong waits to be read while nothing runs here.
+  for (const end = performance.now() + 2_500; performance.now() < end; );
+  await pause(20);
+  sockets[0].say({ type: "pong" });
+  await pause(100);
+  assert.deepEqual(states, ["connecting", "open"]);
+  // Who says nothing then is gone.
+  await until(() => sockets.length === 2);
+});
+
+test("a handler that throws stops nothing", async (t) => {
+  const { sockets, Socket } = wire();
+  const thrown = [];
+  const listeners = process.listeners("uncaughtException");
+  process.removeAllListeners("uncaughtException");
+  process.on("uncaughtException", (why) => thrown.push(why.message));
+  t.after(() => {
+    process.removeAllListeners("uncaughtException");
+    for (const listener of listeners) process.on("uncaughtException", listener);
+  });
+  const client = connect("ws://test", {
+    WebSocket: Socket, backoffBase: 1, backoffMax: 1,
+    state: ({ name }) => {
+      if (name !== "closed") throw new Error(name);
+    },
+  });
+  t.after(() => client.close());
+  await until(() => sockets.length === 1);
+  sockets[0].onopen();
+  sockets[0].onclose({ code: 1006, reason: "" });
+  await until(() => sockets.length === 2);
+  assert.deepEqual(thrown.slice(0, 4), ["connecting", "open", "waiting", "connecting"]);
+});
