@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { Track, backoff, connect, cost, covers, mergeBars, parseTopic, payloads } from "../barcast.js";
+import { Track, backoff, barsIn, connect, cost, covers, mergeBars, parseTopic, together } from "../barcast.js";
 
 const bar = (time, close = 1) => ({ time, open: 1, high: 2, low: 0.5, close, volume: 10 });
 const times = (bars) => bars.map((b) => b.time);
@@ -21,12 +21,22 @@ test("a pattern covers whole parts only", () => {
   assert.ok(!covers("bars:AAPL:1", "bars:AAPL:5"));
 });
 
-test("backoff doubles up to the maximum, and at least half of it is certain", () => {
+test("backoff is anything up to a bound that doubles up to the maximum", () => {
   const lowest = (attempt) => backoff(attempt, { base: 100, max: 1000, random: () => 0 });
   const highest = (attempt) => backoff(attempt, { base: 100, max: 1000, random: () => 1 });
-  assert.deepEqual([0, 1, 2, 3, 4, 5].map(lowest), [50, 100, 200, 400, 500, 500]);
+  assert.deepEqual([0, 1, 2, 3, 4, 5].map(lowest), [0, 0, 0, 0, 0, 0]);
   assert.deepEqual([0, 1, 2, 3, 4, 5].map(highest), [100, 200, 400, 800, 1000, 1000]);
   assert.equal(highest(5000), 1000);
+});
+
+test("a close code says how long to wait at first", () => {
+  const span = (code) => [0, 1].map((random) => backoff(0, { random: () => random, code }));
+  for (const code of [undefined, 1000, 1006, 1009, 1011, 4408]) assert.deepEqual(span(code), [0, 500], String(code));
+  // They come to many clients at once, whose return is spread as a drain's closes are.
+  for (const code of [1001, 1012, 1013]) assert.deepEqual(span(code), [0, 5_000], String(code));
+  // Haste would only bring the same.
+  for (const code of [1002, 1003, 1007, 1008, 4429, 4503]) assert.deepEqual(span(code), [7_500, 15_000], String(code));
+  assert.equal(backoff(0, { max: 10, random: () => 1, code: 1001 }), 10);
 });
 
 test("merging sorts by time, keeps each time once and prefers the newer list", () => {
@@ -106,15 +116,55 @@ test("a topic that had no bar yet has nothing to resume", () => {
   assert.equal(track.update(bar(50)).gap, null);
 });
 
+/** All asks, as the requests that they go out in. */
+function requests(asks) {
+  const left = [...asks];
+  const out = [];
+  while (left.length > 0) {
+    const group = together(left);
+    for (const ask of group) left.splice(left.indexOf(ask), 1);
+    out.push(group);
+  }
+  return out;
+}
+const named = (groups) => groups.map((group) => group.map(({ topic }) => topic));
+
 test("requests with the same parameters share messages below the server's limit", () => {
-  const same = Array.from({ length: 400 }, (_, i) => ({ topic: `bars:SYMBOL-${i}:1`, params: { max_rate: 1 } }));
-  const out = payloads([...same, { topic: "bars:A:D", params: { since: 5 } }, { topic: "bars:B:D", params: { since: 5 } }]);
-  assert.deepEqual(out.flatMap((p) => p.topics).sort(), [...same.map((r) => r.topic), "bars:A:D", "bars:B:D"].sort());
-  for (const payload of out) {
+  const same = Array.from({ length: 400 }, (_, i) => ({ kind: "plain", topic: `bars:SYMBOL-${i}:1`, params: { max_rate: 1 } }));
+  const since = ["bars:A:D", "bars:B:D"].map((topic) => ({ kind: "since", topic, params: { since: 5 }, bars: 1 }));
+  const out = requests([...same, ...since]);
+  assert.deepEqual(named(out).flat().sort(), [...same, ...since].map((ask) => ask.topic).sort());
+  for (const group of out) {
+    const payload = { topics: group.map((ask) => ask.topic), ...group[0].params };
     assert.ok(JSON.stringify({ type: "bars.unsubscribe", id: 2 ** 40, payload }).length <= 4096);
   }
-  assert.deepEqual(out.at(-1), { topics: ["bars:A:D", "bars:B:D"], since: 5 });
+  assert.deepEqual(named(out).at(-1), ["bars:A:D", "bars:B:D"]);
   assert.ok(out.length < 6);
+});
+
+test("a request asks for no more bars than the server sends, and for fewer topics after a refusal", () => {
+  const topics = Array.from({ length: 1_000 }, (_, n) => `bars:W${n}:1`);
+  for (const bars of [1, 43, 50, 10_000]) {
+    const out = requests(topics.map((topic) => ({ kind: "wish", topic, params: { snapshot: bars }, bars })));
+    assert.deepEqual(named(out).flat(), topics);
+    for (const group of out) {
+      assert.ok(group.length * bars <= 10_000 || group.length === 1);
+      assert.ok(cost(group) >= 1 + (group.length * bars) / 256);
+    }
+  }
+  const asks = topics.slice(0, 10).map((topic) => ({ kind: "plain", topic, params: {}, most: 3, suspect: true }));
+  assert.deepEqual(requests(asks).map((group) => group.length), [3, 3, 3, 1]);
+  // What is doubtful spoils nothing, and a pattern's answer has an end of its own.
+  const mixed = [{ kind: "plain", topic: "bars:A:1", params: {}, suspect: true }, { kind: "plain", topic: "bars:B:1", params: {} }];
+  assert.equal(requests(mixed).length, 2);
+  const patterns = ["bars:A:*", "bars:B:*"].map((topic) => ({ kind: "wish", topic, params: { snapshot: 1 } }));
+  assert.equal(requests(patterns).length, 2);
+});
+
+test("how many bars a span has", () => {
+  const minute = 60_000;
+  assert.deepEqual(["bars:A:1", "bars:A:5", "bars:A:1S", "bars:A:D"].map((topic) => barsIn(topic, 10 * minute)), [11, 3, 601, 2]);
+  assert.equal(barsIn("bars:A:1S", 2 * 86_400_000), 10_000);
 });
 
 /** A socket in the client's hands and a server's voice in the test's. */
@@ -218,14 +268,27 @@ test("subscriptions of one topic share it; the last one to go ends it", async (t
   assert.equal(heard.length, 2);
 });
 
-test("an error comes to those who asked; what is no topic is refused at once", async (t) => {
+test("an error comes to those whose topic is refused; what is no topic is refused at once", async (t) => {
   const { client, sockets, heard } = await connected(t, (client, handlers) => {
     client.subscribe("bars:A:1", {}, handlers);
     client.subscribe("bars:A:5", {}, {});
   });
-  const [{ id }] = sockets[0].sent;
-  sockets[0].say({ type: "error", id, payload: { code: "limit", message: "too many" } });
-  assert.deepEqual(heard, [["error", { code: "limit", message: "too many", topics: ["bars:A:1", "bars:A:5"] }, undefined]]);
+  const { sent } = sockets[0];
+  const refuse = (code) => sockets[0].say({ type: "error", id: sent.at(-1).id, payload: { code, message: "no" } });
+  // Either of them, or both: they are asked for alone.
+  refuse("bad_request");
+  await until(() => sent.length === 2);
+  refuse("bad_request");
+  assert.deepEqual(heard, [["error", { code: "bad_request", message: "no", topics: ["bars:A:1"] }, undefined]]);
+  await until(() => sent.length === 3);
+  assert.deepEqual(sent[2].payload, { topics: ["bars:A:5"] });
+  sockets[0].say({ type: "bars.subscribe.response", id: sent[2].id, payload: { status: "ok" } });
+  // What cannot be had is not asked for again, also on the next connection.
+  sockets[0].onclose({ code: 1006, reason: "" });
+  await until(() => sockets.length === 2);
+  sockets[1].onopen();
+  assert.deepEqual(sockets[1].sent.map((m) => m.payload), [{ topics: ["bars:A:5"] }]);
+  assert.equal(heard.length, 1);
   assert.throws(() => client.subscribe("AAPL"), TypeError);
 });
 
@@ -243,15 +306,44 @@ test("a connection that answers no ping is given up", async (t) => {
   assert.equal(states[2].reason, "no pong");
 });
 
-test("a request asks for no more bars than the server sends", () => {
-  const topics = Array.from({ length: 1_000 }, (_, n) => `bars:W${n}:1`);
-  for (const snapshot of [1, 43, 50, 10_000, 20_000]) {
-    const out = payloads(topics.map((topic) => ({ topic, params: { snapshot } })));
-    assert.deepEqual(out.flatMap((payload) => payload.topics), topics);
-    for (const payload of out) {
-      const bars = payload.topics.length * snapshot;
-      assert.ok(bars <= 10_000 || payload.topics.length === 1, `${bars} bars`);
-      assert.ok(cost(payload) >= 1);
-    }
-  }
+test("a process that slept hears what came meanwhile before it judges", async (t) => {
+  const { sockets, Socket } = wire();
+  Socket.prototype.send = () => {};
+  const states = [];
+  const client = connect("ws://test", { WebSocket: Socket, pongWithin: 300, pingEvery: 200, backoffBase: 1, backoffMax: 1, state: (s) => states.push(s.name) });
+  t.after(() => client.close());
+  await until(() => sockets.length === 1);
+  sockets[0].onopen();
+  // The pong waits to be read while nothing runs here.
+  for (const end = performance.now() + 2_500; performance.now() < end; );
+  await pause(20);
+  sockets[0].say({ type: "pong" });
+  await pause(100);
+  assert.deepEqual(states, ["connecting", "open"]);
+  // Who says nothing then is gone.
+  await until(() => sockets.length === 2);
+});
+
+test("a handler that throws stops nothing", async (t) => {
+  const { sockets, Socket } = wire();
+  const thrown = [];
+  const listeners = process.listeners("uncaughtException");
+  process.removeAllListeners("uncaughtException");
+  process.on("uncaughtException", (why) => thrown.push(why.message));
+  t.after(() => {
+    process.removeAllListeners("uncaughtException");
+    for (const listener of listeners) process.on("uncaughtException", listener);
+  });
+  const client = connect("ws://test", {
+    WebSocket: Socket, backoffBase: 1, backoffMax: 1,
+    state: ({ name }) => {
+      if (name !== "closed") throw new Error(name);
+    },
+  });
+  t.after(() => client.close());
+  await until(() => sockets.length === 1);
+  sockets[0].onopen();
+  sockets[0].onclose({ code: 1006, reason: "" });
+  await until(() => sockets.length === 2);
+  assert.deepEqual(thrown.slice(0, 4), ["connecting", "open", "waiting", "connecting"]);
 });
