@@ -241,7 +241,7 @@ impl RecordMetrics {
         );
         counter(
             "barcast_record_set_aside_bars",
-            "Bars that the database refused for what they hold, put aside in barcast_refused_bars",
+            "Bars refused for what they are, put aside in barcast_refused_bars or _refused.ndjson",
             &self.set_aside,
         );
         counter(
