@@ -21,6 +21,8 @@ pub enum Concern {
     Publisher,
     /// What is written to the store.
     Kept,
+    /// This machine's clock.
+    Clock,
     /// Where a recorder writes.
     Output,
 }

@@ -52,6 +52,8 @@ const CLOSE_DELAY_MS: i64 = 1_000;
 /// make everything after it late.
 const MAX_AHEAD_MS: i64 = 86_400_000;
 /// The same of a live trade, in ms, beside `--late`: what two clocks that are set well differ by. Further
+/// So many rows in a row ahead of the clock, and it is the clock that is wrong, or not ours: nothing is ready then.
+const AHEAD_ROWS: u32 = 20;
 /// ahead is a time zone forgotten, and would make all good trades of its symbol late for hours.
 const MAX_LIVE_AHEAD_MS: i64 = 5_000;
 
@@ -186,6 +188,7 @@ pub async fn run<P: Publisher>(
         warnings: Limited::default(),
         late_log: Limited::default(),
         mark: Mark::default(),
+        ahead: 0,
         pending: 0,
     };
     // The queue blocks, and so does this thread: publishing is done by the runtime that waits here.
@@ -272,6 +275,8 @@ struct Market {
     warnings: Limited,
     late_log: Limited,
     mark: Mark,
+    /// Rows in a row that were ahead of the clock.
+    ahead: u32,
     /// Rows since the last drain.
     pending: usize,
 }
@@ -310,6 +315,19 @@ impl Market {
         }
     }
 
+    /// A single row may be wrong; when all are, it is rather the clock.
+    fn tell_ahead(&mut self, ahead: i64) {
+        self.ahead = self.ahead.saturating_add(1);
+        if self.ahead == AHEAD_ROWS && self.config.live {
+            let why = format!(
+                "the last {AHEAD_ROWS} rows were left out, being {:.0} s ahead of this machine's clock: set it (NTP)",
+                seconds(ahead)
+            );
+            tracing::warn!(why, "no row is taken");
+            self.metrics.publishing.health.set(Concern::Clock, why);
+        }
+    }
+
     /// Says which row was late, and by how much: a counter alone is not looked at.
     fn tell_late(&mut self, at: &str, symbol: Symbol, time: i64) {
         let newest = self.instruments.get(&symbol);
@@ -334,12 +352,16 @@ impl Market {
         let ahead = entry.time().saturating_sub(now);
         let allowed = self.allowed_ahead();
         if ahead > allowed {
+            self.tell_ahead(ahead);
             return Err(format!(
                 "the time of this row of {symbol} is {:.1} s ahead of the clock, {:.1} s are allowed: \
                  another time zone, or a clock that is wrong?",
                 seconds(ahead),
                 seconds(allowed)
             ));
+        }
+        if std::mem::take(&mut self.ahead) >= AHEAD_ROWS {
+            self.metrics.publishing.health.clear(Concern::Clock);
         }
         if self.instruments.len() >= MAX_SYMBOLS && !self.instruments.contains_key(&symbol) {
             return Err(format!(
