@@ -19,6 +19,8 @@ pub enum Concern {
     Past,
     /// The publisher's connection, and who serves there.
     Publisher,
+    /// What became of the last publish.
+    Published,
     /// What is written to the store.
     Kept,
     /// This machine's clock.

@@ -142,6 +142,10 @@ impl Publishing {
         body
     }
 
+    fn is_ready(&self) -> bool {
+        get(self.health.unwrap(), "/readyz").status == 200
+    }
+
     fn metric(&self, name: &str) -> f64 {
         let text = get(self.health.unwrap(), "/metrics").body;
         let line = text
@@ -743,4 +747,22 @@ fn the_newest_message_does_not_go_back_when_bars_are_stored_later() {
         last.contains(&candle("A", 5, 99).closed().message()),
         "{last}"
     );
+}
+
+/// Redis answers questions, but holds back what is published: each try runs into its time-out and ends the
+/// connection, and each new connection looks well.
+#[test]
+fn a_publisher_whose_publishes_hang_is_not_ready_between_two_of_them() {
+    let server = RedisServer::start();
+    let publishing = Publishing::start(Kind::Generate, &server.url(), &["--interval", "0.2"]);
+    publishing.until_ready(true);
+    server.command("CLIENT PAUSE 60000 WRITE");
+    publishing.until_ready(false);
+    let red = std::time::Instant::now();
+    while red.elapsed() < Duration::from_secs(7) {
+        assert!(!publishing.is_ready(), "{}", publishing.process.log());
+        thread::sleep(Duration::from_millis(20));
+    }
+    server.command("CLIENT UNPAUSE");
+    publishing.until_ready(true);
 }

@@ -22,8 +22,6 @@ pub struct RedisPublisher {
     link: Option<Link>,
     keeper: Option<Keeper>,
     health: Health,
-    /// Redis did not publish what it was last asked to.
-    is_refused: bool,
     /// What the store said when it last refused something, and until when it is left alone.
     store: Option<Refusal>,
 }
@@ -40,7 +38,6 @@ impl RedisPublisher {
             bus,
             link: None,
             health: Health::default(),
-            is_refused: false,
             store: None,
         }
     }
@@ -136,9 +133,6 @@ impl RedisPublisher {
             if let Err(unpublished) = checked {
                 if unpublished.is_elsewhere {
                     self.give_up(&unpublished.why);
-                } else {
-                    self.is_refused = true;
-                    self.health.set(Concern::Publisher, unpublished.why.clone());
                 }
                 return Err(if unpublished.is_all && nth == 0 {
                     BusError::Refused(unpublished.why)
@@ -182,10 +176,15 @@ impl Publisher for RedisPublisher {
         let mut outcome = Outcome::default();
         let ended = self.run(messages, &wanted, false, &mut outcome).await;
         self.settle(&outcome, ended.is_ok());
-        ended?;
-        if std::mem::take(&mut self.is_refused) && self.is_connected() {
-            self.health.clear(Concern::Publisher);
+        match &ended {
+            // The connection says so itself.
+            Err(BusError::NotConnected(_)) => {}
+            // A server may answer questions and take nothing.
+            Err(why) => self.health.set(Concern::Published, why.to_string()),
+            Ok(()) if !messages.is_empty() => self.health.clear(Concern::Published),
+            Ok(()) => {}
         }
+        ended?;
         Ok(outcome.refused)
     }
 
