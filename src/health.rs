@@ -23,6 +23,8 @@ pub enum Concern {
     Kept,
     /// Where a recorder writes.
     Output,
+    /// How this machine's clock stands to the times of bars.
+    Clock,
 }
 
 #[derive(Debug)]

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::{Frames, Ingest, over_limit};
+use crate::ahead::FUTURE;
 use crate::bar::{Bar, Message, Topic};
 use crate::gateway::batch::TopicId;
 use crate::gateway::past::Past;
@@ -272,9 +273,14 @@ impl Ingest {
                 frames,
                 metrics,
                 malformed_log,
+                ahead,
                 ..
             } = self;
             decoder.decode(&name, payload, |message| match message {
+                Ok(message) if ahead.refuses(message.topic.resolution, message.bar.time()) => {
+                    metrics.dropped(FUTURE).inc();
+                    ahead.refused(message.topic, None, message.bar.time(), malformed_log);
+                }
                 Ok(message) => frames.recall(registry, entry, &message, &mut recall),
                 Err(why) => {
                     metrics.dropped(why.reason()).inc();
@@ -322,11 +328,21 @@ impl Ingest {
             decoder,
             frames,
             malformed_log,
+            ahead,
             pasts,
             ..
         } = self;
         let is_lazy = pasts.is_open();
         decoder.decode(topic, payload, |message| match message {
+            Ok(message) if ahead.refuses(message.topic.resolution, message.bar.time()) => {
+                metrics.dropped(FUTURE).inc();
+                ahead.refused(message.topic, None, message.bar.time(), malformed_log);
+                // Its past is there all the same, for when a good bar comes.
+                let mark = |entry: &Entry| entry.lock().past = Past::Stored;
+                if is_lazy && let Err(why) = registry.of_bar(&message.topic, mark) {
+                    over_limit(metrics, malformed_log, &message, why);
+                }
+            }
             Ok(message) => {
                 let restore = |entry: &Entry| frames.restore(registry, entry, &message, is_lazy);
                 match registry.of_bar(&message.topic, restore) {
