@@ -260,3 +260,69 @@ impl Ahead {
 pub fn shown(ms: i64) -> String {
     Timestamp::from_millisecond(ms).map_or_else(|_| ms.to_string(), |time| time.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wall_clock_that_steps_back_is_not_believed_at_once() {
+        let mut clock = Clock::default();
+        let start = Instant::now();
+        let after = |seconds| start + Duration::from_secs(seconds);
+        // Seconds that ran, the wall clock then, and what counts.
+        for (seconds, wall, expected) in [
+            (0, 1_000_000, 1_000_000),
+            (10, 1_010_000, 1_010_000),
+            // Within what NTP does.
+            (20, 1_019_500, 1_019_500),
+            // An hour back, and for a while time goes on all the same.
+            (30, -2_570_000, 1_029_500),
+            (600, -2_000_000, 1_599_500),
+            // It was put right.
+            (610, 1_610_000, 1_610_000),
+            // It is believed in the end.
+            (620, 0, 1_620_000),
+            (1_219, 599_000, 2_219_000),
+            (1_220, 600_000, 600_000),
+            (1_230, 610_000, 610_000),
+            // Forward at once, as after a machine's sleep.
+            (1_231, 9_000_000, 9_000_000),
+        ] {
+            assert_eq!(clock.now(wall, after(seconds)), expected, "{seconds}");
+        }
+    }
+
+    #[test]
+    fn the_clock_is_read_only_for_what_may_be_ahead() {
+        let mut ahead = Ahead::default();
+        let now = now_ms();
+        assert!(!ahead.refuses(Resolution::M1, now));
+        let limit = ahead.limit;
+        assert!((now + 60_000..now + 70_000).contains(&limit));
+        assert!(!ahead.refuses(Resolution::M1, limit));
+        assert_eq!(ahead.limit, limit, "not read again");
+        assert!(!ahead.refuses(Resolution::Day, now + DAY_MS));
+        assert!(ahead.limit >= limit);
+        let mut off = Ahead::new(MaxAhead::OFF);
+        assert!(!off.refuses(Resolution::M1, i64::MAX));
+    }
+
+    #[test]
+    fn what_is_over_is_not_told_any_more() {
+        let health = Health::default();
+        let mut ahead = Ahead::default().telling(health.clone());
+        let mut log = Refusals::default();
+        let future = now_ms() + 3_600_000;
+        for _ in 0..MANY {
+            assert!(ahead.refuses(Resolution::M1, future));
+            ahead.refused("bars:A:1", None, future, &mut log);
+        }
+        assert!(health.is_ready() && health.status().contains("clock, by 3"));
+        ahead.rest();
+        assert_ne!(health.status(), "ok");
+        ahead.told = Instant::now().checked_sub(OVER);
+        ahead.rest();
+        assert_eq!(health.status(), "ok");
+    }
+}

@@ -109,14 +109,24 @@ impl Input {
         }
     }
 
+    /// Whether [`extent`](Self::extent) can be known.
+    ///
+    /// # Errors
+    /// One line, when it cannot.
+    pub fn can_be_read_twice(&self) -> Result<(), String> {
+        match self {
+            Self::Csv(file, _) => can_be_read_twice(&file.path),
+            Self::Recorded(_) | Self::Database(_) => Ok(()),
+        }
+    }
+
     /// From its first bar to its last one, for which files are read once before.
     ///
     /// # Errors
-    /// As [`next`](Self::next), and when it cannot be read twice.
+    /// As [`next`](Self::next).
     pub fn extent(&self) -> Result<Option<Extent>, String> {
         let mut all = match self {
             Self::Csv(file, wanted) => {
-                can_be_read_twice(&file.path)?;
                 Self::Csv(BarFile::open(&file.path, file.topic)?, wanted.clone())
             }
             Self::Recorded(files) => Self::Recorded(Box::new(files.again()?)),

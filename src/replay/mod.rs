@@ -243,6 +243,7 @@ fn rebase(config: &Config, inputs: &[Input]) -> Result<Rebase, ReplayError> {
     if config.rebase {
         for input in inputs {
             if config.speed.is_fast() {
+                input.can_be_read_twice().map_err(ReplayError::Files)?;
                 let of = input.extent().map_err(ReplayError::Read)?;
                 if let Some(of) = of {
                     Extent::add(&mut extent, of);
