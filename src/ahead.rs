@@ -37,6 +37,10 @@ const NEARLY_ALL: u64 = 9;
 /// by less than that refuses the beginnings of minutes alone.
 const OVER: Duration = Duration::from_secs(90);
 
+/// What to look at, in the log.
+const REMEDY: &str = "check both clocks (NTP), and that the time is the start of the bar in ms since the epoch, UTC; \
+    --max-ahead off (BARCAST_MAX_AHEAD) takes any, for simulations";
+
 /// How far a bar may start ahead of the clock: `--max-ahead`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MaxAhead {
@@ -210,9 +214,8 @@ impl Ahead {
                 clock = shown(now),
                 ahead_s,
                 left_out,
-                "dropped: its time is ahead of this machine's clock. Check both clocks (NTP), and that the time is \
-                 the start of the bar in ms since the epoch, UTC; --max-ahead off (BARCAST_MAX_AHEAD) takes any, \
-                 for simulations"
+                remedy = REMEDY,
+                "dropped: its time is ahead of this machine's clock"
             );
         });
         self.count(time.saturating_sub(now), Instant::now());
