@@ -33,6 +33,8 @@ const WINDOW: Duration = Duration::from_secs(10);
 const MANY: u64 = 20;
 /// Nearly all: so many times as many as were taken.
 const NEARLY_ALL: u64 = 9;
+/// Rests after which the clock is read anyway: one that was ahead for a while must not leave its bound behind.
+const RESTS_A_LOOK: u32 = 64;
 /// It is over when nothing of the kind was seen for so long: more than a minute, since a clock that is behind
 /// by less than that refuses the beginnings of minutes alone.
 const OVER: Duration = Duration::from_secs(90);
@@ -101,6 +103,7 @@ pub struct Ahead {
     /// so about once a minute.
     limit: i64,
     clock: Clock,
+    rests: u32,
     /// Bars looked at.
     seen: u64,
     share: Option<Share>,
@@ -161,6 +164,7 @@ impl Ahead {
             max,
             limit: max.ms.map_or(i64::MAX, |_| i64::MIN),
             clock: Clock::default(),
+            rests: 0,
             seen: 0,
             share: None,
             told: None,
@@ -186,10 +190,15 @@ impl Ahead {
         self.clock.now(now_ms(), Instant::now())
     }
 
-    #[cold]
-    fn look(&mut self, resolution: Resolution, time: i64) -> bool {
+    fn renew(&mut self) -> i64 {
         let now = self.now();
         self.limit = self.max.ms.map_or(i64::MAX, |ms| now.saturating_add(ms));
+        now
+    }
+
+    #[cold]
+    fn look(&mut self, resolution: Resolution, time: i64) -> bool {
+        let now = self.renew();
         is_ahead(resolution, time, now, self.max)
     }
 
@@ -250,8 +259,12 @@ impl Ahead {
         );
     }
 
-    /// To be called now and then: what was told may be over.
+    /// To be called now and then: the clock may have stepped back, and what was told be over.
     pub fn rest(&mut self) {
+        self.rests = self.rests.wrapping_add(1);
+        if self.rests.is_multiple_of(RESTS_A_LOOK) {
+            self.renew();
+        }
         if self.told.is_some_and(|told| told.elapsed() >= OVER) {
             self.told = None;
             self.health.clear(Concern::Clock);
@@ -307,7 +320,12 @@ mod tests {
         assert_eq!(ahead.limit, limit, "not read again");
         assert!(!ahead.refuses(Resolution::Day, now + DAY_MS));
         assert!(ahead.limit >= limit);
+        // Also when the clock was a day ahead for a moment, and nothing came to look at it for.
+        ahead.limit = now + DAY_MS;
+        (0..RESTS_A_LOOK).for_each(|_| ahead.rest());
+        assert!((now + 60_000..now + 70_000).contains(&ahead.limit));
         let mut off = Ahead::new(MaxAhead::OFF);
+        (0..RESTS_A_LOOK).for_each(|_| off.rest());
         assert!(!off.refuses(Resolution::M1, i64::MAX));
     }
 
