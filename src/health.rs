@@ -21,10 +21,10 @@ pub enum Concern {
     Publisher,
     /// What is written to the store.
     Kept,
+    /// This machine's clock.
+    Clock,
     /// Where a recorder writes.
     Output,
-    /// How this machine's clock stands to the times of bars.
-    Clock,
 }
 
 #[derive(Debug)]

@@ -216,6 +216,12 @@ impl Heard {
             .collect()
     }
 
+    fn seqs(&self) -> BTreeSet<u64> {
+        let messages = self.messages();
+        let seqs = messages.iter().map(|message| message["seq"].as_u64());
+        seqs.map(Option::unwrap).collect()
+    }
+
     fn times(&self) -> BTreeSet<i64> {
         let messages = self.messages();
         messages
@@ -455,6 +461,12 @@ fn nothing_is_lost(fault: Fault) {
                     publishing.expected(&closed),
                     "{kind:?} {fault:?}: heard"
                 );
+                // What Redis refused nobody lacks, so the numbers of messages have no hole.
+                if !matches!(fault, Fault::Replica) {
+                    let seqs = heard.seqs();
+                    let all: BTreeSet<_> = (1..=seqs.len() as u64).collect();
+                    assert_eq!(seqs, all, "{kind:?} {fault:?}");
+                }
             });
         }
     });

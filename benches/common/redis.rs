@@ -75,6 +75,7 @@ pub fn greet(listener: &TcpListener) -> TcpStream {
         let reply: &[u8] = match line.as_str() {
             "HELLO" => b"%1\r\n$5\r\nproto\r\n:3\r\n",
             "CLIENT" => b"+OK\r\n",
+            "ROLE" => b"*3\r\n$6\r\nmaster\r\n:0\r\n*0\r\n",
             "PSUBSCRIBE" => b">3\r\n$10\r\npsubscribe\r\n$6\r\nbars:*\r\n:1\r\n",
             _ => continue,
         };

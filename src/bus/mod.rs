@@ -43,7 +43,7 @@ pub enum BusError {
     /// There is no connection just now; it is being made in the background.
     #[error("not connected: {0}")]
     NotConnected(String),
-    /// Redis answers, but not what was asked for: its words.
+    /// Redis answers, but not what was asked for: its words. Nothing of it was done.
     #[error("{0}")]
     Refused(String),
     /// The write or its confirmation failed: some of the messages may have gone out.

@@ -53,6 +53,8 @@ const CLOSE_DELAY_MS: i64 = 1_000;
 /// differ by. Further ahead is a time zone forgotten, and would make all good trades of its symbol late for
 /// hours.
 const MAX_LIVE_AHEAD_MS: i64 = 5_000;
+/// So many rows in a row ahead of the clock, and it is the clock that is wrong, or not ours: nothing is ready then.
+const AHEAD_ROWS: u32 = 20;
 
 /// What the rows are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -181,7 +183,8 @@ pub async fn run<P: Publisher>(
         source::open(&config, &metrics.publishing.health, &stop).map_err(FeedError::Input)?;
     let mut outlet = Outlet::new(publisher, config.form, metrics.publishing.clone());
     outlet.ready(&stop).await;
-    let ahead = Ahead::new(max_ahead(&config)).telling(metrics.publishing.health.clone());
+    // Health is told of by rows in a row here, and then nothing is ready.
+    let ahead = Ahead::new(max_ahead(&config));
     let mut market = Market {
         instruments: HashMap::new(),
         numbering: Numbering::new(now_us()),
@@ -191,6 +194,7 @@ pub async fn run<P: Publisher>(
         late_log: Limited::default(),
         future_log: Refusals::default(),
         mark: Mark::default(),
+        ahead_rows: 0,
         pending: 0,
         ahead,
     };
@@ -291,6 +295,8 @@ struct Market {
     late_log: Limited,
     future_log: Refusals,
     mark: Mark,
+    /// Rows in a row that were ahead of the clock.
+    ahead_rows: u32,
     /// Rows since the last drain.
     pending: usize,
     /// What keeps rows of the future out.
@@ -306,6 +312,8 @@ impl Market {
             self.metrics.future.inc();
             let (symbol, time) = (entry.symbol(), entry.time());
             let at = Some(row.at.as_str());
+            let ahead = time.saturating_sub(self.ahead.now());
+            self.tell_ahead(ahead);
             return self.ahead.refused(symbol, at, time, &mut self.future_log);
         }
         let taken = row.entry.and_then(|entry| {
@@ -339,6 +347,19 @@ impl Market {
         self.ahead.refuses(resolution, entry.time())
     }
 
+    /// A single row may be wrong; when all are, it is rather the clock.
+    fn tell_ahead(&mut self, ahead: i64) {
+        self.ahead_rows = self.ahead_rows.saturating_add(1);
+        if self.ahead_rows == AHEAD_ROWS && self.config.live {
+            let why = format!(
+                "the last {AHEAD_ROWS} rows were left out, being {:.0} s ahead of this machine's clock: set it (NTP)",
+                seconds(ahead)
+            );
+            tracing::warn!(why, "no row is taken");
+            self.metrics.publishing.health.set(Concern::Clock, why);
+        }
+    }
+
     /// Says which row was late, and by how much: a counter alone is not looked at.
     fn tell_late(&mut self, at: &str, symbol: Symbol, time: i64) {
         let newest = self.instruments.get(&symbol);
@@ -360,6 +381,9 @@ impl Market {
     fn enter(&mut self, entry: &Entry) -> Result<Taken, String> {
         let symbol = entry.symbol();
         let now = now_ms();
+        if std::mem::take(&mut self.ahead_rows) >= AHEAD_ROWS {
+            self.metrics.publishing.health.clear(Concern::Clock);
+        }
         if self.instruments.len() >= MAX_SYMBOLS && !self.instruments.contains_key(&symbol) {
             return Err(format!(
                 "{symbol} would be one symbol more than {MAX_SYMBOLS}"

@@ -1,15 +1,15 @@
 //! The way out to the bus, for a generator, an ingest and a replay alike: counts, tells of a lost bus once,
 //! and publishes and stores later what could not be at once.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::pack::{Form, Packer, keep};
-use crate::bar::Message;
-use crate::bus::{Publisher, Refused};
+use crate::bar::{Message, Topic};
+use crate::bus::{BusError, Publisher, Refused};
 use crate::limited::Limited;
 use crate::metrics::GeneratorMetrics;
 
@@ -38,9 +38,19 @@ pub struct Outlet<P> {
     store_log: Limited,
     /// Closed bars that could not be published when they were offered.
     late: VecDeque<Message>,
+    /// By topic, how many numbers of forming bars that Redis refused were given to others: of what nobody
+    /// got, and what a later state replaces, there is no hole to tell of.
+    unused: HashMap<Topic, u64>,
     /// Bars given up by the store that are counted.
     given_up: u64,
     tended: Option<Instant>,
+}
+
+/// Why something was not published.
+struct Unpublished {
+    why: String,
+    /// Redis is there, and said that nobody got any of it.
+    is_refused: bool,
 }
 
 /// Since when nothing was confirmed, and how many bars that cost.
@@ -60,6 +70,7 @@ impl<P: Publisher> Outlet<P> {
             outage: None,
             store_log: Limited::default(),
             late: VecDeque::new(),
+            unused: HashMap::new(),
             given_up: 0,
             tended: None,
         }
@@ -75,19 +86,18 @@ impl<P: Publisher> Outlet<P> {
     /// Publishes once, after what waits to be published. Of what is not confirmed, closed bars wait for the
     /// next time, and what is forming counts as unpublished; what `stop` came before counts so, too.
     pub async fn offer(&mut self, messages: &mut [Message], stop: &CancellationToken) {
+        for message in messages.iter_mut() {
+            let unused = self.unused.get(&message.topic).copied().unwrap_or(0);
+            message.seq = message.seq.map(|seq| seq.saturating_sub(unused));
+        }
         let published = match self.publish_late(stop).await {
             Some(Ok(())) => self.publish(messages, stop).await,
             failed => failed,
         };
         match published {
             Some(Ok(())) => self.confirmed(messages),
-            Some(Err(why)) => {
-                let closed = messages.iter().filter(|message| message.bar.closed);
-                self.late.extend(closed.copied());
-                let forming = messages.iter().filter(|message| !message.bar.closed);
-                let given_up = self.late.len().saturating_sub(MAX_LATE_BARS);
-                self.late.drain(..given_up);
-                let unpublished = forming.count() + given_up;
+            Some(Err(Unpublished { why, is_refused })) => {
+                let unpublished = self.put_off(messages, is_refused);
                 self.failed(&why, unpublished);
             }
             None => {
@@ -97,8 +107,34 @@ impl<P: Publisher> Outlet<P> {
         self.measure();
     }
 
+    /// Lets closed bars wait for the next time; how many bars that costs.
+    fn put_off(&mut self, messages: &[Message], is_refused: bool) -> usize {
+        let mut dropped: HashMap<Topic, u64> = HashMap::new();
+        let mut forming = 0;
+        for message in messages {
+            if message.bar.closed {
+                let before = dropped.get(&message.topic).copied().unwrap_or(0);
+                self.late.push_back(Message {
+                    seq: message.seq.map(|seq| seq.saturating_sub(before)),
+                    ..*message
+                });
+            } else {
+                forming += 1;
+                if is_refused {
+                    *dropped.entry(message.topic).or_default() += 1;
+                }
+            }
+        }
+        for (topic, dropped) in dropped {
+            *self.unused.entry(topic).or_default() += dropped;
+        }
+        let given_up = self.late.len().saturating_sub(MAX_LATE_BARS);
+        self.late.drain(..given_up);
+        forming + given_up
+    }
+
     /// Publishes what could not be before, oldest first. `None` when `stop` came first.
-    async fn publish_late(&mut self, stop: &CancellationToken) -> Option<Result<(), String>> {
+    async fn publish_late(&mut self, stop: &CancellationToken) -> Option<Result<(), Unpublished>> {
         while !self.late.is_empty() {
             let chunk = self.late.len().min(LATE_CHUNK);
             let mut messages: Vec<_> = self.late.iter().take(chunk).copied().collect();
@@ -139,7 +175,7 @@ impl<P: Publisher> Outlet<P> {
         self.tended = Some(Instant::now());
         if !self.late.is_empty() && self.publisher.is_connected() {
             match self.publish_late(stop).await {
-                Some(Err(why)) => self.failed(&why, 0),
+                Some(Err(unpublished)) => self.failed(&unpublished.why, 0),
                 Some(Ok(())) => {}
                 None => return,
             }
@@ -195,7 +231,7 @@ impl<P: Publisher> Outlet<P> {
                     self.confirmed(messages);
                     return true;
                 }
-                Some(Err(why)) => self.failed(&why, 0),
+                Some(Err(unpublished)) => self.failed(&unpublished.why, 0),
                 None => return false,
             }
             let again = async {
@@ -213,10 +249,15 @@ impl<P: Publisher> Outlet<P> {
         &mut self,
         messages: &mut [Message],
         stop: &CancellationToken,
-    ) -> Option<Result<(), String>> {
+    ) -> Option<Result<(), Unpublished>> {
         let packed = match self.packer.pack(messages) {
             Ok(packed) => packed,
-            Err(why) => return Some(Err(format!("cannot compress: {why}"))),
+            Err(why) => {
+                return Some(Err(Unpublished {
+                    why: format!("cannot compress: {why}"),
+                    is_refused: true,
+                }));
+            }
         };
         let kept = if self.publisher.keeps() {
             keep(messages)
@@ -238,7 +279,10 @@ impl<P: Publisher> Outlet<P> {
                 }
                 Ok(())
             }
-            Err(why) => Err(why.to_string()),
+            Err(why) => Err(Unpublished {
+                why: why.to_string(),
+                is_refused: matches!(why, BusError::Refused(_)),
+            }),
         })
     }
 

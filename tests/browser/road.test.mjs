@@ -175,7 +175,7 @@ test('an exception is a failed attempt, and late words of an old socket are not 
 });
 
 test('clients of a gateway that goes away come back over seconds', async () => {
-  const { gateway } = await market(['DRAIN'], 5);
+  const { gateway, road } = await market(['DRAIN'], 5);
   const { page, close } = await library(gateway);
   await page.evaluate(async (url) => {
     window.waits = [];
@@ -190,6 +190,7 @@ test('clients of a gateway that goes away come back over seconds', async () => {
   // Of 40 random points in 5 s; that they lie within 2 s has a chance of 10^-14.
   assert.ok(Math.max(...waits) - Math.min(...waits) > 2_000 && Math.max(...waits) <= 5_000, String(waits));
   await close();
+  road.close();
 });
 
 test('two hundred topics are whole again after a long sleep', async () => {

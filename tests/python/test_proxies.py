@@ -246,7 +246,7 @@ def test_what_the_proxy_keeps_out(proxy, gateways, tmp_path):
 
     with proxy(tmp_path, list(gateways), own_origin_only) as address:
         in_time(scenario(f"ws://{address}/ws"))
-        for path in ("/metrics", "/ops"):
+        for path in ("/metrics", "/ops", "/bars/metrics", "/bars/ops", "/bars/ui/ops/main.js"):
             assert get(address, path)[0] == 404, "metrics are not for strangers"
         assert get(address, "/")[0] == 200, "the chart page"
 

@@ -347,3 +347,31 @@ test("a handler that throws stops nothing", async (t) => {
   await until(() => sockets.length === 2);
   assert.deepEqual(thrown.slice(0, 4), ["connecting", "open", "waiting", "connecting"]);
 });
+
+const timers = () => process.getActiveResourcesInfo().filter((kind) => kind === "Timeout").length;
+
+test("a thousand gaps of a topic are one repair, and none is left behind by an end", async () => {
+  const { sockets, Socket } = wire();
+  const before = timers();
+  const client = connect("ws://test", { WebSocket: Socket });
+  client.subscribe("bars:A:1", {}, {});
+  await until(() => sockets.length === 1);
+  sockets[0].onopen();
+  sockets[0].say({ type: "bars.update", topic: "bars:A:1", payload: bar(60_000_000) });
+  for (let n = 0; n < 1_000; n++) sockets[0].say({ type: "bars.gap", topic: "bars:A:1", payload: { from: 60_000_000 - n * 60_000, to: 60_000_000, reason: "upstream" } });
+  assert.ok(timers() - before < 10, String(timers() - before));
+  client.close();
+  assert.ok(timers() - before < 3, String(timers() - before));
+});
+
+test("whoever closed the client hears nothing more, nor does anybody else", async () => {
+  const { sockets, Socket } = wire();
+  const heard = [];
+  const client = connect("ws://test", { WebSocket: Socket });
+  client.subscribe("bars:A:1", {}, { bar: () => (heard.push("first"), client.close()) });
+  client.subscribe("bars:A:1", {}, { bar: () => heard.push("second") });
+  await until(() => sockets.length === 1);
+  sockets[0].onopen();
+  sockets[0].say({ type: "bars.update", topic: "bars:A:1", payload: bar(60_000) });
+  assert.deepEqual(heard, ["first"]);
+});

@@ -132,7 +132,7 @@ impl RedisPublisher {
             writes.publish(self.bus.prefix, messages);
             writes.ask_server();
         }
-        for write in writes.0 {
+        for (nth, write) in writes.0.into_iter().enumerate() {
             let replies = self.send(&mut open, &write).await?;
             let checked = write.check(&replies, self.keeper.as_mut(), outcome);
             if let Err(unpublished) = checked {
@@ -142,7 +142,11 @@ impl RedisPublisher {
                     self.is_refused = true;
                     self.health.set(Concern::Publisher, unpublished.why.clone());
                 }
-                return Err(BusError::Publish(unpublished.why));
+                return Err(if unpublished.is_all && nth == 0 {
+                    BusError::Refused(unpublished.why)
+                } else {
+                    BusError::Publish(unpublished.why)
+                });
             }
         }
         Ok(())

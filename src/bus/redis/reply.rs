@@ -115,7 +115,7 @@ const REPLIES: [Reply; 24] = [
     reply(
         "NOPERM",
         [Mistake; 4],
-        "the user lacks a right: docs/production.md has the ACL; --store none needs no keys",
+        "the user lacks a right: docs/production.md has the ACL",
     ),
     reply(
         "NOAUTH",
@@ -191,7 +191,12 @@ pub fn said(why: &RedisError) -> String {
         (ErrorKind::RESP3NotSupported, ..) => "ERR unknown command `HELLO`".to_owned(),
         (_, Some(code), Some(detail)) => format!("{code} {detail}"),
         (_, Some(code), None) => code.to_owned(),
-        (_, None, _) if why.is_timeout() => "no answer in time".to_owned(),
+        (_, None, _) if why.is_timeout() => {
+            // A remedy may stand behind it.
+            let text = why.to_string();
+            let remedy = text.find(": ").map_or("", |at| &text[at..]);
+            format!("no answer in time{remedy}")
+        }
         _ => why.to_string(),
     }
 }

@@ -110,6 +110,8 @@ pub(super) struct Unpublished {
     pub why: String,
     /// Another server serves now.
     pub is_elsewhere: bool,
+    /// Redis refused all of it: nobody has got anything.
+    pub is_all: bool,
 }
 
 impl Write {
@@ -141,7 +143,7 @@ impl Write {
     ) -> Result<(), Unpublished> {
         let mut keeper = keeper;
         let mut unpublished = None;
-        let mut step = None;
+        let (mut has_published, mut step) = (false, None);
         for (role, reply) in self.roles.iter().zip(replies) {
             let purpose = match role {
                 Role::Publish | Role::Server => Purpose::Publish,
@@ -152,23 +154,33 @@ impl Write {
             let is_elsewhere = meaning == Some(Meaning::GoElsewhere);
             if let Some(why) = why.as_ref().filter(|_| is_elsewhere) {
                 let why = told(why);
-                return Err(Unpublished { why, is_elsewhere });
+                return Err(Unpublished {
+                    why,
+                    is_elsewhere,
+                    is_all: false,
+                });
             }
             match (role, why) {
                 (Role::Publish, Some(why)) => {
                     let why = told(&why);
-                    unpublished.get_or_insert(Unpublished { why, is_elsewhere });
+                    unpublished.get_or_insert(Unpublished {
+                        why,
+                        is_elsewhere,
+                        is_all: true,
+                    });
                 }
                 (Role::Server, None) => {
                     if let Ok((role, is_cluster)) = by_hello(reply.clone()) {
                         let elsewhere = |why| Unpublished {
                             why,
                             is_elsewhere: true,
+                            is_all: false,
                         };
                         serves(role, is_cluster).map_err(elsewhere)?;
                     }
                 }
-                (Role::Publish, None) | (Role::Server, Some(_)) => {}
+                (Role::Publish, None) => has_published = true,
+                (Role::Server, Some(_)) => {}
                 // Says more than the end, which only says that something was wrong before.
                 (Role::Step, why) => step = step.or(why.map(|why| (why, meaning))),
                 (Role::History(..) | Role::Last(..), None) => {
@@ -184,7 +196,13 @@ impl Write {
                 }
             }
         }
-        unpublished.map_or(Ok(()), Err)
+        unpublished.map_or(Ok(()), |unpublished| {
+            let is_all = !has_published;
+            Err(Unpublished {
+                is_all,
+                ..unpublished
+            })
+        })
     }
 }
 
