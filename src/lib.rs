@@ -13,6 +13,7 @@
 //! [`run`] holds the entry points that `main` and the tests call.
 
 pub mod aggregate;
+pub mod ahead;
 pub mod bar;
 pub mod bus;
 pub mod check;

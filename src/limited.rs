@@ -133,10 +133,15 @@ impl Refusals {
         }
     }
 
+    /// A channel's name in Redis, as far as it is logged.
+    pub fn name(&self, channel: &str) -> String {
+        let name = self.prefix.chars().chain(channel.chars());
+        name.take(LOGGED_BYTES).collect()
+    }
+
     /// Tells of a message that was dropped, with its channel and first bytes.
     pub fn malformed(&mut self, channel: &str, payload: &[u8], why: &Malformed) {
-        let name = self.prefix.chars().chain(channel.chars());
-        let name: String = name.take(LOGGED_BYTES).collect();
+        let name = self.name(channel);
         self.say(&name, why.reason(), |left_out| {
             let start = &payload[..payload.len().min(LOGGED_BYTES)];
             tracing::warn!(

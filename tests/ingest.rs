@@ -10,6 +10,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use barcast::aggregate::{Empty, Rules};
+use barcast::ahead::MaxAhead;
 use barcast::bar::{Message, Number, Resolution, write_message};
 use barcast::bus::{Bus, MemoryBus, Outgoing, Publisher, RedisBus};
 use barcast::feed::{Config, Input, Source, Totals, run};
@@ -36,6 +37,7 @@ fn config(source: Source, input: Input) -> Config {
         max_delay: Duration::from_secs(3_600),
         flush: Duration::from_millis(50),
         form: Form::Single,
+        max_ahead: MaxAhead::default(),
     }
 }
 
@@ -148,7 +150,8 @@ async fn files_follow_each_other_and_bad_rows_cost_nobody_else() {
     ];
     let source = Source::Files(sources.into());
     let (totals, messages) = ingested(config(source, Input::Trades)).await;
-    assert_eq!((totals.taken, totals.late, totals.bad), (6, 0, 11));
+    assert_eq!((totals.taken, totals.late, totals.bad), (6, 0, 10));
+    assert_eq!(totals.future, 1);
     check_trades(&messages);
 }
 
@@ -253,7 +256,47 @@ async fn a_live_trade_far_ahead_of_the_clock_is_left_out() {
     let mut config = config(Source::Files(vec![path]), Input::Trades);
     config.live = true;
     let (totals, _) = ingested(config).await;
-    assert_eq!((totals.taken, totals.late, totals.bad), (6, 0, 1));
+    let Totals { taken, late, .. } = totals;
+    assert_eq!((taken, late, totals.bad, totals.future), (6, 0, 0, 1));
+}
+
+/// What would be refused by every gateway is not published, whatever the rows are; unless that is wanted.
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_ahead_of_the_clock_are_left_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let now = Resolution::M1.floor(barcast::clock::now_ms());
+    let times = [now - 60_000, now, now + 3_600_000, now + 86_400_000];
+    let trade = |time| format!(r#"{{"symbol":"A","time":{time},"price":2.5,"size":1}}"#);
+    let bar = |time| {
+        let prices = r#""open":1,"high":1,"low":1,"close":1,"volume":1"#;
+        format!(r#"{{"symbol":"A","time":{time},{prices}}}"#)
+    };
+    let trades = file(
+        &folder,
+        "trades.ndjson",
+        &(times.map(trade).join("\n") + "\n"),
+    );
+    let bars = file(&folder, "bars.ndjson", &(times.map(bar).join("\n") + "\n"));
+    for (path, input) in [(trades, Input::Trades), (bars, Input::Bars(Resolution::M1))] {
+        for (live, max, future) in [
+            (false, MaxAhead::default(), 2),
+            (true, MaxAhead::default(), 2),
+            (false, MaxAhead::within(Duration::from_secs(7_200)), 1),
+            (false, MaxAhead::OFF, 0),
+            (true, MaxAhead::OFF, 0),
+        ] {
+            let mut config = config(Source::Files(vec![path.clone()]), input);
+            (config.live, config.max_ahead) = (live, max);
+            let (totals, messages) = ingested(config).await;
+            assert_eq!(
+                (totals.taken, totals.future),
+                (4 - future, future),
+                "{input:?} {max:?}"
+            );
+            let newest = messages.iter().map(|m| m.bar.time()).max().unwrap();
+            assert_eq!(newest > now, future < 2);
+        }
+    }
 }
 
 /// Data that is sold delayed: the clock says nothing of intervals whose trades are still to come.

@@ -125,7 +125,7 @@ async fn trades_stream_as_a_market() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rebased_trades_are_of_now_and_make_the_same_minutes() {
+async fn rebased_trades_end_now_and_make_the_same_minutes() {
     let server = RedisServer::start();
     let subscription = Subscription::start(server.bus()).await;
     let folder = tempfile::tempdir().unwrap();
@@ -152,9 +152,10 @@ async fn rebased_trades_are_of_now_and_make_the_same_minutes() {
         .iter()
         .filter(|m| m.topic.resolution == Resolution::M1);
     let start = minutes.map(|m| m.bar.time()).min().unwrap();
-    // The first trade, a second into it, is less than a minute ago.
+    // The last trade, six minutes after it, is less than a minute ago: nothing is ahead of the clock.
     let now = before - 60_000..=after;
-    assert!(now.contains(&(start + 1_000)), "{before} {start} {after}");
+    assert!(now.contains(&(start + 360_000)), "{before} {start} {after}");
+    assert!(said.contains("future=0"), "{said}");
     check_minutes(&messages, start);
     let volumes = bars(&messages, "bars:A:15", start);
     assert_eq!(volumes.iter().map(|bar| bar.1[4]).sum::<f64>(), 4.5);

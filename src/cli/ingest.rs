@@ -147,6 +147,7 @@ impl IngestArgs {
                 max_delay: self.max_feed_delay,
                 flush: self.flush,
                 form: Form::new(self.publish, self.compress)?,
+                max_ahead: self.store.max_ahead(),
             },
             bus: self.store.keeping(bus),
             health_listen: self.health_listen,

@@ -3,6 +3,7 @@
 //! Everything is validated here, before anything binds or connects; the flag wins over the variable.
 
 mod address;
+mod ahead;
 mod check;
 mod dev;
 mod generate;
@@ -22,6 +23,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub use address::AddressArgs;
+pub use ahead::AheadArgs;
 pub use check::{CheckArgs, Told};
 pub use dev::DevArgs;
 pub use generate::GenerateArgs;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{RedisArgs, Store, values};
+use super::{AheadArgs, RedisArgs, Store, values};
 use crate::record::Record;
 use crate::record::postgres::Address;
 
@@ -33,6 +33,8 @@ pub struct RecordArgs {
     /// Where bars are read that were missed
     #[arg(long, env = "BARCAST_STORE", value_enum, default_value = "redis")]
     store: Store,
+    #[command(flatten)]
+    ahead: AheadArgs,
     /// Address for /healthz, /readyz and /metrics, as 127.0.0.1:9102; none without it
     #[arg(long, env = "BARCAST_RECORD_HEALTH_LISTEN", value_parser = values::address)]
     health_listen: Option<SocketAddr>,
@@ -56,6 +58,7 @@ impl RecordArgs {
         Ok(Record {
             bus: self.redis.bus()?,
             load: self.store == Store::Redis,
+            max_ahead: self.ahead.max_ahead,
             postgres,
             parquet: self.parquet,
             parquet_interval: self.parquet_interval,

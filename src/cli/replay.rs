@@ -56,7 +56,8 @@ pub struct ReplayArgs {
     #[arg(long, env = "BARCAST_REPLAY_SPEED", default_value = "1x")]
     speed: Speed,
     /// Give the bars times of now, the first one the interval that has just ended; and trades, the first
-    /// one less than a minute ago [default: off]
+    /// one less than a minute ago. At more than 1x the last one ends when it is played instead, and files are
+    /// read twice [default: off]
     #[arg(long, env = "BARCAST_REPLAY_REBASE")]
     rebase: bool,
     #[command(flatten)]
@@ -155,6 +156,7 @@ impl ReplayArgs {
                 rebase: self.rebase,
                 trades,
                 form: Form::new(self.publish, self.compress)?,
+                max_ahead: self.store.max_ahead(),
             },
             bus: self.store.keeping(self.redis.bus()?),
         })

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 use clap::builder::BoolishValueParser;
 
-use super::{RedisArgs, Store, values};
+use super::{AheadArgs, RedisArgs, Store, values};
 use crate::bus::RedisBus;
 use crate::gateway::base_path::BasePath;
 use crate::gateway::config::{HTTP_LIFETIME, PROOF_WAIT};
@@ -71,6 +71,8 @@ pub struct GatewayArgs {
     /// Memory, in bytes, of the bars of all topics together; what the store can give again goes first, then the oldest [default: a quarter of what the cgroup or machine has]
     #[arg(long, env = "BARCAST_HISTORY_BYTES", value_parser = values::positive)]
     history_bytes: Option<usize>,
+    #[command(flatten)]
+    ahead: AheadArgs,
     /// File with the names, exchanges, sessions and scales of symbols, for charts; none without it
     #[arg(long, env = "BARCAST_SYMBOLS_FILE", value_name = "FILE", value_parser = values::symbols_file)]
     symbols_file: Option<Arc<Listings>>,
@@ -130,6 +132,7 @@ impl GatewayArgs {
             history_bytes: self
                 .history_bytes
                 .unwrap_or(Config::default().history_bytes),
+            max_ahead: self.ahead.max_ahead,
             listings: self.symbols_file.clone().unwrap_or_default(),
             ui: !self.no_ui,
             base_path: self.base_path.clone().unwrap_or_default(),

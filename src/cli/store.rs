@@ -1,6 +1,7 @@
 use clap::{Args, ValueEnum};
 
-use super::values;
+use super::{AheadArgs, values};
+use crate::ahead::MaxAhead;
 use crate::bus::RedisBus;
 
 /// Closed bars of a topic that publishers keep by default, as many as a gateway does.
@@ -24,13 +25,20 @@ pub struct StoreArgs {
     /// Closed bars kept there of each topic
     #[arg(long, env = "BARCAST_STORE_BARS", default_value_t = STORE_BARS, value_parser = values::positive)]
     store_bars: usize,
+    #[command(flatten)]
+    ahead: AheadArgs,
 }
 
 impl StoreArgs {
+    /// How far a bar may start ahead of the clock.
+    pub fn max_ahead(&self) -> MaxAhead {
+        self.ahead.max_ahead
+    }
+
     /// The bus, with publishers that keep what is wanted.
     pub fn keeping(&self, bus: RedisBus) -> RedisBus {
         match self.store {
-            Store::Redis => bus.keeping(self.store_bars),
+            Store::Redis => bus.keeping(self.store_bars).refusing(self.max_ahead()),
             Store::None => bus,
         }
     }

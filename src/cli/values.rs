@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use console::Term;
 
+use crate::ahead::MaxAhead;
 use crate::bar::{Pattern, Resolution, Symbol};
 use crate::bus::redis::Settings;
 use crate::bus::{BusError, RedisBus};
@@ -194,6 +195,18 @@ pub fn seconds(text: &str) -> Result<Duration, String> {
         .filter(|seconds| (0.0..=LONGEST_INTERVAL).contains(seconds))
         .map(Duration::from_secs_f64)
         .ok_or_else(|| format!("allowed: seconds from 0 to {LONGEST_INTERVAL}"))
+}
+
+/// How far a bar may start ahead of the clock.
+///
+/// # Errors
+/// What is allowed.
+pub fn max_ahead(text: &str) -> Result<MaxAhead, String> {
+    if text == "off" {
+        return Ok(MaxAhead::OFF);
+    }
+    let within = seconds(text).map(MaxAhead::within);
+    within.map_err(|why| format!("{why}, or off"))
 }
 
 /// A time in seconds, fractions allowed, that is not next to nothing.

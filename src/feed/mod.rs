@@ -23,6 +23,7 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use crate::aggregate::{Forming, Ladder, Rules, Taken};
+use crate::ahead::{Ahead, MaxAhead};
 use crate::bar::{Message, Resolution, Symbol};
 use crate::bus::{Bus, Publisher, RedisBus};
 use crate::clock::{now_ms, now_us};
@@ -30,7 +31,7 @@ use crate::generator::numbering::Numbering;
 use crate::generator::outlet::{Outlet, TEND_INTERVAL};
 use crate::generator::pack::Form;
 use crate::health::Concern;
-use crate::limited::Limited;
+use crate::limited::{Limited, Refusals};
 use crate::metrics::FeedMetrics;
 use crate::metrics::process::ProcessCollector;
 use delay::Delay;
@@ -48,14 +49,12 @@ const FLUSH_ROWS: usize = 5_000;
 const CHUNK_BARS: usize = 2_000;
 /// By the clock a bar closes so long after its end, in ms: its last trades are still on their way.
 const CLOSE_DELAY_MS: i64 = 1_000;
-/// A row whose time is further ahead of the clock than this, in ms, is taken for a mistake: it would
-/// make everything after it late.
-const MAX_AHEAD_MS: i64 = 86_400_000;
-/// The same of a live trade, in ms, beside `--late`: what two clocks that are set well differ by. Further
+/// A live trade may be ahead of the clock by this, in ms, and `--late`: what two clocks that are set well
+/// differ by. Further ahead is a time zone forgotten, and would make all good trades of its symbol late for
+/// hours.
+const MAX_LIVE_AHEAD_MS: i64 = 5_000;
 /// So many rows in a row ahead of the clock, and it is the clock that is wrong, or not ours: nothing is ready then.
 const AHEAD_ROWS: u32 = 20;
-/// ahead is a time zone forgotten, and would make all good trades of its symbol late for hours.
-const MAX_LIVE_AHEAD_MS: i64 = 5_000;
 
 /// What the rows are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,6 +82,8 @@ pub struct Config {
     /// Longest time until changed bars are published.
     pub flush: Duration,
     pub form: Form,
+    /// How far a bar may start ahead of the clock.
+    pub max_ahead: MaxAhead,
 }
 
 /// `barcast ingest`, validated.
@@ -102,6 +103,8 @@ pub struct Totals {
     pub late: u64,
     /// Rows that are none.
     pub bad: u64,
+    /// Rows whose time is ahead of the clock.
+    pub future: u64,
     /// Bars that the bus confirmed, every state of each.
     pub published: u64,
     /// Whether it was stopped before the end.
@@ -111,7 +114,7 @@ pub struct Totals {
 impl Totals {
     /// 1 when there were rows and none could be used.
     pub fn exit_code(&self) -> ExitCode {
-        ExitCode::from(u8::from(self.taken == 0 && self.bad > 0))
+        ExitCode::from(u8::from(self.taken == 0 && self.bad + self.future > 0))
     }
 }
 
@@ -180,6 +183,8 @@ pub async fn run<P: Publisher>(
         source::open(&config, &metrics.publishing.health, &stop).map_err(FeedError::Input)?;
     let mut outlet = Outlet::new(publisher, config.form, metrics.publishing.clone());
     outlet.ready(&stop).await;
+    // Health is told of by rows in a row here, and then nothing is ready.
+    let ahead = Ahead::new(max_ahead(&config));
     let mut market = Market {
         instruments: HashMap::new(),
         numbering: Numbering::new(now_us()),
@@ -187,9 +192,11 @@ pub async fn run<P: Publisher>(
         metrics,
         warnings: Limited::default(),
         late_log: Limited::default(),
+        future_log: Refusals::default(),
         mark: Mark::default(),
-        ahead: 0,
+        ahead_rows: 0,
         pending: 0,
+        ahead,
     };
     // The queue blocks, and so does this thread: publishing is done by the runtime that waits here.
     let handle = Handle::current();
@@ -255,6 +262,18 @@ fn pump<P: Publisher>(
     Ok(())
 }
 
+/// How far a row may be ahead of the clock.
+fn max_ahead(config: &Config) -> MaxAhead {
+    let live = config.rules.late_ms.saturating_add(MAX_LIVE_AHEAD_MS);
+    match config.input {
+        Input::Trades if config.live && !config.max_ahead.is_off() => {
+            let live = Duration::from_millis(u64::try_from(live).unwrap_or_default());
+            config.max_ahead.min(MaxAhead::within(live))
+        }
+        _ => config.max_ahead,
+    }
+}
+
 #[expect(clippy::cast_precision_loss, reason = "for people")]
 fn seconds(ms: i64) -> f64 {
     ms as f64 / 1_000.0
@@ -274,16 +293,29 @@ struct Market {
     metrics: FeedMetrics,
     warnings: Limited,
     late_log: Limited,
+    future_log: Refusals,
     mark: Mark,
     /// Rows in a row that were ahead of the clock.
-    ahead: u32,
+    ahead_rows: u32,
     /// Rows since the last drain.
     pending: usize,
+    /// What keeps rows of the future out.
+    ahead: Ahead,
 }
 
 impl Market {
     fn take(&mut self, row: Row) {
         self.pending += 1;
+        if let Ok(entry) = &row.entry
+            && self.is_future(entry)
+        {
+            self.metrics.future.inc();
+            let (symbol, time) = (entry.symbol(), entry.time());
+            let at = Some(row.at.as_str());
+            let ahead = time.saturating_sub(self.ahead.now());
+            self.tell_ahead(ahead);
+            return self.ahead.refused(symbol, at, time, &mut self.future_log);
+        }
         let taken = row.entry.and_then(|entry| {
             let taken = self.enter(&entry)?;
             Ok((taken, entry.symbol(), entry.time()))
@@ -305,20 +337,20 @@ impl Market {
         }
     }
 
-    /// How far a row may be ahead of the clock, in ms.
-    fn allowed_ahead(&self) -> i64 {
-        match self.config.input {
-            Input::Trades if self.config.live => {
-                self.config.rules.late_ms.saturating_add(MAX_LIVE_AHEAD_MS)
-            }
-            _ => MAX_AHEAD_MS,
-        }
+    /// Whether a row is ahead of the clock, and so would make all of its symbol late that come after it.
+    fn is_future(&mut self, entry: &Entry) -> bool {
+        let resolution = match self.config.input {
+            Input::Bars(leaf) => leaf,
+            // Of a trade's bars, the finest bounds how far it may be ahead.
+            Input::Trades => Resolution::S1,
+        };
+        self.ahead.refuses(resolution, entry.time())
     }
 
     /// A single row may be wrong; when all are, it is rather the clock.
     fn tell_ahead(&mut self, ahead: i64) {
-        self.ahead = self.ahead.saturating_add(1);
-        if self.ahead == AHEAD_ROWS && self.config.live {
+        self.ahead_rows = self.ahead_rows.saturating_add(1);
+        if self.ahead_rows == AHEAD_ROWS && self.config.live {
             let why = format!(
                 "the last {AHEAD_ROWS} rows were left out, being {:.0} s ahead of this machine's clock: set it (NTP)",
                 seconds(ahead)
@@ -349,18 +381,7 @@ impl Market {
     fn enter(&mut self, entry: &Entry) -> Result<Taken, String> {
         let symbol = entry.symbol();
         let now = now_ms();
-        let ahead = entry.time().saturating_sub(now);
-        let allowed = self.allowed_ahead();
-        if ahead > allowed {
-            self.tell_ahead(ahead);
-            return Err(format!(
-                "the time of this row of {symbol} is {:.1} s ahead of the clock, {:.1} s are allowed: \
-                 another time zone, or a clock that is wrong?",
-                seconds(ahead),
-                seconds(allowed)
-            ));
-        }
-        if std::mem::take(&mut self.ahead) >= AHEAD_ROWS {
+        if std::mem::take(&mut self.ahead_rows) >= AHEAD_ROWS {
             self.metrics.publishing.health.clear(Concern::Clock);
         }
         if self.instruments.len() >= MAX_SYMBOLS && !self.instruments.contains_key(&symbol) {
@@ -397,6 +418,7 @@ impl Market {
 
     fn drain(&mut self, out: &mut Vec<Message>) {
         self.pending = 0;
+        self.ahead.rest();
         let mark = self.mark.up_to.filter(|_| self.config.live);
         let live = mark.map(|up_to| up_to - CLOSE_DELAY_MS);
         let most = i64::try_from(self.config.max_delay.as_millis()).unwrap_or(i64::MAX);
@@ -418,6 +440,7 @@ impl Market {
             taken: self.metrics.taken.get(),
             late: self.metrics.late.get(),
             bad: self.metrics.bad.get(),
+            future: self.metrics.future.get(),
             published: self.metrics.publishing.published.get(),
             stopped,
         }

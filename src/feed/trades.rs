@@ -10,6 +10,7 @@ use super::row::{Entry, Row};
 use super::source::{self, Chunk, Source};
 use super::{Config, Input};
 use crate::aggregate::{Rules, Trade};
+use crate::ahead::MaxAhead;
 use crate::bar::Symbol;
 use crate::generator::pack::Form;
 use crate::health::Health;
@@ -55,6 +56,7 @@ impl Trades {
             max_delay: Duration::ZERO,
             flush: Duration::ZERO,
             form: Form::Single,
+            max_ahead: MaxAhead::OFF,
         };
         Ok(Self {
             rows: source::open(&config, &Health::default(), stop)?,

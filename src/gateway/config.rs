@@ -8,6 +8,7 @@ use super::files::Files;
 use super::machine;
 use super::networks::Network;
 use super::udf::Listings;
+use crate::ahead::MaxAhead;
 
 /// After the bus is back, a topic whose `seq` could prove that nothing was missed has this long to
 /// do so by its next bar; then its watchers are told of a gap all the same.
@@ -31,6 +32,8 @@ pub struct Config {
     pub history_bars: usize,
     /// Memory of the bars of all topics together, in bytes; the oldest go first.
     pub history_bytes: usize,
+    /// How far a bar may start ahead of the clock.
+    pub max_ahead: MaxAhead,
     /// What charts are told of symbols beside their bars.
     pub listings: Arc<Listings>,
     /// Whether the chart page and the operator's page are served.
@@ -96,6 +99,7 @@ impl Default for Config {
             compression: false,
             history_bars: 1_000,
             history_bytes: machine::history_bytes(),
+            max_ahead: MaxAhead::default(),
             listings: Arc::default(),
             ui: true,
             base_path: BasePath::default(),

@@ -24,6 +24,7 @@ use super::past::Pasts;
 use super::protocol::write_gap;
 use super::registry::{Entry, Registry, TopicLimit};
 use super::state::Stored;
+use crate::ahead::{Ahead, FUTURE, MaxAhead};
 use crate::bar::{Decoder, Message, Topic, write_update};
 use crate::bus::{Doubt, Sink};
 use crate::clock::now_ms;
@@ -67,6 +68,8 @@ pub struct Ingest {
     /// When the topics that are still suspect are told of a gap.
     proof_due: Option<Instant>,
     malformed_log: Refusals,
+    /// What keeps bars of the future out.
+    ahead: Ahead,
     store_log: Repeated,
     bus_log: Repeated,
     /// The past that is left in the store.
@@ -168,6 +171,7 @@ impl Ingest {
             proof_wait: PROOF_WAIT,
             proof_due: None,
             malformed_log: Refusals::default(),
+            ahead: Ahead::default(),
             store_log: Repeated::default(),
             bus_log: Repeated::default(),
             pasts: Arc::default(),
@@ -185,9 +189,10 @@ impl Ingest {
         self
     }
 
-    /// Says there what keeps bars from coming.
+    /// Says there what keeps bars from coming, and refuses those that start further ahead of the clock.
     #[must_use]
-    pub fn telling(mut self, health: Health) -> Self {
+    pub fn telling(mut self, health: Health, max_ahead: MaxAhead) -> Self {
+        self.ahead = Ahead::new(max_ahead).telling(health.clone());
         self.health = health;
         self
     }
@@ -333,11 +338,16 @@ impl Sink for Ingest {
             decoder,
             frames,
             malformed_log,
+            ahead,
             ..
         } = self;
         let losses = bus.losses.load(Ordering::Relaxed);
         let mut came = 0;
         decoder.decode(channel, payload, |message| match message {
+            Ok(message) if ahead.refuses(message.topic.resolution, message.bar.time()) => {
+                metrics.dropped(FUTURE).inc();
+                ahead.refused(message.topic, None, message.bar.time(), malformed_log);
+            }
             Ok(message) => {
                 came += 1;
                 let take = |entry: &Entry| frames.take(registry, entry, &message, losses);
@@ -408,6 +418,7 @@ impl Sink for Ingest {
             self.proof_due = None;
             self.tell_gaps(true);
         }
+        self.ahead.rest();
         self.hand_over();
     }
 }

@@ -148,7 +148,7 @@ impl Gateway {
             bus.address(),
         )
         .naming(bus.prefix())
-        .telling(node.health.clone())
+        .telling(node.health.clone(), node.config.max_ahead)
         .history_within(node.config.history_bytes)
         .recalling_for(Arc::clone(&node.pasts))
         .proof_within(node.config.proof_wait);

@@ -22,6 +22,7 @@ use super::rendition::Rendition;
 use super::udf;
 use super::worker::{REFUSED_HTTP, REFUSED_PROXY_HEADER};
 use super::ws::CloseCode;
+use crate::ahead::FUTURE;
 use crate::bar::Malformed;
 use crate::health::{Concern, Health};
 use crate::metrics::process::ProcessCollector;
@@ -125,7 +126,8 @@ impl Refused {
 
 /// Makes every label value that can be foreseen, so that a rate over it has a beginning.
 fn foresee(metrics: &GatewayMetrics) {
-    for reason in Malformed::REASONS.into_iter().chain([DROPPED_AT_LIMIT]) {
+    let dropped = Malformed::REASONS.into_iter();
+    for reason in dropped.chain([DROPPED_AT_LIMIT, FUTURE]) {
         metrics.dropped(reason);
     }
     for code in CloseCode::ALL {

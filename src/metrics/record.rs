@@ -8,6 +8,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use crate::ahead::FUTURE;
 use crate::bar::Malformed;
 use crate::health::{Concern, Health, quoted};
 
@@ -193,7 +194,7 @@ impl RecordMetrics {
 
     /// Registers all under their names.
     pub fn register(&self, registry: &mut Registry) {
-        for reason in Malformed::REASONS.into_iter().chain([TOPIC_LIMIT]) {
+        for reason in Malformed::REASONS.into_iter().chain([TOPIC_LIMIT, FUTURE]) {
             self.dropped(reason);
         }
         let mut counter =

@@ -8,6 +8,7 @@ use tokio::sync::mpsc::Sender;
 use tokio::sync::mpsc::error::TrySendError;
 
 use super::Batch;
+use crate::ahead::{Ahead, FUTURE, MaxAhead};
 use crate::bar::{Bar, Decoder, Message, Topic};
 use crate::bus::{Bus, Doubt, Sink};
 use crate::clock::now_ms;
@@ -37,6 +38,8 @@ pub(super) struct Intake {
     /// Bars that came live while the store is read.
     fresh: Option<HashSet<(Topic, i64)>>,
     warnings: Refusals,
+    /// What keeps bars of the future out.
+    ahead: Ahead,
     /// Warnings about the bus and its store.
     away: Repeated,
     /// The last attempt to read the store did not come to its end.
@@ -109,10 +112,17 @@ impl Intake {
             stored: Vec::new(),
             fresh: None,
             warnings: Refusals::of(bus.prefix()),
+            ahead: Ahead::default(),
             away: Repeated::default(),
             is_unread: false,
             served_by: None,
         }
+    }
+
+    /// Refuses bars that start further ahead of the clock.
+    pub fn refusing(mut self, max: MaxAhead) -> Self {
+        self.ahead = Ahead::new(max).telling(self.metrics.health.clone());
+        self
     }
 
     fn tell_store(&self) {
@@ -129,9 +139,14 @@ impl Intake {
             fresh,
             metrics,
             warnings,
+            ahead,
             ..
         } = self;
         decoder.decode(channel, payload, |message| match message {
+            Ok(message) if ahead.refuses(message.topic.resolution, message.bar.time()) => {
+                metrics.dropped(FUTURE).inc();
+                ahead.refused(message.topic, None, message.bar.time(), warnings);
+            }
             Ok(Message { topic, bar, .. }) => {
                 if let Some(fresh) = fresh.as_mut().filter(|f| f.len() < MAX_FRESH_BARS) {
                     fresh.insert((topic, bar.time()));
@@ -155,10 +170,15 @@ impl Intake {
             fresh,
             metrics,
             warnings,
+            ahead,
             ..
         } = self;
         let fresh = fresh.as_ref();
         decoder.decode(topic, payload, |message| match message {
+            Ok(message) if ahead.refuses(message.topic.resolution, message.bar.time()) => {
+                metrics.dropped(FUTURE).inc();
+                ahead.refused(message.topic, None, message.bar.time(), warnings);
+            }
             Ok(Message { topic, bar, .. }) => {
                 let is_stale = fresh.is_none_or(|fresh| {
                     fresh.len() >= MAX_FRESH_BARS || fresh.contains(&(topic, bar.time()))
@@ -291,6 +311,7 @@ impl Sink for Intake {
     }
 
     fn flush(&mut self) {
+        self.ahead.rest();
         self.hand_over();
     }
 }

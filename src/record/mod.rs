@@ -31,6 +31,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::ahead::MaxAhead;
 use crate::bar::{Bar, Topic};
 use crate::bus::{Bus, RedisBus};
 use crate::generator::health;
@@ -68,6 +69,8 @@ pub struct Record {
     pub bus: RedisBus,
     /// Whether what the bus keeps is read at the start and after each break.
     pub load: bool,
+    /// How far a bar may start ahead of the clock.
+    pub max_ahead: MaxAhead,
     pub postgres: Option<postgres::Address>,
     pub parquet: Option<PathBuf>,
     /// Between two writes of the files.
@@ -158,7 +161,7 @@ pub async fn record(settings: Record, stop: CancellationToken) -> Result<usize, 
         true => settings.bus.clone().loading(MAX_TOPICS, LOAD_BARS),
         false => settings.bus.clone(),
     };
-    let sink = Intake::new(inputs, metrics, &bus);
+    let sink = Intake::new(inputs, metrics, &bus).refusing(settings.max_ahead);
     subscribe(bus, sink, stop).await?;
     let mut lost = 0;
     for end in ends {

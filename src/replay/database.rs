@@ -11,6 +11,7 @@ use std::{thread, vec};
 use tokio_postgres::Client;
 use tokio_postgres::types::{ToSql, Type};
 
+use super::rebase::Extent;
 use super::wanted::Wanted;
 use crate::bar::Resolution;
 use crate::record::postgres::{Address, from_time, said, to_time};
@@ -37,8 +38,8 @@ const COLUMNS: &str = "symbol::text, resolution::text, time, open::float8, high:
 type Part = Vec<Row>;
 
 enum Told {
-    /// It begins; with the coarsest resolution, if it was asked for.
-    Begins(Option<Resolution>),
+    /// It begins; with its extent, if it was asked for.
+    Begins(Option<Extent>),
     Part(Part),
     Failed(String),
 }
@@ -46,7 +47,9 @@ enum Told {
 /// A table that is being read.
 pub(super) struct Database {
     pub address: Address,
-    pub coarsest: Option<Resolution>,
+    /// From the first bar to the last one, if it was asked for.
+    pub extent: Option<Extent>,
+    told_coarsest: Option<Resolution>,
     parts: Receiver<Told>,
     part: vec::IntoIter<Row>,
     /// Rows read so far.
@@ -58,7 +61,7 @@ impl Database {
     ///
     /// # Errors
     /// One line, without a secret.
-    pub fn open(address: &Address, wanted: &Wanted, asks_coarsest: bool) -> Result<Self, String> {
+    pub fn open(address: &Address, wanted: &Wanted, asks_extent: bool) -> Result<Self, String> {
         let (sender, parts) = sync_channel(QUEUED_PARTS);
         let work = {
             let (address, wanted) = (address.clone(), wanted.clone());
@@ -67,9 +70,7 @@ impl Database {
                     .enable_all()
                     .build();
                 let read = match runtime {
-                    Ok(runtime) => {
-                        runtime.block_on(read(&address, &wanted, asks_coarsest, &sender))
-                    }
+                    Ok(runtime) => runtime.block_on(read(&address, &wanted, asks_extent, &sender)),
                     Err(why) => Err(why.to_string()),
                 };
                 if let Err(why) = read {
@@ -80,18 +81,25 @@ impl Database {
         };
         let named = thread::Builder::new().name("database".to_owned());
         named.spawn(work).map_err(|why| why.to_string())?;
-        let coarsest = match parts.recv() {
-            Ok(Told::Begins(coarsest)) => coarsest,
+        let extent = match parts.recv() {
+            Ok(Told::Begins(extent)) => extent,
             Ok(Told::Failed(why)) => return Err(format!("{address}: {why}")),
             Ok(Told::Part(_)) | Err(_) => return Err(format!("{address}: the reader has ended")),
         };
         Ok(Self {
             address: address.clone(),
-            coarsest,
+            extent,
+            told_coarsest: wanted.coarsest(),
             parts,
             part: Vec::new().into_iter(),
             rows: 0,
         })
+    }
+
+    /// The coarsest resolution, if it was asked for.
+    pub fn coarsest(&self) -> Option<Resolution> {
+        let of_extent = self.extent.map(|extent| extent.coarsest);
+        self.told_coarsest.or(of_extent)
     }
 
     /// The next row, or why it gives no bar; `None` at the end. Bars come in rising time.
@@ -117,7 +125,7 @@ impl Database {
 async fn read(
     address: &Address,
     wanted: &Wanted,
-    asks_coarsest: bool,
+    asks_extent: bool,
     out: &SyncSender<Told>,
 ) -> Result<(), String> {
     let client = address.connect().await?;
@@ -132,11 +140,11 @@ async fn read(
         (&from, Type::TIMESTAMPTZ),
         (&to, Type::TIMESTAMPTZ),
     ];
-    let coarsest = match (asks_coarsest, wanted.coarsest()) {
-        (true, None) => coarsest(&client, &chosen).await?,
-        (_, told) => told,
+    let extent = match asks_extent {
+        true => extent(&client, &chosen).await?,
+        false => None,
     };
-    let mut told = Told::Begins(coarsest);
+    let mut told = Told::Begins(extent);
     let mut last: Option<Place> = None;
     loop {
         if out.send(told).is_err() {
@@ -186,14 +194,22 @@ async fn part(
     client.query_typed(&sql, &values).await
 }
 
-async fn coarsest(client: &Client, chosen: &[Value<'_>]) -> Result<Option<Resolution>, String> {
-    let sql = format!("SELECT DISTINCT resolution::text {WANTED}");
+async fn extent(client: &Client, chosen: &[Value<'_>]) -> Result<Option<Extent>, String> {
+    let sql = format!("SELECT resolution::text, min(time), max(time) {WANTED} GROUP BY resolution");
     let rows = client.query_typed(&sql, chosen).await;
-    let rows = rows.map_err(|why| said(&why))?;
-    let resolutions = rows
-        .iter()
-        .filter_map(|row| row.try_get::<_, &str>(0).ok()?.parse().ok());
-    Ok(resolutions.max())
+    let mut extent = None;
+    for row in rows.map_err(|why| said(&why))? {
+        // One that is none gives no bars.
+        let resolution = row.try_get::<_, &str>(0).ok();
+        let Some(resolution) = resolution.and_then(|text| text.parse().ok()) else {
+            continue;
+        };
+        for at in [1, 2] {
+            let time = row.try_get(at).map_err(|why| said(&why))?;
+            Extent::add(&mut extent, Extent::of_bar(resolution, from_time(time)));
+        }
+    }
+    Ok(extent)
 }
 
 /// A row of the table; it fails where a column is of another kind.

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::database::Database;
 use super::file::{BadRow, BarFile, Next};
+use super::rebase::{Extent, can_be_read_twice};
 use super::recorded::{Recorded, Row};
 use super::wanted::Wanted;
 use super::{Config, ReplayError, name};
@@ -23,7 +24,8 @@ pub(super) fn open(config: &Config) -> Result<Vec<Input>, ReplayError> {
         inputs.push(file(path, config).map_err(ReplayError::Files)?);
     }
     for address in &config.postgres {
-        let opened = Database::open(address, &config.wanted, config.rebase);
+        let asks = config.rebase && (config.speed.is_fast() || config.wanted.coarsest().is_none());
+        let opened = Database::open(address, &config.wanted, asks);
         inputs.push(Input::Database(opened.map_err(ReplayError::Read)?));
     }
     Ok(inputs)
@@ -103,7 +105,42 @@ impl Input {
         match self {
             Self::Csv(file, _) => Ok(Some(file.topic.resolution)),
             Self::Recorded(files) => files.coarsest(),
-            Self::Database(database) => Ok(database.coarsest),
+            Self::Database(database) => Ok(database.coarsest()),
+        }
+    }
+
+    /// Whether [`extent`](Self::extent) can be known.
+    ///
+    /// # Errors
+    /// One line, when it cannot.
+    pub fn can_be_read_twice(&self) -> Result<(), String> {
+        match self {
+            Self::Csv(file, _) => can_be_read_twice(&file.path),
+            Self::Recorded(_) | Self::Database(_) => Ok(()),
+        }
+    }
+
+    /// From its first bar to its last one, for which files are read once before.
+    ///
+    /// # Errors
+    /// As [`next`](Self::next).
+    pub fn extent(&self) -> Result<Option<Extent>, String> {
+        let mut all = match self {
+            Self::Csv(file, wanted) => {
+                Self::Csv(BarFile::open(&file.path, file.topic)?, wanted.clone())
+            }
+            Self::Recorded(files) => Self::Recorded(Box::new(files.again()?)),
+            Self::Database(database) => return Ok(database.extent),
+        };
+        let mut extent = None;
+        loop {
+            match all.next()? {
+                Row::Bar(topic, bar) => {
+                    Extent::add(&mut extent, Extent::of_bar(topic.resolution, bar.time()));
+                }
+                Row::Bad(_) => {}
+                Row::End => return Ok(extent),
+            }
         }
     }
 }

@@ -12,11 +12,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::merge::MAX_REPORTED;
-use super::{CHUNK_BARS, Config, Pace, ReplayError, Speed, Totals, count};
+use super::rebase::{Extent, Rebase, can_be_read_twice};
+use super::{CHUNK_BARS, Config, Door, Pace, ReplayError, Speed, Totals, count};
 use crate::aggregate::{Forming, Ladder, Rules, Taken, Trade};
 use crate::bar::{Message, Resolution, Symbol};
 use crate::bus::Publisher;
-use crate::clock::{now_ms, now_us};
+use crate::clock::now_us;
 use crate::feed::trades::{Next, Trades};
 use crate::generator::numbering::Numbering;
 use crate::generator::outlet::Outlet;
@@ -24,9 +25,6 @@ use crate::metrics::GeneratorMetrics;
 
 /// Trades taken in before what they changed is published, at most.
 const CHUNK_TRADES: usize = 2_000;
-/// Rebased trades move by whole minutes, in ms: the bars of a minute and below hold the same trades as
-/// they did, and the first trade is less than a minute ago.
-const REBASE_STEP_MS: i64 = 60_000;
 
 /// What trades become.
 #[derive(Debug, Clone)]
@@ -45,8 +43,12 @@ pub(super) async fn run<P: Publisher>(
     publisher: P,
     stop: CancellationToken,
 ) -> Result<Totals, ReplayError> {
+    let is_fast = config.rebase && config.speed.is_fast();
     let mut files = Vec::new();
     for path in &config.files {
+        if is_fast {
+            can_be_read_twice(path).map_err(ReplayError::Files)?;
+        }
         let trades = Trades::open(path.clone(), symbol(path, config.symbol), &stop);
         files.push(File {
             path: path.clone(),
@@ -61,7 +63,8 @@ pub(super) async fn run<P: Publisher>(
         files,
         market,
         ladders: HashMap::new(),
-        shift: (!config.rebase).then_some(0),
+        rebase: Rebase::new(None, None, config.speed)?,
+        door: Door::new(config.max_ahead),
         newest: None,
         bad_rows: 0,
         late: 0,
@@ -72,6 +75,9 @@ pub(super) async fn run<P: Publisher>(
     let work = move || {
         let started = Instant::now();
         let mut published = 0;
+        if config.rebase {
+            stage.rebase = rebase(&config, &stage.stop)?;
+        }
         let read = if is_ready {
             stage.play(config.speed, &mut outlet, &handle, &mut published)
         } else {
@@ -81,15 +87,34 @@ pub(super) async fn run<P: Publisher>(
         let totals = Totals {
             published,
             bad_rows: stage.bad_rows,
+            future: stage.door.refused,
             elapsed: started.elapsed(),
             stopped: stage.stop.is_cancelled(),
         };
         let ended = if totals.stopped { "stopped" } else { "ended" };
-        tracing::info!(published, bad_rows = totals.bad_rows, late = stage.late, elapsed = ?totals.elapsed, "replay {ended}");
+        tracing::info!(published, bad_rows = totals.bad_rows, late = stage.late, future = totals.future, elapsed = ?totals.elapsed, "replay {ended}");
         read.map(|()| totals).map_err(ReplayError::Read)
     };
     let joined = tokio::task::spawn_blocking(work).await;
     joined.unwrap_or_else(|why| Err(ReplayError::Read(format!("the replay panicked: {why}"))))
+}
+
+/// The shift of all trades; where time runs faster than it did, all are read once for it.
+fn rebase(config: &Config, stop: &CancellationToken) -> Result<Rebase, ReplayError> {
+    let mut extent = None;
+    let paths = config.files.iter().filter(|_| config.speed.is_fast());
+    for path in paths {
+        let trades = Trades::open(path.clone(), symbol(path, config.symbol), stop);
+        let mut trades = trades.map_err(ReplayError::Files)?;
+        loop {
+            match trades.next(stop).map_err(ReplayError::Read)? {
+                Next::Trade(_, trade) => Extent::add(&mut extent, Extent::of_trade(trade.time())),
+                Next::Bad { .. } => {}
+                Next::End => break,
+            }
+        }
+    }
+    Rebase::new(Some(Resolution::M1), extent, config.speed)
 }
 
 /// Of rows that name none: as told, or the file's name if it is a symbol.
@@ -108,8 +133,9 @@ struct Stage {
     files: Vec<File>,
     market: Market,
     ladders: HashMap<Symbol, Ladder>,
-    /// What is added to every time, in ms; with `--rebase` it is known with the first trade.
-    shift: Option<i64>,
+    /// With `--rebase`, the first trade becomes less than a minute ago, unless the last one becomes now.
+    rebase: Rebase,
+    door: Door,
     /// Time of the newest trade, as published.
     newest: Option<i64>,
     bad_rows: u64,
@@ -176,14 +202,16 @@ impl Stage {
 
     fn take(&mut self, symbol: Symbol, trade: Trade) {
         let first = trade.time();
-        let shift = *self
-            .shift
-            .get_or_insert_with(|| (now_ms() - first).div_euclid(REBASE_STEP_MS) * REBASE_STEP_MS);
+        let shift = self.rebase.shift(|now| now - first);
         // A time that leaves the calendar by it is as wrong as one that is not there.
         let Ok(trade) = trade.shifted(shift) else {
             self.bad_rows += 1;
             return;
         };
+        // Of a trade's bars, the finest bounds how far it may be ahead.
+        if !self.door.takes(symbol, Resolution::S1, trade.time()) {
+            return;
+        }
         let Market { resolutions, rules } = &self.market;
         let new = || Ladder::of_trades(symbol, resolutions, rules.clone());
         let ladder = self.ladders.entry(symbol).or_insert_with(new);

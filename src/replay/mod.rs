@@ -11,6 +11,7 @@ mod market;
 mod merge;
 mod name;
 mod progress;
+mod rebase;
 mod recorded;
 mod wanted;
 
@@ -29,14 +30,17 @@ use input::Input;
 pub use market::Market;
 use merge::Merge;
 use progress::Progress;
+use rebase::{Extent, Rebase};
 pub use wanted::Wanted;
 
+use crate::ahead::{Ahead, MaxAhead};
 use crate::bar::{Bar, Message, Resolution, Symbol, Topic};
 use crate::bus::{Bus, Publisher, RedisBus};
-use crate::clock::{now_ms, now_us};
+use crate::clock::now_us;
 use crate::generator::numbering::Numbering;
 use crate::generator::outlet::Outlet;
 use crate::generator::pack::Form;
+use crate::limited::Refusals;
 use crate::metrics::GeneratorMetrics;
 use crate::record::postgres::Address;
 
@@ -53,6 +57,16 @@ pub enum Speed {
     Times(f64),
     /// As fast as the bus confirms.
     Max,
+}
+
+impl Speed {
+    /// Whether time runs faster than it did.
+    fn is_fast(self) -> bool {
+        match self {
+            Self::Times(factor) => factor > 1.0,
+            Self::Max => true,
+        }
+    }
 }
 
 impl fmt::Display for Speed {
@@ -97,6 +111,8 @@ pub struct Config {
     /// The files hold trades, to be made into these bars.
     pub trades: Option<Market>,
     pub form: Form,
+    /// How far a bar may start ahead of the clock.
+    pub max_ahead: MaxAhead,
 }
 
 /// `barcast replay`, validated but for its files.
@@ -113,6 +129,8 @@ pub struct Totals {
     pub published: u64,
     /// Rows that gave no bar.
     pub bad_rows: u64,
+    /// Bars, or trades, that were refused since they start ahead of the clock.
+    pub future: u64,
     pub elapsed: Duration,
     /// Whether it was stopped before the end.
     pub stopped: bool,
@@ -168,16 +186,13 @@ pub async fn run<P: Publisher>(
         tracing::info!(source = input.name(), speed = %config.speed, "replaying");
     }
     let mut progress = Progress::start(&inputs);
-    let coarsest = match config.rebase {
-        true => coarsest(&inputs)?,
-        false => None,
-    };
+    let mut rebase = rebase(&config, &inputs)?;
     let mut merge = Merge::new(inputs);
     let mut outlet = Outlet::new(publisher, config.form, GeneratorMetrics::default());
     let mut numbering = Numbering::new(now_us());
     let started = Instant::now();
     let mut pace = Pace::new(config.speed);
-    let mut rebase = Rebase::new(coarsest)?;
+    let mut door = Door::new(config.max_ahead);
     let mut published = 0;
     let mut stopped = !outlet.ready(&stop).await;
     let mut unread = None;
@@ -196,7 +211,11 @@ pub async fn run<P: Publisher>(
                 let mut messages: Vec<_> = bars
                     .into_iter()
                     .map(|(topic, bar)| Message::new(topic, rebase.apply(topic, bar)))
+                    .filter(|Message { topic, bar, .. }| {
+                        door.takes(topic, topic.resolution, bar.time())
+                    })
                     .collect();
+                // Numbered without what is refused: nothing is missing for who follows.
                 numbering.number(&mut messages);
                 stopped = !outlet.deliver(&mut messages, &stop).await;
                 published += if stopped { 0 } else { count(messages.len()) };
@@ -209,21 +228,59 @@ pub async fn run<P: Publisher>(
     let totals = Totals {
         published,
         bad_rows: merge.bad_rows,
+        future: door.refused,
         elapsed: started.elapsed(),
         stopped,
     };
     let ended = if stopped { "stopped" } else { "ended" };
-    tracing::info!(published, bad_rows = totals.bad_rows, elapsed = ?totals.elapsed, "replay {ended}");
+    tracing::info!(published, bad_rows = totals.bad_rows, future = totals.future, elapsed = ?totals.elapsed, "replay {ended}");
     unread.map_or(Ok(totals), Err)
 }
 
-/// The coarsest resolution of all bars.
-fn coarsest(inputs: &[Input]) -> Result<Option<Resolution>, ReplayError> {
-    let mut coarsest = None;
-    for input in inputs {
-        coarsest = coarsest.max(input.coarsest().map_err(ReplayError::Read)?);
+/// The shift of all bars.
+fn rebase(config: &Config, inputs: &[Input]) -> Result<Rebase, ReplayError> {
+    let (mut coarsest, mut extent) = (None, None);
+    if config.rebase {
+        for input in inputs {
+            if config.speed.is_fast() {
+                input.can_be_read_twice().map_err(ReplayError::Files)?;
+                let of = input.extent().map_err(ReplayError::Read)?;
+                if let Some(of) = of {
+                    Extent::add(&mut extent, of);
+                }
+            } else {
+                coarsest = coarsest.max(input.coarsest().map_err(ReplayError::Read)?);
+            }
+        }
     }
-    Ok(coarsest)
+    let step = coarsest.max(extent.map(|extent| extent.coarsest));
+    Rebase::new(step, extent, config.speed)
+}
+
+/// Refuses what starts ahead of the clock.
+struct Door {
+    ahead: Ahead,
+    log: Refusals,
+    refused: u64,
+}
+
+impl Door {
+    fn new(max: MaxAhead) -> Self {
+        Self {
+            ahead: Ahead::new(max),
+            log: Refusals::default(),
+            refused: 0,
+        }
+    }
+
+    fn takes(&mut self, of: impl fmt::Display, resolution: Resolution, time: i64) -> bool {
+        if !self.ahead.refuses(resolution, time) {
+            return true;
+        }
+        self.refused += 1;
+        self.ahead.refused(of, None, time, &mut self.log);
+        false
+    }
 }
 
 enum Chunk {
@@ -286,39 +343,6 @@ impl Pace {
     }
 }
 
-/// Gives bars times of now, all by the same shift.
-struct Rebase {
-    /// The coarsest resolution: a multiple of its length keeps every bar on its grid.
-    step: Option<Resolution>,
-    shift: Option<i64>,
-}
-
-impl Rebase {
-    /// # Errors
-    /// When months are among the bars: they have no length that a shift could be a multiple of.
-    fn new(step: Option<Resolution>) -> Result<Self, ReplayError> {
-        if step == Some(Resolution::Month) {
-            return Err(ReplayError::Files(
-                "--rebase: allowed with resolutions up to W: months differ in length".to_owned(),
-            ));
-        }
-        Ok(Self { step, shift: None })
-    }
-
-    /// The first bar becomes the last whole interval before now, and the others follow it.
-    fn apply(&mut self, topic: Topic, bar: Bar) -> Bar {
-        let Some(step) = self.step else { return bar };
-        let length = step.nominal_ms();
-        let shift = *self.shift.get_or_insert_with(|| {
-            let ended = topic.resolution.previous(now_ms());
-            (ended - bar.time()).div_euclid(length) * length
-        });
-        let time = bar.time().saturating_add(shift);
-        // Beyond the year 9999 there is nothing to rebase to.
-        bar.at(topic.resolution, time).unwrap_or(bar)
-    }
-}
-
 fn count(n: usize) -> u64 {
     u64::try_from(n).unwrap_or(u64::MAX)
 }
@@ -335,39 +359,6 @@ mod tests {
         for text in ["", "x", "60", "-1x", "0x", "infx", "nanx", "MAX"] {
             assert!(text.parse::<Speed>().is_err(), "{text}");
         }
-    }
-
-    #[test]
-    fn rebased_bars_keep_their_distances_and_their_grid() {
-        let bar = |topic: Topic, time| {
-            let one = crate::bar::Number::Unsigned(1);
-            Bar::new(topic.resolution, time, [one; 5], true).unwrap()
-        };
-        let minutes: Topic = "bars:A:1".parse().unwrap();
-        let days: Topic = "bars:A:D".parse().unwrap();
-        let mut rebase = Rebase::new(Some(Resolution::M1)).unwrap();
-        let first = rebase.apply(minutes, bar(minutes, 60_000)).time();
-        assert!((0..180_000).contains(&(now_ms() - first)));
-        assert_eq!(
-            rebase.apply(minutes, bar(minutes, 600_000)).time(),
-            first + 540_000
-        );
-        // A recorded day stays a day: minutes keep their time of day.
-        let mut rebase = Rebase::new(Some(Resolution::Day)).unwrap();
-        let first = rebase.apply(days, bar(days, 0)).time();
-        assert!((86_400_000..3 * 86_400_000).contains(&(now_ms() - first)));
-        assert_eq!(
-            rebase.apply(minutes, bar(minutes, 60_000)).time(),
-            first + 60_000
-        );
-        // Also when a minute comes first.
-        let mut rebase = Rebase::new(Some(Resolution::Day)).unwrap();
-        let first = rebase.apply(minutes, bar(minutes, 60_000)).time();
-        assert_eq!(first.rem_euclid(86_400_000), 60_000);
-        assert!((0..2 * 86_400_000).contains(&(now_ms() - first)));
-        let mut none = Rebase::new(None).unwrap();
-        assert_eq!(none.apply(days, bar(days, 0)).time(), 0);
-        assert!(Rebase::new(Some(Resolution::Month)).is_err());
     }
 
     #[test]

@@ -144,6 +144,14 @@ impl Recorded {
         self.done + of_open
     }
 
+    /// The same from its beginning.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn again(&self) -> Result<Self, String> {
+        Self::open(&self.path, &self.wanted)
+    }
+
     /// The coarsest resolution, for which all is read once, if the topics do not tell.
     ///
     /// # Errors
@@ -152,7 +160,7 @@ impl Recorded {
         if let Some(told) = self.wanted.coarsest() {
             return Ok(Some(told));
         }
-        let mut all = Self::open(&self.path, &self.wanted)?;
+        let mut all = self.again()?;
         let mut coarsest = None;
         loop {
             match all.next()? {

@@ -22,6 +22,7 @@ pub fn config(files: Vec<PathBuf>, form: Form) -> Config {
         rebase: false,
         trades: None,
         form,
+        max_ahead: Default::default(),
     }
 }
 

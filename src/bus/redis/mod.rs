@@ -33,6 +33,7 @@ use super::prefix::Prefix;
 use super::sink::lock;
 use super::store::load::Load;
 use super::{Bus, BusError, Sink};
+use crate::ahead::MaxAhead;
 use crate::bar::CHANNEL_PATTERN;
 
 /// Longest wait for TCP, TLS and the login.
@@ -52,6 +53,8 @@ pub struct RedisBus {
     pattern: Arc<str>,
     /// Closed bars of each topic that publishers keep in the store; none without it.
     keep: Option<usize>,
+    /// How far ahead of the clock a stored bar may start and still be a topic's newest.
+    max_ahead: MaxAhead,
     /// What subscribers read from the store; nothing without it.
     load: Option<Load>,
 }
@@ -81,6 +84,7 @@ impl RedisBus {
             pattern: prefix.name(CHANNEL_PATTERN).to_string().into(),
             prefix,
             keep: None,
+            max_ahead: MaxAhead::default(),
             load: None,
         })
     }
@@ -91,6 +95,12 @@ impl RedisBus {
     pub fn keeping(self, bars: usize) -> Self {
         let keep = Some(bars);
         Self { keep, ..self }
+    }
+
+    /// The same server, but its publishers replace what is stored further ahead of the clock.
+    #[must_use]
+    pub fn refusing(self, max_ahead: MaxAhead) -> Self {
+        Self { max_ahead, ..self }
     }
 
     /// The same server, but subscribers first read what is stored: up to `bars` closed bars of each of
@@ -114,6 +124,7 @@ impl RedisBus {
             prefix: Prefix::default(),
             pattern: pattern.into(),
             keep: None,
+            max_ahead: MaxAhead::default(),
             load: None,
         }
     }

@@ -34,7 +34,9 @@ struct Refusal {
 impl RedisPublisher {
     pub(super) fn new(bus: RedisBus) -> Self {
         Self {
-            keeper: bus.keep.map(|bars| Keeper::new(bars, bus.prefix)),
+            keeper: bus
+                .keep
+                .map(|bars| Keeper::new(bars, bus.prefix, bus.max_ahead)),
             bus,
             link: None,
             health: Health::default(),

@@ -6,9 +6,11 @@ use std::ops::Bound::{Excluded, Unbounded};
 use redis::{RedisError, Value, cmd};
 
 use super::{Kept, LAST_KEY, Owed, PIPELINE_COMMANDS, Role, Write, Writes, error, history_key};
+use crate::ahead::{Ahead, MaxAhead, shown};
 use crate::bar::{Decoder, Topic};
 use crate::bus::prefix::Prefix;
 use crate::bus::redis::reply::{Meaning, Purpose, meaning};
+use crate::limited::Limited;
 
 /// Closed bars that wait for a store that does not take them, some 30 MB: of more the oldest is given up.
 const MAX_WAITING_BARS: usize = 100_000;
@@ -32,6 +34,9 @@ pub struct Keeper {
     /// Where the next late write begins, so that what is refused for ever holds up nothing else.
     next: Option<(i64, Topic)>,
     given_up: u64,
+    /// What is stored further ahead of the clock is not what a topic stands at.
+    ahead: Ahead,
+    ahead_log: Limited,
 }
 
 /// What one write is to store.
@@ -42,7 +47,7 @@ pub struct Wanted {
 }
 
 impl Keeper {
-    pub fn new(bars: usize, prefix: Prefix) -> Self {
+    pub fn new(bars: usize, prefix: Prefix, max_ahead: MaxAhead) -> Self {
         Self {
             bars,
             prefix,
@@ -51,6 +56,8 @@ impl Keeper {
             last: BTreeMap::new(),
             next: None,
             given_up: 0,
+            ahead: Ahead::new(max_ahead),
+            ahead_log: Limited::default(),
         }
     }
 
@@ -149,11 +156,19 @@ impl Keeper {
             _ => &[],
         };
         for (at, topic) in topics.iter().enumerate() {
-            let mut time = self.newest.get(topic).copied().unwrap_or(i64::MIN);
+            let known = self.newest.get(topic).copied().unwrap_or(i64::MIN);
+            let mut time = known;
             if let Some(Value::BulkString(payload)) = stored.get(at) {
                 decoder.decode(&topic.to_string(), payload, |message| {
                     time = message.map_or(time, |message| message.bar.time());
                 });
+                if self.ahead.refuses(topic.resolution, time) {
+                    let stored = shown(time);
+                    self.ahead_log.say(|left_out| {
+                        tracing::warn!(%topic, stored, left_out, "the stored newest bar starts ahead of this machine's clock; this one replaces it");
+                    });
+                    time = known;
+                }
             }
             self.newest.insert(*topic, time);
             if self.last.get(topic).is_some_and(|(last, _)| *last < time) {

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::{Frames, Ingest, over_limit};
+use crate::ahead::FUTURE;
 use crate::bar::{Bar, Message, Topic};
 use crate::gateway::batch::TopicId;
 use crate::gateway::past::Past;
@@ -37,6 +38,8 @@ struct Recall {
     changed: Option<Hole>,
     /// There was no room for all of it.
     is_crowded: bool,
+    /// No bar was known when it was begun: the store's newest one is ahead of the clock.
+    was_empty: bool,
     news: u64,
 }
 
@@ -150,7 +153,8 @@ impl Frames {
         self.memory.make_room(registry);
         let time = message.bar.time();
         let mut state = entry.lock();
-        if let Some(last) = state.history.last().map(Bar::time).filter(|l| *l <= time) {
+        let last = state.history.last().map(Bar::time);
+        if let Some(last) = last.filter(|last| *last <= time && !recall.was_empty) {
             // Not taken, so it proves no more than that nothing is missing before what is known.
             if let Some(stored) = &mut recall.stored {
                 stored.reach(entry.topic.resolution, last);
@@ -165,8 +169,16 @@ impl Frames {
             recall.is_crowded = true;
             return;
         }
+        if last.is_none() {
+            self.batch.opened.push((entry.id, entry.topic));
+            registry.watched_by(entry, &mut self.workers);
+        }
         let before = state.history.bytes();
-        let is_news = state.recall(message, recall.fresh.contains(&time));
+        let is_fresh = recall.fresh.contains(&time);
+        let is_news = match recall.was_empty {
+            true => state.restore(message, is_fresh).is_some(),
+            false => state.recall(message, is_fresh),
+        };
         self.memory.resized(before, state.history.bytes());
         recall.news += u64::from(is_news);
         // What lies before all that was known, nobody who watches has seen otherwise.
@@ -231,10 +243,15 @@ impl Ingest {
             let Some(entry) = self.registry.get(topic) else {
                 continue;
             };
-            if has_room {
-                entry.lock().history.take_older();
-            }
+            let was_empty = {
+                let mut state = entry.lock();
+                if has_room {
+                    state.history.take_older();
+                }
+                state.history.last().is_none()
+            };
             let recall = Recall {
+                was_empty,
                 is_crowded: !has_room,
                 times: self.frames.times,
                 ..Recall::default()
@@ -272,9 +289,14 @@ impl Ingest {
                 frames,
                 metrics,
                 malformed_log,
+                ahead,
                 ..
             } = self;
             decoder.decode(&name, payload, |message| match message {
+                Ok(message) if ahead.refuses(message.topic.resolution, message.bar.time()) => {
+                    metrics.dropped(FUTURE).inc();
+                    ahead.refused(message.topic, None, message.bar.time(), malformed_log);
+                }
                 Ok(message) => frames.recall(registry, entry, &message, &mut recall),
                 Err(why) => {
                     metrics.dropped(why.reason()).inc();
@@ -322,11 +344,21 @@ impl Ingest {
             decoder,
             frames,
             malformed_log,
+            ahead,
             pasts,
             ..
         } = self;
         let is_lazy = pasts.is_open();
         decoder.decode(topic, payload, |message| match message {
+            Ok(message) if ahead.refuses(message.topic.resolution, message.bar.time()) => {
+                metrics.dropped(FUTURE).inc();
+                ahead.refused(message.topic, None, message.bar.time(), malformed_log);
+                // Its past is there all the same, for when a good bar comes.
+                let mark = |entry: &Entry| entry.lock().past = Past::Stored;
+                if is_lazy && let Err(why) = registry.of_bar(&message.topic, mark) {
+                    over_limit(metrics, malformed_log, &message, why);
+                }
+            }
             Ok(message) => {
                 let restore = |entry: &Entry| frames.restore(registry, entry, &message, is_lazy);
                 match registry.of_bar(&message.topic, restore) {
