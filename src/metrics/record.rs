@@ -35,6 +35,7 @@ pub struct RecordMetrics {
     dropped: Dropped,
     recorded: ByOutput<Counter>,
     refused: ByOutput<Counter>,
+    known: ByOutput<Counter>,
     set_aside: ByOutput<Counter>,
     failures: ByOutput<Counter>,
     waiting: ByOutput<Gauge>,
@@ -64,6 +65,7 @@ impl Default for RecordMetrics {
             dropped: Dropped::default(),
             recorded: counters(),
             refused: counters(),
+            known: counters(),
             set_aside: counters(),
             failures: counters(),
             waiting: gauges(),
@@ -84,6 +86,7 @@ impl Default for RecordMetrics {
 pub struct OutputMetrics {
     pub recorded: Counter,
     pub refused: Counter,
+    pub known: Counter,
     pub set_aside: Counter,
     pub failures: Counter,
     pub waiting: Gauge,
@@ -112,6 +115,7 @@ impl RecordMetrics {
             health,
             recorded: self.recorded.get_or_create(&label).clone(),
             refused: self.refused.get_or_create(&label).clone(),
+            known: self.known.get_or_create(&label).clone(),
             set_aside: self.set_aside.get_or_create(&label).clone(),
             failures: self.failures.get_or_create(&label).clone(),
             waiting: self.waiting.get_or_create(&label).clone(),
@@ -139,11 +143,10 @@ impl RecordMetrics {
 
     /// `ok`, or `degraded: ` and why.
     fn status(&self, outputs: &[(&'static str, OutputMetrics)]) -> String {
-        let own = self.health.status();
         let mut whys = Vec::new();
-        whys.extend(own.strip_prefix("degraded: ").map(str::to_owned));
+        whys.extend(self.health.wrong());
         for (name, output) in outputs {
-            whys.extend(output.health.unready());
+            whys.extend(output.health.wrong());
             if output.spool_failing.get() != 0 {
                 whys.push(format!(
                     "{name}: the spool's disk refuses bars; they wait in memory"
@@ -236,8 +239,13 @@ impl RecordMetrics {
         );
         counter(
             "barcast_refused_bars",
-            "Bars lost because no more could wait for the output",
+            "Bars for which no room was left; what the store has of them is read again",
             &self.refused,
+        );
+        counter(
+            "barcast_record_known_bars",
+            "Bars from the store that the output has already and that are not written again",
+            &self.known,
         );
         counter(
             "barcast_record_set_aside_bars",

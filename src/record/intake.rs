@@ -1,12 +1,16 @@
 //! From the bus to batches of closed bars.
+//!
+//! What comes live is handed on at once. Of the store only the newest message of every topic is read when the
+//! subscription stands; its past is asked for as the outputs have room for it ([`Owing`]).
 
-use std::collections::{HashMap, HashSet};
-use std::thread;
-use std::time::Duration;
+use std::collections::HashMap;
+use std::sync::Arc;
 
-use tokio::sync::mpsc::Sender;
-use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::mpsc;
 
+use super::fresh::Fresh;
+use super::inlet::Inlet;
+use super::owing::{Owing, Refused, Share, questions};
 use super::{Batch, Closed};
 use crate::bar::{Decoder, Message, Topic};
 use crate::bus::{Bus, Doubt, Sink};
@@ -18,24 +22,22 @@ use crate::metrics::RecordMetrics;
 /// Topics whose forming bars are remembered, some 20 MB: beyond them only bars that say that they are
 /// closed are taken.
 pub(super) const MAX_TOPICS: usize = 100_000;
-/// Bars noted as live while the store is read, some 30 MB: beyond them nothing more of it is taken.
-const MAX_FRESH_BARS: usize = 500_000;
 /// Bars handed over at once.
 const BATCH_BARS: usize = 500;
-/// Between two looks whether a lane takes more; meanwhile the bus feels it.
-const BUSY_PAUSE: Duration = Duration::from_millis(5);
-
 /// The sink of the bus on a recorder.
 pub(super) struct Intake {
-    outputs: Vec<Sender<Batch>>,
+    outputs: Vec<Inlet>,
+    owing: Arc<Owing>,
+    questions: Option<mpsc::Receiver<Topic>>,
+    /// Topics that the store has, as they are read.
+    found: Vec<Topic>,
     metrics: RecordMetrics,
     address: String,
     decoder: Decoder,
     closing: Closing,
     live: Vec<Closed>,
     stored: Vec<Closed>,
-    /// Bars that came live while the store is read.
-    fresh: Option<HashSet<(Topic, i64)>>,
+    fresh: Fresh,
     warnings: Refusals,
     /// Warnings about the bus and its store.
     away: Repeated,
@@ -96,21 +98,32 @@ impl Closing {
 }
 
 impl Intake {
-    pub fn new<B: Bus>(outputs: Vec<Sender<Batch>>, metrics: RecordMetrics, bus: &B) -> Self {
-        Self {
+    /// And the way on which it is to be asked for the past.
+    pub fn new<B: Bus>(
+        outputs: Vec<Inlet>,
+        owing: Arc<Owing>,
+        metrics: RecordMetrics,
+        bus: &B,
+    ) -> (Self, mpsc::Sender<Topic>) {
+        let (asks, questions) = questions();
+        let intake = Self {
             outputs,
+            owing,
+            questions: Some(questions),
+            found: Vec::new(),
             metrics,
             address: bus.address(),
             decoder: Decoder::default(),
             closing: Closing::default(),
             live: Vec::new(),
             stored: Vec::new(),
-            fresh: None,
+            fresh: Fresh::default(),
             warnings: Refusals::of(bus.prefix()),
             away: Repeated::default(),
             is_unread: false,
             served_by: None,
-        }
+        };
+        (intake, asks)
     }
 
     fn tell_store(&self) {
@@ -132,9 +145,7 @@ impl Intake {
         decoder.decode(channel, payload, |message| match message {
             Ok(message) => {
                 let Message { topic, bar, .. } = message;
-                if let Some(fresh) = fresh.as_mut().filter(|f| f.len() < MAX_FRESH_BARS) {
-                    fresh.insert((topic, bar.time()));
-                }
+                fresh.note(topic, bar.time());
                 if !closing.apply(&message, live) {
                     metrics.over_limit().inc();
                 }
@@ -156,13 +167,10 @@ impl Intake {
             warnings,
             ..
         } = self;
-        let fresh = fresh.as_ref();
         decoder.decode(topic, payload, |message| match message {
             Ok(message) => {
                 let Message { topic, bar, .. } = message;
-                let is_stale = fresh.is_none_or(|fresh| {
-                    fresh.len() >= MAX_FRESH_BARS || fresh.contains(&(topic, bar.time()))
-                });
+                let is_stale = fresh.is_newer(topic, bar.time());
                 if !is_stale && !closing.restore(&message, stored) {
                     metrics.over_limit().inc();
                 }
@@ -175,35 +183,66 @@ impl Intake {
     }
 
     fn hand_over(&mut self) {
+        self.owing.found(&std::mem::take(&mut self.found));
         let stored = std::mem::take(&mut self.stored);
         self.metrics.stored.inc_by(stored.len() as u64);
-        self.send(stored, None);
+        for output in 0..self.outputs.len() {
+            self.give(output, &stored);
+        }
         let live = std::mem::take(&mut self.live);
         self.metrics.closed.inc_by(live.len() as u64);
-        self.send(live, Some(now_ms()));
+        self.send(&live);
     }
 
-    /// Blocks while a lane is busy, so that the bus feels it.
-    fn send(&self, bars: Vec<Closed>, arrived_ms: Option<i64>) {
-        for bars in bars.chunks(BATCH_BARS) {
-            for output in &self.outputs {
-                let mut batch = Batch {
+    /// Hands on what came live. Blocks while a lane is busy, so that the bus feels it.
+    fn send(&mut self, live: &[Closed]) {
+        let arrived_ms = Some(now_ms());
+        for bars in live.chunks(BATCH_BARS) {
+            for (at, output) in self.outputs.iter_mut().enumerate() {
+                let batch = Batch {
                     arrived_ms,
                     bars: bars.to_vec(),
                     gaps: Vec::new(),
                 };
-                while let Err(TrySendError::Full(again)) = output.try_send(batch) {
-                    batch = again;
-                    thread::sleep(BUSY_PAUSE);
+                if !output.put(batch) {
+                    output.refused(bars.len());
+                    let refused = |bar: &Closed| (bar.topic, Some(Refused::at(bar.bar.time())));
+                    self.owing.owe(at, bars.iter().map(refused));
                 }
             }
+        }
+    }
+
+    /// Hands bars of the store to one output, which may have no room for all: then it is owed their topics.
+    fn give(&mut self, output: usize, stored: &[Closed]) -> bool {
+        for bars in stored.chunks(BATCH_BARS) {
+            let batch = Batch {
+                bars: bars.to_vec(),
+                ..Batch::default()
+            };
+            if !self.outputs[output].offer(batch) {
+                let topics = stored.iter().map(|closed| (closed.topic, None));
+                self.owing.owe(output, topics);
+                return false;
+            }
+        }
+        true
+    }
+
+    /// What was refused of a topic and is not in the store any more is lost.
+    fn tell_lost(&mut self, (output, refused): Share, topic: Topic, oldest: Option<i64>) {
+        let Some(Refused { from, to }) = refused else {
+            return;
+        };
+        if oldest.is_none_or(|oldest| from < oldest) {
+            self.outputs[output].lost(topic, from, oldest.map_or(to, |oldest| to.min(oldest)));
         }
     }
 }
 
 impl Sink for Intake {
     fn connected(&mut self) {
-        self.fresh = None;
+        self.fresh.read_all(false);
         self.hand_over();
         self.metrics.bus_connected.set(1);
         self.metrics.health.clear(Concern::Bus);
@@ -219,7 +258,7 @@ impl Sink for Intake {
     }
 
     fn lost(&mut self, why: &str) {
-        self.fresh = None;
+        self.fresh.read_all(false);
         self.hand_over();
         let health = &self.metrics.health;
         health.set(Concern::Bus, format!("bus lost: {why}"));
@@ -242,11 +281,54 @@ impl Sink for Intake {
     }
 
     fn loading(&mut self) {
-        self.fresh = Some(HashSet::new());
+        self.fresh.read_all(true);
         self.is_unread = false;
     }
 
+    fn asked(&mut self) -> Option<mpsc::Receiver<Topic>> {
+        self.questions.take()
+    }
+
+    fn recalling(&mut self, topics: &[Topic]) {
+        topics.iter().for_each(|topic| self.fresh.begin(*topic));
+    }
+
+    fn recalled(&mut self, topic: &Topic, bars: Result<Vec<&[u8]>, String>) {
+        let Ok(bars) = bars else {
+            // It will be tried again, and stays asked for.
+            return self.fresh.end(topic);
+        };
+        self.hand_over();
+        let name = topic.to_string();
+        bars.iter().for_each(|bar| self.restore(&name, bar));
+        let is_whole = !self.fresh.is_full();
+        self.fresh.end(topic);
+        let stored = std::mem::take(&mut self.stored);
+        self.metrics.stored.inc_by(stored.len() as u64);
+        let oldest = stored.first().map(|closed| closed.bar.time());
+        for share in self.owing.answered(topic) {
+            let (output, refused) = share;
+            if is_whole && self.give(output, &stored) {
+                self.tell_lost(share, *topic, oldest);
+            } else {
+                self.owing.owe(output, [(*topic, refused)]);
+            }
+        }
+    }
+
+    fn unrecalled(&mut self, doubt: Option<Doubt>) {
+        let health = &self.metrics.health;
+        Doubt::tell(doubt, health, Concern::Past, "the past of topics is not read");
+        let Some(doubt) = doubt else { return };
+        self.metrics.store_failures.inc();
+        let (store, why) = (&self.address, doubt.why);
+        self.away.say(why, |left_out| {
+            tracing::warn!(store, why, left_out, "the past of topics cannot be read; it is tried again");
+        });
+    }
+
     fn stored(&mut self, topic: &str, payload: &[u8]) {
+        self.found.extend(topic.parse::<Topic>());
         self.restore(topic, payload);
         if self.stored.len() >= BATCH_BARS {
             self.hand_over();
@@ -270,11 +352,11 @@ impl Sink for Intake {
     }
 
     fn loaded(&mut self) {
-        self.fresh = None;
+        self.fresh.read_all(false);
         self.hand_over();
         self.tell_store();
         if !self.is_unread {
-            tracing::info!(bus = self.address, "bus connected, the store is read");
+            tracing::info!(bus = self.address, "bus connected, the store can be read");
         }
     }
 

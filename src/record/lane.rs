@@ -1,17 +1,22 @@
 //! The way to one database or folder of files: gathers bars, logs them, writes them, and tries again.
 //!
-//! Each output has a lane of its own, so that one that is away costs the other nothing. Taking bars in
-//! never waits for a write: writes are a task beside.
+//! Each output has a lane of its own, on a thread of its own, so that one that is away costs the other nothing.
+//! Taking bars in never waits for a write: the [`writer`](super::writer) is another thread. What an output has is
+//! in its [`Marks`]: the store gives it again after each break.
 
-use std::collections::BTreeMap;
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
-use tokio::sync::mpsc::{self, Receiver, Sender};
+use tokio::sync::mpsc::{Receiver, Sender};
 use tokio::time::{Instant, sleep_until};
 
+use super::gather::{merge, newest};
 use super::log::{Log, Seen};
+use super::marks::Marks;
+use super::owing::{Owing, Refused};
+use super::writer::{Work, Writer};
 use super::{Batch, Closed, Gap};
 use crate::bus::backoff::Backoff;
 use crate::clock::now_ms;
@@ -24,7 +29,12 @@ const GATHER: Duration = Duration::from_millis(200);
 /// Bars that are logged at once, however little time has passed: some 200 KiB.
 const GATHER_BARS: usize = 1_000;
 /// How long the last writes may take after the end was asked for.
-const LAST_WRITES: Duration = Duration::from_secs(10);
+pub(super) const LAST_WRITES: Duration = Duration::from_secs(10);
+/// A write that has not ended by then hangs; the database's own time-outs are shorter. Bars are refused at the
+/// bound then instead of waited for.
+pub(super) const HUNG: Duration = Duration::from_secs(30);
+/// With as many bars that wait, nothing more of the past is taken: live bars must have their room.
+const PAST_BARS: usize = 100_000;
 /// A write may take at most one such part of the time: rewriting a large file again and again costs.
 const WORK_SHARE: u32 = 10;
 /// An output that has nothing to write is asked this often whether it could.
@@ -58,6 +68,10 @@ pub struct Pace {
 
 pub(super) struct Lane {
     name: &'static str,
+    /// Which of the outputs it is.
+    at: usize,
+    owing: Arc<Owing>,
+    marks: Marks,
     log: Log,
     pace: Pace,
     metrics: OutputMetrics,
@@ -72,6 +86,8 @@ pub(super) struct Lane {
     in_flight: Option<Flight>,
     /// Whether nothing more will come.
     ending: bool,
+    /// Whether the output took anything, or said that it could, since the last failure.
+    works: bool,
     outage: Option<Instant>,
     backoff: Backoff,
     warnings: Limited,
@@ -84,16 +100,23 @@ struct Flight {
     started: Instant,
 }
 
-/// What is written at once: bars, then the gaps among them.
-type Work = (Vec<Closed>, Vec<Gap>);
-
 impl Lane {
-    pub fn new<O: Output>(log: Log, pace: Pace, metrics: OutputMetrics) -> Self {
+    /// The lane of the output that has this place among them.
+    pub fn new<O: Output>(
+        log: Log,
+        pace: Pace,
+        metrics: OutputMetrics,
+        owing: Arc<Owing>,
+        at: usize,
+    ) -> Self {
         if log.bars() > 0 {
             tracing::info!(output = O::NAME, bars = log.bars(), "the spool holds bars");
         }
         Self {
             name: O::NAME,
+            at,
+            owing,
+            marks: Marks::default(),
             log,
             pace,
             metrics,
@@ -103,6 +126,7 @@ impl Lane {
             probe_due: Instant::now(),
             in_flight: None,
             ending: false,
+            works: false,
             outage: None,
             backoff: Backoff::default(),
             warnings: Limited::default(),
@@ -111,8 +135,8 @@ impl Lane {
 
     /// Takes batches until their sender is gone, then writes what is left as long as that may take; tells
     /// how many bars are lost by the end.
-    pub async fn run<O: Output>(mut self, output: O, mut batches: Receiver<Batch>) -> usize {
-        let (jobs, mut results) = writer(output);
+    pub async fn run(mut self, writer: Writer, mut batches: Receiver<Batch>) -> usize {
+        let Writer { jobs, mut results } = writer;
         let mut end = None;
         loop {
             self.show();
@@ -126,6 +150,8 @@ impl Lane {
                 0 => self.probe_due,
                 _ => self.write_due,
             };
+            let hung = self.in_flight.as_ref().filter(|_| self.outage.is_none());
+            let hung_due = hung.map(|flight| flight.started + HUNG);
             tokio::select! {
                 batch = batches.recv(), if !self.ending && !self.waits() => match batch {
                     Some(batch) => self.take(batch),
@@ -139,6 +165,7 @@ impl Lane {
                 result = results.recv(), if self.in_flight.is_some() => self.written(result),
                 () = sleep_until(gather_due), if self.gather_due.is_some() => self.append(),
                 () = sleep_until(write_due), if self.in_flight.is_none() => self.begin(&jobs),
+                () = sleep_until(hung_due.unwrap_or_else(far)), if hung_due.is_some() => self.hung(),
                 () = sleep_until(end.unwrap_or_else(far)), if end.is_some() => {}
             }
         }
@@ -176,7 +203,23 @@ impl Lane {
         self.outage.is_none() && self.log.is_full() && self.log.bars() > 0
     }
 
-    fn take(&mut self, batch: Batch) {
+    /// Whether more of the past is taken: that can wait where it is, live bars cannot.
+    fn has_room(&self) -> bool {
+        let can_wait = !self.ending && !self.log.is_half_full();
+        // While the output is away, the store may forget what the disk would not.
+        can_wait && (self.log.is_spooling() || (self.works && self.log.bars() < PAST_BARS))
+    }
+
+    fn take(&mut self, mut batch: Batch) {
+        if batch.arrived_ms.is_none() {
+            let before = batch.bars.len();
+            batch.bars.retain(|closed| !self.marks.knows(closed));
+            let known = before - batch.bars.len();
+            self.metrics.known.inc_by(known as u64);
+            if batch.items() == 0 {
+                return;
+            }
+        }
         self.gathered.push(batch);
         let bars: usize = self.gathered.iter().map(Batch::items).sum();
         if bars >= GATHER_BARS {
@@ -192,24 +235,38 @@ impl Lane {
         self.gather_due = None;
         for batch in merge(std::mem::take(&mut self.gathered)) {
             if self.log.append(&batch) {
-                continue;
+                batch.bars.iter().for_each(|closed| self.marks.note(closed));
+            } else {
+                self.refuse(&batch);
             }
-            let bars = batch.items();
-            self.metrics.refused.inc_by(bars as u64);
-            let output = self.name;
-            self.warnings.say(|left_out| {
-                tracing::error!(
-                    output,
-                    bars,
-                    left_out,
-                    "no room for more that waits: bars are refused"
-                );
-            });
         }
         let is_much = self.log.bars() >= self.pace.bars / 2 || self.log.is_full();
         if is_much && self.outage.is_none() {
             self.write_due = Instant::now();
         }
+    }
+
+    /// Has the store read again for what there is no room for.
+    fn refuse(&mut self, batch: &Batch) {
+        let is_live = batch.arrived_ms.is_some();
+        let refused = batch.bars.iter().map(|closed| {
+            let refused = is_live.then(|| Refused::at(closed.bar.time()));
+            (closed.topic, refused)
+        });
+        self.owing.owe(self.at, refused);
+        if !is_live {
+            return;
+        }
+        let (output, bars) = (self.name, batch.items());
+        self.metrics.refused.inc_by(bars as u64);
+        self.warnings.say(|left_out| {
+            tracing::error!(
+                output,
+                bars,
+                left_out,
+                "no room for more that waits: bars are refused"
+            );
+        });
     }
 
     /// Hands the oldest bars to the writer.
@@ -247,6 +304,7 @@ impl Lane {
         }
         self.probe_due = Instant::now() + PROBE;
         self.backoff.reset();
+        self.works = true;
         self.metrics.connected.set(1);
         self.metrics.health.clear(Concern::Output);
         let mut bars = 0;
@@ -290,8 +348,20 @@ impl Lane {
         }
     }
 
+    fn hung(&mut self) {
+        let hangs = format!("a write has not ended for {HUNG:?}: the disk or database hangs");
+        self.out(&hangs);
+    }
+
     fn failed(&mut self, why: &str) {
         self.metrics.failures.inc();
+        self.out(why);
+        self.write_due = Instant::now() + self.backoff.wait();
+        self.probe_due = self.write_due;
+    }
+
+    fn out(&mut self, why: &str) {
+        self.works = false;
         self.metrics.connected.set(0);
         let output = self.name;
         let unwritten = format!("{output}: bars cannot be written: {why}");
@@ -302,11 +372,15 @@ impl Lane {
         } else {
             tracing::debug!(output, why, "bars still cannot be written");
         }
-        self.write_due = Instant::now() + self.backoff.wait();
-        self.probe_due = self.write_due;
     }
 
-    fn show(&self) {
+    fn show(&mut self) {
+        self.owing.set_room(self.at, self.has_room());
+        if self.log.spool_damaged() > self.metrics.spool_damaged.get() {
+            // Some of what is marked may be what was damaged.
+            let topics = self.marks.clear().into_iter();
+            self.owing.owe(self.at, topics.map(|topic| (topic, None)));
+        }
         let gathered: usize = self.gathered.iter().map(Batch::items).sum();
         let gauge = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         self.metrics.waiting.set(gauge(self.log.bars() + gathered));
@@ -335,61 +409,13 @@ fn seconds(ms: i64) -> f64 {
     ms.max(0) as f64 / 1_000.0
 }
 
-/// A task that writes one thing at a time.
-fn writer<O: Output>(mut output: O) -> (Sender<Work>, Receiver<Result<usize, String>>) {
-    let (jobs, mut waiting) = mpsc::channel::<Work>(1);
-    let (done, results) = mpsc::channel(1);
-    tokio::spawn(async move {
-        while let Some((bars, gaps)) = waiting.recv().await {
-            // An output that has nothing to write is asked whether it could.
-            let mut written = match bars.is_empty() && !gaps.is_empty() {
-                true => Ok(0),
-                false => output.write(bars).await,
-            };
-            if written.is_ok() && !gaps.is_empty() {
-                written = match output.note(gaps).await {
-                    Ok(()) => written,
-                    Err(why) => Err(why),
-                };
-            }
-            if done.send(written).await.is_err() {
-                return;
-            }
-        }
-    });
-    (jobs, results)
-}
-
-/// As few batches as their arrivals allow: those from the store have none.
-fn merge(batches: Vec<Batch>) -> Vec<Batch> {
-    let mut merged: Vec<Batch> = Vec::new();
-    for batch in batches {
-        match merged.last_mut() {
-            Some(last) if last.arrived_ms.is_some() == batch.arrived_ms.is_some() => {
-                last.bars.extend(batch.bars);
-                last.gaps.extend(batch.gaps);
-            }
-            _ => merged.push(batch),
-        }
-    }
-    merged
-}
-
-/// Each bar once, as it was last, by time.
-fn newest(batches: &[Batch]) -> Vec<Closed> {
-    let all = batches.iter().flat_map(|batch| &batch.bars);
-    let newest: BTreeMap<_, _> = all
-        .map(|closed| ((closed.bar.time(), closed.topic), *closed))
-        .collect();
-    newest.into_values().collect()
-}
-
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
+    use std::sync::Mutex;
 
-    use tokio::sync::Semaphore;
+    use tokio::sync::{Semaphore, mpsc};
 
+    use super::super::writer::writer;
     use super::*;
     use crate::bar::{Bar, Number, Topic};
     use crate::metrics::RecordMetrics;
@@ -443,9 +469,13 @@ mod tests {
             bars: 100,
         };
         let metrics = RecordMetrics::default().output(Slow::NAME);
-        let lane = Lane::new::<Slow>(Log::new(None), pace, metrics.clone());
+        let owing = Owing::new(&[(Slow::NAME, metrics.clone())], false);
+        let log = Log::new(None);
+        let lane = Lane::new::<Slow>(log, pace, metrics.clone(), Arc::new(owing), 0);
         let (sender, batches) = mpsc::channel(8);
-        let run = tokio::spawn(lane.run(output.clone(), batches));
+        let (way, desk) = writer();
+        tokio::spawn(desk.serve(output.clone()));
+        let run = tokio::spawn(lane.run(way, batches));
         sender.send(batch(0)).await.unwrap();
         output.asked.acquire().await.unwrap().forget();
         sender.send(batch(1)).await.unwrap();

@@ -134,6 +134,17 @@ impl Log {
         self.spool.as_ref().map_or(0, Spool::bytes)
     }
 
+    /// Whether what comes goes to the disk.
+    pub fn is_spooling(&self) -> bool {
+        self.spool.is_some() && self.memory.is_empty() && !self.is_failing
+    }
+
+    /// Whether half of the room is taken: the other half is for bars that cannot wait elsewhere.
+    pub fn is_half_full(&self) -> bool {
+        let disk = self.spool.as_ref();
+        self.memory_bars >= MAX_WAITING_BARS / 2 || disk.is_some_and(Spool::is_half_full)
+    }
+
     /// Whether the next batch may find no room.
     pub fn is_full(&self) -> bool {
         self.memory_bars + ROOM_BARS > MAX_WAITING_BARS

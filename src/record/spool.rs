@@ -342,6 +342,11 @@ impl Spool {
         self.segments.iter().map(|segment| segment.bytes).sum()
     }
 
+    /// Whether half of the bound is taken.
+    pub fn is_half_full(&self) -> bool {
+        self.bytes() >= self.bound / 2
+    }
+
     /// Whether the next batch may go beyond the bound.
     pub fn is_full(&self) -> bool {
         self.bytes() + ROOM_BYTES > self.bound
