@@ -115,9 +115,21 @@ pub async fn check(config: &check::Config, told: Told, stop: CancellationToken) 
 }
 
 fn bind(mut config: gateway::Config) -> anyhow::Result<Gateway> {
-    config.fit_files(files::limit())?;
+    let (open_files, max_clients) = (files::limit(), config.limits.max_clients);
+    config.fit_files(open_files)?;
     let listen = config.listen;
-    Gateway::bind(config).with_context(|| format!("--listen (BARCAST_LISTEN) = {listen}"))
+    let gateway = Gateway::bind(config)
+        .with_context(|| format!("--listen (BARCAST_LISTEN) = {listen}"))?;
+    let clients = gateway.node().config.limits.max_clients;
+    if clients < max_clients {
+        tracing::info!(
+            open_files,
+            max_clients,
+            clients,
+            "open-file limit is below --max-clients; raise ulimit -n"
+        );
+    }
+    Ok(gateway)
 }
 
 async fn run<B: Bus>(gateway: Gateway, bus: B, stop: CancellationToken) -> anyhow::Result<()> {

@@ -103,7 +103,8 @@ fn pages_name_everything_relative_to_themselves() {
     for (page, some) in [
         ("/", "ui/page.js"),
         ("/ops", "ui/ops/main.js"),
-        ("/ui/page.js", "api/v1/topics"),
+        ("/ui/page.js", "udf/time"),
+        ("/ui/listing.js", "api/v1/topics"),
         ("/ui/bars.js", "udf/history"),
         ("/ui/search.js", "udf/search"),
         ("/ui/ops/main.js", "metrics"),

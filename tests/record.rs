@@ -82,7 +82,7 @@ fn a_restart_of_the_database_loses_nothing() {
     recorder.until(&postgres("barcast_record_failures_total"), 1);
     let health = get(recorder.address, "/healthz").body;
     for part in [
-        r#""status":"degraded""#,
+        r#""status":"degraded: "#,
         r#""postgres":{"state":"disconnected""#,
     ] {
         assert!(health.contains(part), "{health}");

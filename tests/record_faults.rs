@@ -86,7 +86,7 @@ fn a_flipped_bit_of_the_spool_costs_one_frame_and_is_told() {
         1
     );
     let health = health(&recorder);
-    assert!(health.contains(r#""status":"degraded""#), "{health}");
+    assert!(health.contains(r#""status":"degraded: "#), "{health}");
     assert!(health.contains(r#""spool_damaged":1"#), "{health}");
     eventually_blocking("the log says so", || {
         recorder.process.log().contains("damaged")
@@ -114,7 +114,7 @@ fn a_spool_that_cannot_be_written_is_seen_and_used_again() {
     }
     recorder.until(&postgres("barcast_record_spool_failures_total"), 1);
     let told = health(&recorder);
-    assert!(told.contains(r#""status":"degraded""#), "{told}");
+    assert!(told.contains(r#""status":"degraded: "#), "{told}");
     assert!(told.contains(r#""spool":"failing""#), "{told}");
     eventually_blocking("the log says so", || {
         recorder

@@ -64,7 +64,7 @@ impl Files {
 }
 
 impl Config {
-    /// Fits clients and other connections into `limit` open files, and says what follows.
+    /// Fits clients and other connections into `limit` open files.
     ///
     /// # Errors
     /// When they are too few to serve anybody.
@@ -72,13 +72,6 @@ impl Config {
         let max_clients = self.limits.max_clients;
         let files = Files::of(limit, self.workers, max_clients)?;
         if let Some(clients) = files.clients {
-            tracing::warn!(
-                open_files = limit,
-                max_clients,
-                clients,
-                http_connections = files.http_connections,
-                "open-file limit is below --max-clients; raise ulimit -n"
-            );
             self.limits.max_clients = clients;
         }
         self.files = Some(files);
