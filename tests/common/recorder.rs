@@ -1,6 +1,7 @@
 //! `barcast record` as a process, and what it should have written.
 
 use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use super::client::get;
 use super::gateway::{Candle, candle};
@@ -88,4 +89,21 @@ pub fn until_rows(database: &PostgresServer, expected: &[Candle]) {
         rows = database.rows();
         rows.len() >= expected.len() && rows == expected
     });
+}
+
+/// Waits as long as rows come.
+pub fn until_count(database: &PostgresServer, rows: usize) {
+    let (mut last, mut since) = (0, Instant::now());
+    loop {
+        let count = database.count();
+        if count >= rows {
+            return;
+        }
+        if count > last {
+            (last, since) = (count, Instant::now());
+        }
+        let waited = since.elapsed();
+        assert!(waited < Duration::from_secs(60), "{count} of {rows} rows");
+        std::thread::sleep(Duration::from_millis(100));
+    }
 }
