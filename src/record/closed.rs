@@ -15,6 +15,9 @@ pub struct Closed {
     pub epoch: Option<u64>,
     /// Of the message with this state of the bar.
     pub seq: Option<u64>,
+    /// Whether it was read from the store, and not heard on the bus: such a bar replaces one that was heard only
+    /// if it [is newer](Self::is_newer_than).
+    pub is_stored: bool,
 }
 
 impl Closed {
@@ -28,7 +31,19 @@ impl Closed {
             rev: message.rev,
             epoch: message.epoch,
             seq: message.seq,
+            is_stored: false,
         }
+    }
+
+    /// Whether this state of a bar is known to come after another one: by `rev`, of which none is 0, or by
+    /// its place in one run of its producer.
+    pub fn is_newer_than(&self, other: &Self) -> bool {
+        let revs = (self.rev.unwrap_or(0), other.rev.unwrap_or(0));
+        revs.0 > revs.1
+            || (revs.0 == revs.1
+                && self.epoch.is_some()
+                && self.epoch == other.epoch
+                && self.seq > other.seq)
     }
 
     /// As it would be published.

@@ -204,7 +204,10 @@ impl Frame {
         let end = self.json.iter().position(|byte| *byte == b'\n');
         let (json, gaps) = self.json.split_at(end.unwrap_or(self.json.len()));
         decoder.decode(BATCH_CHANNEL, json, |message| match message {
-            Ok(message) => bars.push(Closed::of(&message)),
+            Ok(message) => bars.push(Closed {
+                is_stored: self.arrived_ms.is_none(),
+                ..Closed::of(&message)
+            }),
             Err(why) => tracing::error!(%why, "a bar of the spool cannot be read"),
         });
         let gaps: Vec<serde_json::Value> = match gaps {

@@ -19,11 +19,15 @@ pub(super) fn merge(batches: Vec<Batch>) -> Vec<Batch> {
     merged
 }
 
-/// Each bar once, as it was last, by time.
+/// Each bar once, as it was last, by time. What the store has does not undo what was heard.
 pub(super) fn newest(batches: &[Batch]) -> Vec<Closed> {
-    let all = batches.iter().flat_map(|batch| &batch.bars);
-    let newest: BTreeMap<_, _> = all
-        .map(|closed| ((closed.bar.time(), closed.topic), *closed))
-        .collect();
+    let mut newest: BTreeMap<_, Closed> = BTreeMap::new();
+    for closed in batches.iter().flat_map(|batch| &batch.bars) {
+        let key = (closed.bar.time(), closed.topic);
+        let kept = newest.entry(key).or_insert(*closed);
+        if !closed.is_stored || kept.is_stored || closed.is_newer_than(kept) {
+            *kept = *closed;
+        }
+    }
     newest.into_values().collect()
 }

@@ -357,13 +357,18 @@ impl Spool {
 pub(super) mod tests {
     use super::*;
     use crate::bar::{Bar, Number, Topic};
+    use crate::record::Closed;
 
     /// So many bars; their prices tell them apart.
     pub fn batch(from: u64, bars: u64) -> Batch {
         let topic: Topic = "bars:A:1".parse().unwrap();
         let bar = |price| {
             let numbers = [Number::Unsigned(price); 5];
-            (topic, Bar::new(topic.resolution, 0, numbers, true).unwrap()).into()
+            let bar = Bar::new(topic.resolution, 0, numbers, true).unwrap();
+            Closed {
+                is_stored: from == 0,
+                ..(topic, bar).into()
+            }
         };
         Batch {
             arrived_ms: (from > 0).then_some(1_700_000_000_000),
