@@ -118,8 +118,8 @@ fn bind(mut config: gateway::Config) -> anyhow::Result<Gateway> {
     let (open_files, max_clients) = (files::limit(), config.limits.max_clients);
     config.fit_files(open_files)?;
     let listen = config.listen;
-    let gateway = Gateway::bind(config)
-        .with_context(|| format!("--listen (BARCAST_LISTEN) = {listen}"))?;
+    let gateway =
+        Gateway::bind(config).with_context(|| format!("--listen (BARCAST_LISTEN) = {listen}"))?;
     let clients = gateway.node().config.limits.max_clients;
     if clients < max_clients {
         tracing::info!(

@@ -141,14 +141,15 @@ fn a_spool_that_cannot_be_written_holds_up_the_store() {
     let folder = tempfile::tempdir().unwrap();
     let bars = many();
     keep(&redis, &bars);
-    // The second file cannot be made, as on a full disk.
-    let in_the_way = folder.path().join("postgres/000000000002.spool");
-    let url = database.url();
-    let spool = folder.path().to_str().unwrap();
-    fs::create_dir_all(folder.path().join("postgres")).unwrap();
+    redis.command("RENAME barcast:last elsewhere");
+    let (url, spool) = (database.url(), folder.path().to_str().unwrap());
     let arguments = ["--postgres-url", &url, "--spool", spool];
     let recorder = Recorder::start(&redis, &arguments);
+    // The second file cannot be made, as on a full disk.
+    let in_the_way = folder.path().join("postgres/000000000002.spool");
     fs::create_dir(&in_the_way).unwrap();
+    redis.command("RENAME elsewhere barcast:last");
+    redis.command("CLIENT KILL TYPE pubsub");
     recorder.until(&postgres("barcast_record_spool_failures_total"), 1);
     let told = health(&recorder);
     assert!(told.contains("the spool's disk refuses bars"), "{told}");
@@ -157,4 +158,31 @@ fn a_spool_that_cannot_be_written_holds_up_the_store() {
     until_rows(&database, &bars);
     fs::remove_dir(&in_the_way).unwrap();
     assert_eq!(recorder.metric(&postgres("barcast_refused_bars_total")), 0);
+}
+
+#[test]
+fn topics_that_cannot_be_read_hold_up_no_others() {
+    let (redis, database) = (RedisServer::start(), PostgresServer::start());
+    let symbols = (0..12).map(|n| &*format!("T{n:02}").leak());
+    let bars: Vec<_> = symbols.flat_map(|symbol| closed(symbol, 0..100)).collect();
+    keep(&redis, &bars);
+    // Keys of another type; the newest message of each topic is read all the same.
+    let wrong: Vec<String> = (0..8)
+        .map(|n| format!("barcast:history:bars:T{n:02}:1"))
+        .collect();
+    for key in &wrong {
+        redis.command(&format!("RENAME {key} kept:{key}"));
+        redis.command(&format!("SET {key} 1"));
+    }
+    let recorder = Recorder::start(&redis, &["--postgres-url", &database.url()]);
+    until_count(&database, 400 + 8);
+    eventually_blocking("what is missing is told", || {
+        let told = health(&recorder);
+        told.contains("8 topics of the store") && told.contains("WRONGTYPE")
+    });
+    for key in &wrong {
+        redis.command(&format!("RENAME kept:{key} {key}"));
+    }
+    until_rows(&database, &bars);
+    until_well(&recorder);
 }

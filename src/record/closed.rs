@@ -46,6 +46,14 @@ impl Closed {
                 && self.seq > other.seq)
     }
 
+    /// The same, as one that was read from the store.
+    pub fn stored(&self) -> Self {
+        Self {
+            is_stored: true,
+            ..*self
+        }
+    }
+
     /// As it would be published.
     pub fn message(&self) -> Message {
         Message {

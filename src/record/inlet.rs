@@ -96,14 +96,19 @@ impl Inlet {
     fn try_send(&mut self, batch: Batch) -> Result<(), Batch> {
         match self.lane.try_send(batch) {
             Ok(()) => {
-                if self.is_stuck {
-                    self.is_stuck = false;
-                    self.metrics.health.clear(Concern::Lane);
-                    tracing::info!(output = self.name, "bars are taken again");
-                }
+                self.look();
                 Ok(())
             }
             Err(TrySendError::Full(batch) | TrySendError::Closed(batch)) => Err(batch),
+        }
+    }
+
+    /// Looks whether a lane that took nothing does again.
+    pub fn look(&mut self) {
+        if self.is_stuck && self.lane.capacity() > 0 {
+            self.is_stuck = false;
+            self.metrics.health.clear(Concern::Lane);
+            tracing::info!(output = self.name, "bars are taken again");
         }
     }
 

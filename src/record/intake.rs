@@ -217,10 +217,12 @@ impl Intake {
     fn give(&mut self, output: usize, stored: &[Closed]) -> bool {
         for bars in stored.chunks(BATCH_BARS) {
             let batch = Batch {
-                bars: bars.to_vec(),
+                bars: bars.iter().map(Closed::stored).collect(),
                 ..Batch::default()
             };
             if !self.outputs[output].offer(batch) {
+                // Until the lane says so again, or it would be asked for again and again.
+                self.owing.set_room(output, false);
                 let topics = stored.iter().map(|closed| (closed.topic, None));
                 self.owing.owe(output, topics);
                 return false;
@@ -295,8 +297,8 @@ impl Sink for Intake {
 
     fn recalled(&mut self, topic: &Topic, bars: Result<Vec<&[u8]>, String>) {
         let Ok(bars) = bars else {
-            // It will be tried again, and stays asked for.
-            return self.fresh.end(topic);
+            self.fresh.end(topic);
+            return self.owing.unread(topic);
         };
         self.hand_over();
         let name = topic.to_string();
@@ -318,12 +320,22 @@ impl Sink for Intake {
 
     fn unrecalled(&mut self, doubt: Option<Doubt>) {
         let health = &self.metrics.health;
-        Doubt::tell(doubt, health, Concern::Past, "the past of topics is not read");
+        Doubt::tell(
+            doubt,
+            health,
+            Concern::Past,
+            "the past of topics is not read",
+        );
         let Some(doubt) = doubt else { return };
         self.metrics.store_failures.inc();
         let (store, why) = (&self.address, doubt.why);
         self.away.say(why, |left_out| {
-            tracing::warn!(store, why, left_out, "the past of topics cannot be read; it is tried again");
+            tracing::warn!(
+                store,
+                why,
+                left_out,
+                "the past of topics cannot be read; it is tried again"
+            );
         });
     }
 
@@ -374,6 +386,7 @@ impl Sink for Intake {
     }
 
     fn flush(&mut self) {
+        self.outputs.iter_mut().for_each(Inlet::look);
         self.hand_over();
     }
 }

@@ -35,6 +35,8 @@ pub(super) const LAST_WRITES: Duration = Duration::from_secs(10);
 pub(super) const HUNG: Duration = Duration::from_secs(30);
 /// With as many bars that wait, nothing more of the past is taken: live bars must have their room.
 const PAST_BARS: usize = 100_000;
+/// Gaps that wait for room when the bars beside them are refused.
+const MAX_KEPT_GAPS: usize = 10_000;
 /// A write may take at most one such part of the time: rewriting a large file again and again costs.
 const WORK_SHARE: u32 = 10;
 /// An output that has nothing to write is asked this often whether it could.
@@ -257,7 +259,14 @@ impl Lane {
         if !is_live {
             return;
         }
-        let (output, bars) = (self.name, batch.items());
+        // They say what is missing, and are few.
+        if !batch.gaps.is_empty() && batch.gaps.len() <= MAX_KEPT_GAPS {
+            self.gathered.push(Batch {
+                bars: Vec::new(),
+                ..batch.clone()
+            });
+        }
+        let (output, bars) = (self.name, batch.bars.len());
         self.metrics.refused.inc_by(bars as u64);
         self.warnings.say(|left_out| {
             tracing::error!(

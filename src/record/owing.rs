@@ -16,6 +16,9 @@ use crate::metrics::OutputMetrics;
 
 /// Topics that are asked for at once: as one is handed on, the next is read. Their bars wait in memory.
 const MAX_ASKED: usize = 2;
+/// Topics whose past cannot be read now, beyond which no others are asked for until one of them can: the bus tries
+/// them again by itself.
+const MAX_UNREAD: usize = 100;
 
 /// Bars that came live and were refused: the first and the last of their times.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,13 +70,20 @@ impl Output {
 struct State {
     outputs: Vec<Output>,
     /// Asked for, and by whom. Never twice at once: the first answer may be older than the second question.
-    asked: BTreeMap<Topic, Vec<Share>>,
+    asked: BTreeMap<Topic, Asked>,
+}
+
+#[derive(Default)]
+struct Asked {
+    shares: Vec<Share>,
+    /// It could not be read, and is tried again.
+    is_unread: bool,
 }
 
 impl State {
     fn tell(&self) {
         for (at, output) in self.outputs.iter().enumerate() {
-            let asked = self.asked.values().flatten();
+            let asked = self.asked.values().flat_map(|asked| &asked.shares);
             let left = output.topics.len() + asked.filter(|(of, _)| *of == at).count();
             let health = &output.metrics.health;
             match left {
@@ -156,7 +166,8 @@ impl Owing {
     fn next(&self) -> Option<Topic> {
         let mut state = self.lock();
         let State { outputs, asked } = &mut *state;
-        if asked.len() >= MAX_ASKED {
+        let unread = asked.values().filter(|asked| asked.is_unread).count();
+        if asked.len() - unread >= MAX_ASKED || unread >= MAX_UNREAD {
             return None;
         }
         let open = outputs.iter().filter(|output| output.has_room);
@@ -170,14 +181,25 @@ impl Owing {
                 shares.push((at, refused));
             }
         }
-        asked.insert(topic, shares);
+        let is_unread = false;
+        asked.insert(topic, Asked { shares, is_unread });
         Some(topic)
+    }
+
+    /// The past of a topic could not be read, and is tried again: others need not wait for that.
+    pub fn unread(&self, topic: &Topic) {
+        let mut state = self.lock();
+        if let Some(asked) = state.asked.get_mut(topic) {
+            asked.is_unread = true;
+        }
+        drop(state);
+        self.bell.notify_one();
     }
 
     /// The answer is there: for whom.
     pub fn answered(&self, topic: &Topic) -> Vec<Share> {
         let mut state = self.lock();
-        let shares = state.asked.remove(topic).unwrap_or_default();
+        let shares = state.asked.remove(topic).unwrap_or_default().shares;
         state.tell();
         drop(state);
         self.bell.notify_one();
@@ -233,9 +255,19 @@ mod tests {
         assert_eq!(owing.answered(&topics[0]), both);
         assert!(outputs[1].1.health.status().contains("b: 1 topics"));
         assert_eq!(owing.next(), Some(topics[2]));
-        owing.answered(&topics[2]);
+        // What cannot be read holds up no other.
+        owing.unread(&topics[2]);
+        owing.found(&topics[..2]);
+        assert_eq!(
+            [owing.next(), owing.next()],
+            [Some(topics[0]), Some(topics[1])]
+        );
+        topics.iter().for_each(|topic| _ = owing.answered(topic));
         assert_eq!(owing.next(), None);
-        assert_eq!(outputs[0].1.health.unready().as_deref(), Some("a: nothing was written yet"));
+        assert_eq!(
+            outputs[0].1.health.unready().as_deref(),
+            Some("a: nothing was written yet")
+        );
         assert!(!outputs[1].1.health.status().contains("topics"));
     }
 }
