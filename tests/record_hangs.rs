@@ -13,7 +13,7 @@ use barcast::record::table::Table;
 use common::client::get;
 use common::gateway::{Candle, Feed};
 use common::postgres::PostgresServer;
-use common::recorder::{Recorder, closed, postgres, until_count, until_rows};
+use common::recorder::{Recorder, closed, postgres, until_count, until_rows, while_it_grows};
 use common::{RedisServer, eventually_blocking};
 
 /// Longest end of a recorder whose output hangs; it says 10 s for the last writes, and 2 s more.
@@ -131,7 +131,7 @@ fn a_database_that_hangs_stops_no_files_and_gets_all_later() {
     // More than may wait in memory.
     let bars = many(260_000);
     keep(&redis, &bars);
-    eventually_blocking("the files have all", || rows_of(folder.path()) == 260_000);
+    while_it_grows(260_000, || rows_of(folder.path()));
     assert!(recorder.metric(&postgres("barcast_recorded_bars_total")) < 100_000);
     let told = health(&recorder);
     assert!(told.contains("degraded"), "{told}");

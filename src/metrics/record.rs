@@ -39,6 +39,7 @@ pub struct RecordMetrics {
     set_aside: ByOutput<Counter>,
     failures: ByOutput<Counter>,
     waiting: ByOutput<Gauge>,
+    owed: ByOutput<Gauge>,
     spool_bars: ByOutput<Gauge>,
     spool_bytes: ByOutput<Gauge>,
     spool_damaged: ByOutput<Counter>,
@@ -69,6 +70,7 @@ impl Default for RecordMetrics {
             set_aside: counters(),
             failures: counters(),
             waiting: gauges(),
+            owed: gauges(),
             spool_bars: gauges(),
             spool_bytes: gauges(),
             spool_damaged: counters(),
@@ -90,6 +92,7 @@ pub struct OutputMetrics {
     pub set_aside: Counter,
     pub failures: Counter,
     pub waiting: Gauge,
+    pub owed: Gauge,
     pub spool_bars: Gauge,
     pub spool_bytes: Gauge,
     pub spool_damaged: Counter,
@@ -119,6 +122,7 @@ impl RecordMetrics {
             set_aside: self.set_aside.get_or_create(&label).clone(),
             failures: self.failures.get_or_create(&label).clone(),
             waiting: self.waiting.get_or_create(&label).clone(),
+            owed: self.owed.get_or_create(&label).clone(),
             spool_bars: self.spool_bars.get_or_create(&label).clone(),
             spool_bytes: self.spool_bytes.get_or_create(&label).clone(),
             spool_damaged: self.spool_damaged.get_or_create(&label).clone(),
@@ -273,6 +277,11 @@ impl RecordMetrics {
             "barcast_record_waiting_bars",
             "Bars that wait for the output, on disk or in memory",
             &self.waiting,
+        );
+        gauge(
+            "barcast_record_owed_topics",
+            "Topics whose past is still to be read from the store for the output",
+            &self.owed,
         );
         gauge(
             "barcast_record_spool_bars",

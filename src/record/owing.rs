@@ -86,6 +86,10 @@ impl State {
             let asked = self.asked.values().flat_map(|asked| &asked.shares);
             let left = output.topics.len() + asked.filter(|(of, _)| *of == at).count();
             let health = &output.metrics.health;
+            output
+                .metrics
+                .owed
+                .set(i64::try_from(left).unwrap_or(i64::MAX));
             match left {
                 0 => health.clear(Concern::Past),
                 _ => {

@@ -7,7 +7,7 @@ use super::client::get;
 use super::gateway::{Candle, candle};
 use super::postgres::{PostgresServer, Row};
 use super::process::Process;
-use super::{RedisServer, eventually_blocking};
+use super::{DEADLINE, RedisServer, eventually_blocking};
 
 /// `barcast record` as a process.
 pub struct Recorder {
@@ -93,17 +93,21 @@ pub fn until_rows(database: &PostgresServer, expected: &[Candle]) {
 
 /// Waits as long as rows come.
 pub fn until_count(database: &PostgresServer, rows: usize) {
+    while_it_grows(rows, || database.count());
+}
+
+/// Waits until there are so many, as long as there are more and more.
+pub fn while_it_grows(wanted: usize, count: impl Fn() -> usize) {
     let (mut last, mut since) = (0, Instant::now());
     loop {
-        let count = database.count();
-        if count >= rows {
+        let count = count();
+        if count >= wanted {
             return;
         }
         if count > last {
             (last, since) = (count, Instant::now());
         }
-        let waited = since.elapsed();
-        assert!(waited < Duration::from_secs(60), "{count} of {rows} rows");
+        assert!(since.elapsed() < 2 * DEADLINE, "{count} of {wanted}");
         std::thread::sleep(Duration::from_millis(100));
     }
 }
