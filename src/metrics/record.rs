@@ -271,6 +271,10 @@ impl RecordMetrics {
             "Batches that the spool's disk refused and that wait in memory",
             &self.spool_failures,
         );
+        self.register_states(registry);
+    }
+
+    fn register_states(&self, registry: &mut Registry) {
         let mut gauge =
             |name, help, metric: &ByOutput<Gauge>| registry.register(name, help, metric.clone());
         gauge(

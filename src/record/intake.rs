@@ -1,20 +1,18 @@
 //! From the bus to batches of closed bars.
 //!
 //! What comes live is handed on at once. Of the store only the newest message of every topic is read when the
-//! subscription stands; its past is asked for as the outputs have room for it ([`Owing`]).
+//! subscription stands; its past is asked for as the outputs have room for it ([`Inlets`]).
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
+use super::Closed;
 use super::fresh::Fresh;
-use super::inlet::Inlet;
-use super::owing::{Owing, Refused, Share, questions};
-use super::{Batch, Closed};
+use super::inlets::Inlets;
+use super::owing::questions;
 use crate::bar::{Decoder, Message, Topic};
 use crate::bus::{Bus, Doubt, Sink};
-use crate::clock::now_ms;
 use crate::health::Concern;
 use crate::limited::{Refusals, Repeated};
 use crate::metrics::RecordMetrics;
@@ -23,11 +21,10 @@ use crate::metrics::RecordMetrics;
 /// closed are taken.
 pub(super) const MAX_TOPICS: usize = 100_000;
 /// Bars handed over at once.
-const BATCH_BARS: usize = 500;
+pub(super) const BATCH_BARS: usize = 500;
 /// The sink of the bus on a recorder.
 pub(super) struct Intake {
-    outputs: Vec<Inlet>,
-    owing: Arc<Owing>,
+    outputs: Inlets,
     questions: Option<mpsc::Receiver<Topic>>,
     /// Topics that the store has, as they are read.
     found: Vec<Topic>,
@@ -100,15 +97,13 @@ impl Closing {
 impl Intake {
     /// And the way on which it is to be asked for the past.
     pub fn new<B: Bus>(
-        outputs: Vec<Inlet>,
-        owing: Arc<Owing>,
+        outputs: Inlets,
         metrics: RecordMetrics,
         bus: &B,
     ) -> (Self, mpsc::Sender<Topic>) {
         let (asks, questions) = questions();
         let intake = Self {
             outputs,
-            owing,
             questions: Some(questions),
             found: Vec::new(),
             metrics,
@@ -183,62 +178,13 @@ impl Intake {
     }
 
     fn hand_over(&mut self) {
-        self.owing.found(&std::mem::take(&mut self.found));
+        self.outputs.found(&std::mem::take(&mut self.found));
         let stored = std::mem::take(&mut self.stored);
         self.metrics.stored.inc_by(stored.len() as u64);
-        for output in 0..self.outputs.len() {
-            self.give(output, &stored);
-        }
+        self.outputs.give(&stored);
         let live = std::mem::take(&mut self.live);
         self.metrics.closed.inc_by(live.len() as u64);
-        self.send(&live);
-    }
-
-    /// Hands on what came live. Blocks while a lane is busy, so that the bus feels it.
-    fn send(&mut self, live: &[Closed]) {
-        let arrived_ms = Some(now_ms());
-        for bars in live.chunks(BATCH_BARS) {
-            for (at, output) in self.outputs.iter_mut().enumerate() {
-                let batch = Batch {
-                    arrived_ms,
-                    bars: bars.to_vec(),
-                    gaps: Vec::new(),
-                };
-                if !output.put(batch) {
-                    output.refused(bars.len());
-                    let refused = |bar: &Closed| (bar.topic, Some(Refused::at(bar.bar.time())));
-                    self.owing.owe(at, bars.iter().map(refused));
-                }
-            }
-        }
-    }
-
-    /// Hands bars of the store to one output, which may have no room for all: then it is owed their topics.
-    fn give(&mut self, output: usize, stored: &[Closed]) -> bool {
-        for bars in stored.chunks(BATCH_BARS) {
-            let batch = Batch {
-                bars: bars.iter().map(Closed::stored).collect(),
-                ..Batch::default()
-            };
-            if !self.outputs[output].offer(batch) {
-                // Until the lane says so again, or it would be asked for again and again.
-                self.owing.set_room(output, false);
-                let topics = stored.iter().map(|closed| (closed.topic, None));
-                self.owing.owe(output, topics);
-                return false;
-            }
-        }
-        true
-    }
-
-    /// What was refused of a topic and is not in the store any more is lost.
-    fn tell_lost(&mut self, (output, refused): Share, topic: Topic, oldest: Option<i64>) {
-        let Some(Refused { from, to }) = refused else {
-            return;
-        };
-        if oldest.is_none_or(|oldest| from < oldest) {
-            self.outputs[output].lost(topic, from, oldest.map_or(to, |oldest| to.min(oldest)));
-        }
+        self.outputs.put(&live);
     }
 }
 
@@ -298,7 +244,7 @@ impl Sink for Intake {
     fn recalled(&mut self, topic: &Topic, bars: Result<Vec<&[u8]>, String>) {
         let Ok(bars) = bars else {
             self.fresh.end(topic);
-            return self.owing.unread(topic);
+            return self.outputs.unread(topic);
         };
         self.hand_over();
         let name = topic.to_string();
@@ -307,15 +253,7 @@ impl Sink for Intake {
         self.fresh.end(topic);
         let stored = std::mem::take(&mut self.stored);
         self.metrics.stored.inc_by(stored.len() as u64);
-        let oldest = stored.first().map(|closed| closed.bar.time());
-        for share in self.owing.answered(topic) {
-            let (output, refused) = share;
-            if is_whole && self.give(output, &stored) {
-                self.tell_lost(share, *topic, oldest);
-            } else {
-                self.owing.owe(output, [(*topic, refused)]);
-            }
-        }
+        self.outputs.give_past(topic, &stored, is_whole);
     }
 
     fn unrecalled(&mut self, doubt: Option<Doubt>) {
@@ -386,7 +324,7 @@ impl Sink for Intake {
     }
 
     fn flush(&mut self) {
-        self.outputs.iter_mut().for_each(Inlet::look);
+        self.outputs.look();
         self.hand_over();
     }
 }

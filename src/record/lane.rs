@@ -2,7 +2,7 @@
 //!
 //! Each output has a lane of its own, on a thread of its own, so that one that is away costs the other nothing.
 //! Taking bars in never waits for a write: the [`writer`](super::writer) is another thread. What an output has is
-//! in its [`Marks`]: the store gives it again after each break.
+//! in its books ([`Taken`]): the store gives it again after each break.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -13,15 +13,14 @@ use tokio::sync::mpsc::{Receiver, Sender};
 use tokio::time::{Instant, sleep_until};
 
 use super::gather::{merge, newest};
+use super::lag::measure;
 use super::log::{Log, Seen};
-use super::marks::Marks;
-use super::owing::{Owing, Refused};
+use super::owing::Owing;
+use super::taken::Taken;
 use super::writer::{Work, Writer};
 use super::{Batch, Closed, Gap};
 use crate::bus::backoff::Backoff;
-use crate::clock::now_ms;
 use crate::health::Concern;
-use crate::limited::Limited;
 use crate::metrics::OutputMetrics;
 
 /// Longest time that a bar waits for others before all are logged, which is one `fdatasync`.
@@ -35,16 +34,10 @@ pub(super) const LAST_WRITES: Duration = Duration::from_secs(10);
 pub(super) const HUNG: Duration = Duration::from_secs(30);
 /// With as many bars that wait, nothing more of the past is taken: live bars must have their room.
 const PAST_BARS: usize = 100_000;
-/// Gaps that wait for room when the bars beside them are refused.
-const MAX_KEPT_GAPS: usize = 10_000;
 /// A write may take at most one such part of the time: rewriting a large file again and again costs.
 const WORK_SHARE: u32 = 10;
 /// An output that has nothing to write is asked this often whether it could.
 const PROBE: Duration = Duration::from_secs(5);
-/// A bar that arrives later than so after its end, in ms, is of the past: how long ago it closed says
-/// nothing about this recorder.
-const FRESH_MS: i64 = 3_600_000;
-
 /// Where closed bars go.
 pub trait Output: Send + 'static {
     /// The label in metrics, and the spool's folder.
@@ -70,10 +63,7 @@ pub struct Pace {
 
 pub(super) struct Lane {
     name: &'static str,
-    /// Which of the outputs it is.
-    at: usize,
-    owing: Arc<Owing>,
-    marks: Marks,
+    taken: Taken,
     log: Log,
     pace: Pace,
     metrics: OutputMetrics,
@@ -92,7 +82,6 @@ pub(super) struct Lane {
     works: bool,
     outage: Option<Instant>,
     backoff: Backoff,
-    warnings: Limited,
 }
 
 struct Flight {
@@ -116,9 +105,7 @@ impl Lane {
         }
         Self {
             name: O::NAME,
-            at,
-            owing,
-            marks: Marks::default(),
+            taken: Taken::new(O::NAME, at, owing, metrics.clone()),
             log,
             pace,
             metrics,
@@ -131,7 +118,6 @@ impl Lane {
             works: false,
             outage: None,
             backoff: Backoff::default(),
-            warnings: Limited::default(),
         }
     }
 
@@ -213,14 +199,9 @@ impl Lane {
     }
 
     fn take(&mut self, mut batch: Batch) {
-        if batch.arrived_ms.is_none() {
-            let before = batch.bars.len();
-            batch.bars.retain(|closed| !self.marks.knows(closed));
-            let known = before - batch.bars.len();
-            self.metrics.known.inc_by(known as u64);
-            if batch.items() == 0 {
-                return;
-            }
+        self.taken.leave_out(&mut batch);
+        if batch.items() == 0 {
+            return;
         }
         self.gathered.push(batch);
         let bars: usize = self.gathered.iter().map(Batch::items).sum();
@@ -237,45 +218,15 @@ impl Lane {
         self.gather_due = None;
         for batch in merge(std::mem::take(&mut self.gathered)) {
             if self.log.append(&batch) {
-                batch.bars.iter().for_each(|closed| self.marks.note(closed));
+                self.taken.note(&batch);
             } else {
-                self.refuse(&batch);
+                self.gathered.extend(self.taken.refuse(&batch));
             }
         }
         let is_much = self.log.bars() >= self.pace.bars / 2 || self.log.is_full();
         if is_much && self.outage.is_none() {
             self.write_due = Instant::now();
         }
-    }
-
-    /// Has the store read again for what there is no room for.
-    fn refuse(&mut self, batch: &Batch) {
-        let is_live = batch.arrived_ms.is_some();
-        let refused = batch.bars.iter().map(|closed| {
-            let refused = is_live.then(|| Refused::at(closed.bar.time()));
-            (closed.topic, refused)
-        });
-        self.owing.owe(self.at, refused);
-        if !is_live {
-            return;
-        }
-        // They say what is missing, and are few.
-        if !batch.gaps.is_empty() && batch.gaps.len() <= MAX_KEPT_GAPS {
-            self.gathered.push(Batch {
-                bars: Vec::new(),
-                ..batch.clone()
-            });
-        }
-        let (output, bars) = (self.name, batch.bars.len());
-        self.metrics.refused.inc_by(bars as u64);
-        self.warnings.say(|left_out| {
-            tracing::error!(
-                output,
-                bars,
-                left_out,
-                "no room for more that waits: bars are refused"
-            );
-        });
     }
 
     /// Hands the oldest bars to the writer.
@@ -319,7 +270,7 @@ impl Lane {
         let mut bars = 0;
         for batch in &flight.batches {
             bars += batch.bars.len();
-            self.measure(batch);
+            measure(&self.metrics, batch);
         }
         self.metrics.set_aside.inc_by(aside as u64);
         let recorded = bars.saturating_sub(aside);
@@ -341,20 +292,6 @@ impl Lane {
         } else {
             Instant::now() + self.pace.interval.max(took * WORK_SHARE)
         };
-    }
-
-    fn measure(&self, batch: &Batch) {
-        let Some(arrived) = batch.arrived_ms else {
-            return;
-        };
-        let now = now_ms();
-        for Closed { topic, bar, .. } in &batch.bars {
-            self.metrics.write_lag.observe(seconds(now - arrived));
-            let end = topic.resolution.next(bar.time());
-            if (arrived - end) < FRESH_MS {
-                self.metrics.close_lag.observe(seconds(now - end));
-            }
-        }
     }
 
     fn hung(&mut self) {
@@ -384,11 +321,10 @@ impl Lane {
     }
 
     fn show(&mut self) {
-        self.owing.set_room(self.at, self.has_room());
+        self.taken.set_room(self.has_room());
         if self.log.spool_damaged() > self.metrics.spool_damaged.get() {
             // Some of what is marked may be what was damaged.
-            let topics = self.marks.clear().into_iter();
-            self.owing.owe(self.at, topics.map(|topic| (topic, None)));
+            self.taken.forget();
         }
         let gathered: usize = self.gathered.iter().map(Batch::items).sum();
         let gauge = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
@@ -408,14 +344,6 @@ impl Lane {
 /// A time that never comes, for a timer that is not armed.
 fn far() -> Instant {
     Instant::now() + Duration::from_secs(86_400)
-}
-
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "exact up to 2^53 ms, which is 285,000 years"
-)]
-fn seconds(ms: i64) -> f64 {
-    ms.max(0) as f64 / 1_000.0
 }
 
 #[cfg(test)]

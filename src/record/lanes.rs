@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::apart::apart;
 use super::inlet::Inlet;
+use super::inlets::Inlets;
 use super::lane::{LAST_WRITES, Lane, Output, Pace};
 use super::log::Log;
 use super::owing::Owing;
@@ -139,13 +140,13 @@ impl Lanes {
     }
 
     /// The intake's ways to the lanes, which end when they are gone.
-    pub fn inlets(&mut self, stop: &CancellationToken) -> Vec<Inlet> {
+    pub fn inlets(&mut self, stop: &CancellationToken) -> Inlets {
         let alone = self.inputs.len() == 1;
         let inputs = self.inputs.drain(..).zip(&self.outputs);
         let inlets = inputs.map(|(input, (name, metrics))| {
             Inlet::new(name, input, metrics.clone(), alone, stop.clone())
         });
-        inlets.collect()
+        Inlets::new(inlets.collect(), self.owing())
     }
 
     /// Waits for the last writes, within a bound, though a disk may hang; how many bars are lost.

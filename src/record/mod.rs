@@ -15,7 +15,9 @@ mod frame;
 mod fresh;
 mod gather;
 mod inlet;
+mod inlets;
 mod intake;
+mod lag;
 pub mod lane;
 mod lanes;
 mod lock;
@@ -26,6 +28,7 @@ pub mod postgres;
 pub mod schema;
 pub mod spool;
 pub mod table;
+mod taken;
 mod writer;
 
 use std::net::SocketAddr;
@@ -129,7 +132,7 @@ pub async fn record(settings: Record, stop: CancellationToken) -> Result<usize, 
     };
     let owing = lanes.owing();
     let inlets = lanes.inlets(&stop);
-    let (sink, asks) = Intake::new(inlets, lanes.owing(), metrics, &bus);
+    let (sink, asks) = Intake::new(inlets, metrics, &bus);
     let subscribed = apart("intake", move || async move {
         // On a thread that may block.
         tokio::select! {
