@@ -27,6 +27,8 @@ pub enum Concern {
     Clock,
     /// Where a recorder writes.
     Output,
+    /// Whether what waits for it is taken.
+    Lane,
 }
 
 #[derive(Debug)]
@@ -77,9 +79,14 @@ impl Health {
         joined(self.lock().values().filter(|reason| !reason.is_ready))
     }
 
+    /// All that is wrong: reasons in their order, `; ` between them.
+    pub fn wrong(&self) -> Option<String> {
+        joined(self.lock().values())
+    }
+
     /// `ok`, or `degraded: ` and all reasons.
     pub fn status(&self) -> String {
-        joined(self.lock().values())
+        self.wrong()
             .map_or_else(|| "ok".to_owned(), |why| format!("degraded: {why}"))
     }
 }

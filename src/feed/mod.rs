@@ -18,7 +18,6 @@ use std::process::ExitCode;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
@@ -27,13 +26,13 @@ use crate::ahead::{Ahead, MaxAhead};
 use crate::bar::{Message, Resolution, Symbol};
 use crate::bus::{Bus, Publisher, RedisBus};
 use crate::clock::{now_ms, now_us};
+use crate::generator::health;
 use crate::generator::numbering::Numbering;
 use crate::generator::outlet::{Outlet, TEND_INTERVAL};
 use crate::generator::pack::Form;
 use crate::health::Concern;
 use crate::limited::{Limited, Refusals};
 use crate::metrics::FeedMetrics;
-use crate::metrics::process::ProcessCollector;
 use delay::Delay;
 use mark::Mark;
 pub use row::Format;
@@ -141,15 +140,11 @@ pub enum FeedError {
 pub async fn ingest(settings: Feed, stop: CancellationToken) -> Result<Totals, FeedError> {
     let metrics = FeedMetrics::default();
     if let Some(address) = settings.health_listen {
-        let listener = TcpListener::bind(address)
-            .await
-            .map_err(|why| FeedError::HealthListen { address, why })?;
-        let mut registry = prometheus_client::registry::Registry::default();
-        metrics.register(&mut registry);
-        registry.register_collector(Box::new(ProcessCollector));
         let publishing = metrics.publishing.clone();
         publishing.health.set(Concern::Publisher, "starting");
-        crate::generator::health::start(listener, registry, publishing, stop.clone());
+        let register = |registry: &mut _| metrics.register(registry);
+        let listening = health::listen(address, register, publishing, stop.clone()).await;
+        listening.map_err(|why| FeedError::HealthListen { address, why })?;
     }
     tracing::info!(redis = settings.bus.address(), "publishing");
     run(settings.config, settings.bus.publisher(), metrics, stop).await

@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use crate::files;
 use crate::health::quoted;
 use crate::limited::Limited;
+use crate::metrics::process::ProcessCollector;
 use crate::metrics::{self, Format, GeneratorMetrics};
 
 /// Connections at once: a few probes and scrapers. Fewer where few files may be open.
@@ -60,18 +63,27 @@ impl Probed for GeneratorMetrics {
     }
 }
 
-/// Answers on `listener` in the background until `stop`, with what is in `registry` and what `probed` says.
-pub fn start(
-    listener: TcpListener,
-    registry: Registry,
+/// Answers at `address` in the background until `stop`: with the metrics that `register` adds and those of every
+/// process, and with what `probed` says.
+///
+/// # Errors
+/// When the address cannot be listened on.
+pub async fn listen(
+    address: SocketAddr,
+    register: impl FnOnce(&mut Registry),
     probed: impl Probed,
     stop: CancellationToken,
-) {
+) -> io::Result<()> {
+    let listener = TcpListener::bind(address).await?;
+    let mut registry = Registry::default();
+    register(&mut registry);
+    registry.register_collector(Box::new(ProcessCollector));
     match listener.local_addr() {
         Ok(address) => tracing::info!(%address, "health and metrics"),
         Err(why) => tracing::warn!(%why, "health and metrics at an unknown address"),
     }
     tokio::spawn(serve(listener, Arc::new(registry), Arc::new(probed), stop));
+    Ok(())
 }
 
 /// Answers on `listener` until `stop`.

@@ -15,8 +15,6 @@ mod path;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use prometheus_client::registry::Registry;
-use tokio::net::TcpListener;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -25,7 +23,6 @@ use crate::bus::{Bus, Publisher, RedisBus};
 use crate::clock::{now_ms, now_us};
 use crate::health::Concern;
 use crate::metrics::GeneratorMetrics;
-use crate::metrics::process::ProcessCollector;
 use market::Market;
 use outlet::Outlet;
 use pack::Form;
@@ -79,14 +76,10 @@ pub enum GenerateError {
 pub async fn generate(settings: Generate, stop: CancellationToken) -> Result<(), GenerateError> {
     let metrics = GeneratorMetrics::default();
     if let Some(address) = settings.health_listen {
-        let listener = TcpListener::bind(address)
-            .await
-            .map_err(|why| GenerateError::HealthListen { address, why })?;
-        let mut registry = Registry::default();
-        metrics.register(&mut registry);
-        registry.register_collector(Box::new(ProcessCollector));
         metrics.health.set(Concern::Publisher, "starting");
-        health::start(listener, registry, metrics.clone(), stop.clone());
+        let register = |registry: &mut _| metrics.register(registry);
+        let listening = health::listen(address, register, metrics.clone(), stop.clone()).await;
+        listening.map_err(|why| GenerateError::HealthListen { address, why })?;
     }
     tracing::info!(redis = settings.bus.address(), "publishing");
     run(settings.config, settings.bus.publisher(), metrics, stop).await;

@@ -36,9 +36,11 @@ pub struct RecordMetrics {
     dropped: Dropped,
     recorded: ByOutput<Counter>,
     refused: ByOutput<Counter>,
+    known: ByOutput<Counter>,
     set_aside: ByOutput<Counter>,
     failures: ByOutput<Counter>,
     waiting: ByOutput<Gauge>,
+    owed: ByOutput<Gauge>,
     spool_bars: ByOutput<Gauge>,
     spool_bytes: ByOutput<Gauge>,
     spool_damaged: ByOutput<Counter>,
@@ -65,9 +67,11 @@ impl Default for RecordMetrics {
             dropped: Dropped::default(),
             recorded: counters(),
             refused: counters(),
+            known: counters(),
             set_aside: counters(),
             failures: counters(),
             waiting: gauges(),
+            owed: gauges(),
             spool_bars: gauges(),
             spool_bytes: gauges(),
             spool_damaged: counters(),
@@ -85,9 +89,11 @@ impl Default for RecordMetrics {
 pub struct OutputMetrics {
     pub recorded: Counter,
     pub refused: Counter,
+    pub known: Counter,
     pub set_aside: Counter,
     pub failures: Counter,
     pub waiting: Gauge,
+    pub owed: Gauge,
     pub spool_bars: Gauge,
     pub spool_bytes: Gauge,
     pub spool_damaged: Counter,
@@ -113,9 +119,11 @@ impl RecordMetrics {
             health,
             recorded: self.recorded.get_or_create(&label).clone(),
             refused: self.refused.get_or_create(&label).clone(),
+            known: self.known.get_or_create(&label).clone(),
             set_aside: self.set_aside.get_or_create(&label).clone(),
             failures: self.failures.get_or_create(&label).clone(),
             waiting: self.waiting.get_or_create(&label).clone(),
+            owed: self.owed.get_or_create(&label).clone(),
             spool_bars: self.spool_bars.get_or_create(&label).clone(),
             spool_bytes: self.spool_bytes.get_or_create(&label).clone(),
             spool_damaged: self.spool_damaged.get_or_create(&label).clone(),
@@ -140,11 +148,10 @@ impl RecordMetrics {
 
     /// `ok`, or `degraded: ` and why.
     fn status(&self, outputs: &[(&'static str, OutputMetrics)]) -> String {
-        let own = self.health.status();
         let mut whys = Vec::new();
-        whys.extend(own.strip_prefix("degraded: ").map(str::to_owned));
+        whys.extend(self.health.wrong());
         for (name, output) in outputs {
-            whys.extend(output.health.unready());
+            whys.extend(output.health.wrong());
             if output.spool_failing.get() != 0 {
                 whys.push(format!(
                     "{name}: the spool's disk refuses bars; they wait in memory"
@@ -237,8 +244,13 @@ impl RecordMetrics {
         );
         counter(
             "barcast_refused_bars",
-            "Bars lost because no more could wait for the output",
+            "Bars for which no room was left; what the store has of them is read again",
             &self.refused,
+        );
+        counter(
+            "barcast_record_known_bars",
+            "Bars from the store that the output has already and that are not written again",
+            &self.known,
         );
         counter(
             "barcast_record_set_aside_bars",
@@ -260,12 +272,21 @@ impl RecordMetrics {
             "Batches that the spool's disk refused and that wait in memory",
             &self.spool_failures,
         );
+        self.register_states(registry);
+    }
+
+    fn register_states(&self, registry: &mut Registry) {
         let mut gauge =
             |name, help, metric: &ByOutput<Gauge>| registry.register(name, help, metric.clone());
         gauge(
             "barcast_record_waiting_bars",
             "Bars that wait for the output, on disk or in memory",
             &self.waiting,
+        );
+        gauge(
+            "barcast_record_owed_topics",
+            "Topics whose past is still to be read from the store for the output",
+            &self.owed,
         );
         gauge(
             "barcast_record_spool_bars",

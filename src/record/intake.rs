@@ -1,17 +1,19 @@
 //! From the bus to batches of closed bars.
+//!
+//! What comes live is handed on at once. Of the store only the newest message of every topic is read when the
+//! subscription stands; its past is asked for as the outputs have room for it ([`Inlets`]).
 
-use std::collections::{HashMap, HashSet};
-use std::thread;
-use std::time::Duration;
+use std::collections::HashMap;
 
-use tokio::sync::mpsc::Sender;
-use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::mpsc;
 
-use super::Batch;
+use super::Closed;
+use super::fresh::Fresh;
+use super::inlets::Inlets;
+use super::owing::questions;
 use crate::ahead::{Ahead, FUTURE, MaxAhead};
-use crate::bar::{Bar, Decoder, Message, Topic};
+use crate::bar::{Decoder, Message, Topic};
 use crate::bus::{Bus, Doubt, Sink};
-use crate::clock::now_ms;
 use crate::health::Concern;
 use crate::limited::{Refusals, Repeated};
 use crate::metrics::RecordMetrics;
@@ -19,24 +21,21 @@ use crate::metrics::RecordMetrics;
 /// Topics whose forming bars are remembered, some 20 MB: beyond them only bars that say that they are
 /// closed are taken.
 pub(super) const MAX_TOPICS: usize = 100_000;
-/// Bars noted as live while the store is read, some 30 MB: beyond them nothing more of it is taken.
-const MAX_FRESH_BARS: usize = 500_000;
 /// Bars handed over at once.
-const BATCH_BARS: usize = 500;
-/// Between two looks whether a lane takes more; meanwhile the bus feels it.
-const BUSY_PAUSE: Duration = Duration::from_millis(5);
-
+pub(super) const BATCH_BARS: usize = 500;
 /// The sink of the bus on a recorder.
 pub(super) struct Intake {
-    outputs: Vec<Sender<Batch>>,
+    outputs: Inlets,
+    questions: Option<mpsc::Receiver<Topic>>,
+    /// Topics that the store has, as they are read.
+    found: Vec<Topic>,
     metrics: RecordMetrics,
     address: String,
     decoder: Decoder,
     closing: Closing,
-    live: Vec<(Topic, Bar)>,
-    stored: Vec<(Topic, Bar)>,
-    /// Bars that came live while the store is read.
-    fresh: Option<HashSet<(Topic, i64)>>,
+    live: Vec<Closed>,
+    stored: Vec<Closed>,
+    fresh: Fresh,
     warnings: Refusals,
     /// What keeps bars of the future out.
     ahead: Ahead,
@@ -59,18 +58,15 @@ struct Open {
     /// Time of the newest bar.
     newest: i64,
     /// The newest bar while it is not closed.
-    forming: Option<Bar>,
+    forming: Option<Message>,
 }
 
 impl Closing {
     /// Takes in one bar; what is closed by it goes to `out`. `false` when there is no room for its topic.
-    fn apply(&mut self, topic: Topic, bar: Bar, out: &mut Vec<(Topic, Bar)>) -> bool {
-        let closed = |mut bar: Bar| {
-            bar.closed = true;
-            (topic, bar)
-        };
+    fn apply(&mut self, message: &Message, out: &mut Vec<Closed>) -> bool {
+        let Message { topic, bar, .. } = *message;
         if self.topics.len() >= MAX_TOPICS && !self.topics.contains_key(&topic) {
-            out.extend(bar.closed.then(|| closed(bar)));
+            out.extend(bar.closed.then(|| Closed::of(message)));
             return bar.closed;
         }
         let open = self.topics.entry(topic).or_insert(Open {
@@ -78,45 +74,55 @@ impl Closing {
             forming: None,
         });
         if bar.time() < open.newest {
-            out.push(closed(bar));
+            out.push(Closed::of(message));
             return true;
         }
         if bar.time() > open.newest {
             open.newest = bar.time();
-            out.extend(open.forming.take().map(closed));
+            out.extend(open.forming.take().as_ref().map(Closed::of));
         }
-        open.forming = (!bar.closed).then_some(bar);
-        out.extend(bar.closed.then(|| closed(bar)));
+        open.forming = (!bar.closed).then_some(*message);
+        out.extend(bar.closed.then(|| Closed::of(message)));
         true
     }
 
     /// Takes in one bar of the store. A forming one of the past says nothing.
-    fn restore(&mut self, topic: Topic, bar: Bar, out: &mut Vec<(Topic, Bar)>) -> bool {
+    fn restore(&mut self, message: &Message, out: &mut Vec<Closed>) -> bool {
+        let Message { topic, bar, .. } = *message;
         let newest = self.topics.get(&topic).map(|open| open.newest);
         if !bar.closed && newest.is_some_and(|newest| bar.time() < newest) {
             return true;
         }
-        self.apply(topic, bar, out)
+        self.apply(message, out)
     }
 }
 
 impl Intake {
-    pub fn new<B: Bus>(outputs: Vec<Sender<Batch>>, metrics: RecordMetrics, bus: &B) -> Self {
-        Self {
+    /// And the way on which it is to be asked for the past.
+    pub fn new<B: Bus>(
+        outputs: Inlets,
+        metrics: RecordMetrics,
+        bus: &B,
+    ) -> (Self, mpsc::Sender<Topic>) {
+        let (asks, questions) = questions();
+        let intake = Self {
             outputs,
+            questions: Some(questions),
+            found: Vec::new(),
             metrics,
             address: bus.address(),
             decoder: Decoder::default(),
             closing: Closing::default(),
             live: Vec::new(),
             stored: Vec::new(),
-            fresh: None,
+            fresh: Fresh::default(),
             warnings: Refusals::of(bus.prefix()),
             ahead: Ahead::default(),
             away: Repeated::default(),
             is_unread: false,
             served_by: None,
-        }
+        };
+        (intake, asks)
     }
 
     /// Refuses bars that start further ahead of the clock.
@@ -147,11 +153,10 @@ impl Intake {
                 metrics.dropped(FUTURE).inc();
                 ahead.refused(message.topic, None, message.bar.time(), warnings);
             }
-            Ok(Message { topic, bar, .. }) => {
-                if let Some(fresh) = fresh.as_mut().filter(|f| f.len() < MAX_FRESH_BARS) {
-                    fresh.insert((topic, bar.time()));
-                }
-                if !closing.apply(topic, bar, live) {
+            Ok(message) => {
+                let Message { topic, bar, .. } = message;
+                fresh.note(topic, bar.time());
+                if !closing.apply(&message, live) {
                     metrics.over_limit().inc();
                 }
             }
@@ -173,17 +178,15 @@ impl Intake {
             ahead,
             ..
         } = self;
-        let fresh = fresh.as_ref();
         decoder.decode(topic, payload, |message| match message {
             Ok(message) if ahead.refuses(message.topic.resolution, message.bar.time()) => {
                 metrics.dropped(FUTURE).inc();
                 ahead.refused(message.topic, None, message.bar.time(), warnings);
             }
-            Ok(Message { topic, bar, .. }) => {
-                let is_stale = fresh.is_none_or(|fresh| {
-                    fresh.len() >= MAX_FRESH_BARS || fresh.contains(&(topic, bar.time()))
-                });
-                if !is_stale && !closing.restore(topic, bar, stored) {
+            Ok(message) => {
+                let Message { topic, bar, .. } = message;
+                let is_stale = fresh.is_newer(topic, bar.time());
+                if !is_stale && !closing.restore(&message, stored) {
                     metrics.over_limit().inc();
                 }
             }
@@ -195,34 +198,19 @@ impl Intake {
     }
 
     fn hand_over(&mut self) {
+        self.outputs.found(&std::mem::take(&mut self.found));
         let stored = std::mem::take(&mut self.stored);
         self.metrics.stored.inc_by(stored.len() as u64);
-        self.send(stored, None);
+        self.outputs.give(&stored);
         let live = std::mem::take(&mut self.live);
         self.metrics.closed.inc_by(live.len() as u64);
-        self.send(live, Some(now_ms()));
-    }
-
-    /// Blocks while a lane is busy, so that the bus feels it.
-    fn send(&self, bars: Vec<(Topic, Bar)>, arrived_ms: Option<i64>) {
-        for bars in bars.chunks(BATCH_BARS) {
-            for output in &self.outputs {
-                let mut batch = Batch {
-                    arrived_ms,
-                    bars: bars.to_vec(),
-                };
-                while let Err(TrySendError::Full(again)) = output.try_send(batch) {
-                    batch = again;
-                    thread::sleep(BUSY_PAUSE);
-                }
-            }
-        }
+        self.outputs.put(&live);
     }
 }
 
 impl Sink for Intake {
     fn connected(&mut self) {
-        self.fresh = None;
+        self.fresh.read_all(false);
         self.hand_over();
         self.metrics.bus_connected.set(1);
         self.metrics.health.clear(Concern::Bus);
@@ -238,7 +226,7 @@ impl Sink for Intake {
     }
 
     fn lost(&mut self, why: &str) {
-        self.fresh = None;
+        self.fresh.read_all(false);
         self.hand_over();
         let health = &self.metrics.health;
         health.set(Concern::Bus, format!("bus lost: {why}"));
@@ -261,11 +249,56 @@ impl Sink for Intake {
     }
 
     fn loading(&mut self) {
-        self.fresh = Some(HashSet::new());
+        self.fresh.read_all(true);
         self.is_unread = false;
     }
 
+    fn asked(&mut self) -> Option<mpsc::Receiver<Topic>> {
+        self.questions.take()
+    }
+
+    fn recalling(&mut self, topics: &[Topic]) {
+        topics.iter().for_each(|topic| self.fresh.begin(*topic));
+    }
+
+    fn recalled(&mut self, topic: &Topic, bars: Result<Vec<&[u8]>, String>) {
+        let Ok(bars) = bars else {
+            self.fresh.end(topic);
+            return self.outputs.unread(topic);
+        };
+        self.hand_over();
+        let name = topic.to_string();
+        bars.iter().for_each(|bar| self.restore(&name, bar));
+        let is_whole = !self.fresh.is_full();
+        self.fresh.end(topic);
+        let stored = std::mem::take(&mut self.stored);
+        self.metrics.stored.inc_by(stored.len() as u64);
+        self.outputs.give_past(topic, &stored, is_whole);
+    }
+
+    fn unrecalled(&mut self, doubt: Option<Doubt>) {
+        let health = &self.metrics.health;
+        Doubt::tell(
+            doubt,
+            health,
+            Concern::Past,
+            "the past of topics is not read",
+        );
+        let Some(doubt) = doubt else { return };
+        self.metrics.store_failures.inc();
+        let (store, why) = (&self.address, doubt.why);
+        self.away.say(why, |left_out| {
+            tracing::warn!(
+                store,
+                why,
+                left_out,
+                "the past of topics cannot be read; it is tried again"
+            );
+        });
+    }
+
     fn stored(&mut self, topic: &str, payload: &[u8]) {
+        self.found.extend(topic.parse::<Topic>());
         self.restore(topic, payload);
         if self.stored.len() >= BATCH_BARS {
             self.hand_over();
@@ -289,11 +322,11 @@ impl Sink for Intake {
     }
 
     fn loaded(&mut self) {
-        self.fresh = None;
+        self.fresh.read_all(false);
         self.hand_over();
         self.tell_store();
         if !self.is_unread {
-            tracing::info!(bus = self.address, "bus connected, the store is read");
+            tracing::info!(bus = self.address, "bus connected, the store can be read");
         }
     }
 
@@ -312,6 +345,7 @@ impl Sink for Intake {
 
     fn flush(&mut self) {
         self.ahead.rest();
+        self.outputs.look();
         self.hand_over();
     }
 }
@@ -325,7 +359,7 @@ impl Drop for Intake {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bar::Number;
+    use crate::bar::{Bar, Number};
 
     fn bar(minute: i64, price: u64, closed: bool) -> (Topic, Bar) {
         let topic: Topic = "bars:A:1".parse().unwrap();
@@ -340,14 +374,14 @@ mod tests {
         let mut out = Vec::new();
         for (topic, bar) in bars {
             if restored {
-                closing.restore(*topic, *bar, &mut out);
+                closing.restore(&Message::new(*topic, *bar), &mut out);
             } else {
-                closing.apply(*topic, *bar, &mut out);
+                closing.apply(&Message::new(*topic, *bar), &mut out);
             }
         }
-        assert!(out.iter().all(|(_, bar)| bar.closed));
+        assert!(out.iter().all(|one| one.bar.closed));
         let out = out.iter();
-        out.map(|(_, bar)| (bar.time() / 60_000, bar.numbers()[0].value()))
+        out.map(|Closed { bar, .. }| (bar.time() / 60_000, bar.numbers()[0].value()))
             .collect()
     }
 

@@ -1,23 +1,26 @@
 //! The way to one database or folder of files: gathers bars, logs them, writes them, and tries again.
 //!
-//! Each output has a lane of its own, so that one that is away costs the other nothing. Taking bars in
-//! never waits for a write: writes are a task beside.
+//! Each output has a lane of its own, on a thread of its own, so that one that is away costs the other nothing.
+//! Taking bars in never waits for a write: the [`writer`](super::writer) is another thread. What an output has is
+//! in its books ([`Taken`]): the store gives it again after each break.
 
-use std::collections::BTreeMap;
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
-use tokio::sync::mpsc::{self, Receiver, Sender};
+use tokio::sync::mpsc::{Receiver, Sender};
 use tokio::time::{Instant, sleep_until};
 
-use super::Batch;
+use super::gather::{merge, newest};
+use super::lag::measure;
 use super::log::{Log, Seen};
-use crate::bar::{Bar, Topic};
+use super::owing::Owing;
+use super::taken::Taken;
+use super::writer::{Work, Writer};
+use super::{Batch, Closed, Gap};
 use crate::bus::backoff::Backoff;
-use crate::clock::now_ms;
 use crate::health::Concern;
-use crate::limited::Limited;
 use crate::metrics::OutputMetrics;
 
 /// Longest time that a bar waits for others before all are logged, which is one `fdatasync`.
@@ -25,15 +28,16 @@ const GATHER: Duration = Duration::from_millis(200);
 /// Bars that are logged at once, however little time has passed: some 200 KiB.
 const GATHER_BARS: usize = 1_000;
 /// How long the last writes may take after the end was asked for.
-const LAST_WRITES: Duration = Duration::from_secs(10);
+pub(super) const LAST_WRITES: Duration = Duration::from_secs(10);
+/// A write that has not ended by then hangs; the database's own time-outs are shorter. Bars are refused at the
+/// bound then instead of waited for.
+pub(super) const HUNG: Duration = Duration::from_secs(30);
+/// With as many bars that wait, nothing more of the past is taken: live bars must have their room.
+const PAST_BARS: usize = 100_000;
 /// A write may take at most one such part of the time: rewriting a large file again and again costs.
 const WORK_SHARE: u32 = 10;
 /// An output that has nothing to write is asked this often whether it could.
 const PROBE: Duration = Duration::from_secs(5);
-/// A bar that arrives later than so after its end, in ms, is of the past: how long ago it closed says
-/// nothing about this recorder.
-const FRESH_MS: i64 = 3_600_000;
-
 /// Where closed bars go.
 pub trait Output: Send + 'static {
     /// The label in metrics, and the spool's folder.
@@ -42,10 +46,10 @@ pub trait Output: Send + 'static {
     /// Writes bars durably, by time and each once; what is there already is replaced, so that to repeat
     /// a write is harmless. Tells how many of them were refused for good and put aside. Without any bar,
     /// tells whether it could.
-    fn write(
-        &mut self,
-        bars: Vec<(Topic, Bar)>,
-    ) -> impl Future<Output = Result<usize, String>> + Send;
+    fn write(&mut self, bars: Vec<Closed>) -> impl Future<Output = Result<usize, String>> + Send;
+
+    /// Keeps gaps durably, oldest first; to repeat that is harmless, too. Never without any.
+    fn note(&mut self, gaps: Vec<Gap>) -> impl Future<Output = Result<(), String>> + Send;
 }
 
 /// How bars are gathered into writes.
@@ -59,6 +63,7 @@ pub struct Pace {
 
 pub(super) struct Lane {
     name: &'static str,
+    taken: Taken,
     log: Log,
     pace: Pace,
     metrics: OutputMetrics,
@@ -73,9 +78,10 @@ pub(super) struct Lane {
     in_flight: Option<Flight>,
     /// Whether nothing more will come.
     ending: bool,
+    /// Whether the output took anything, or said that it could, since the last failure.
+    works: bool,
     outage: Option<Instant>,
     backoff: Backoff,
-    warnings: Limited,
 }
 
 struct Flight {
@@ -85,15 +91,21 @@ struct Flight {
     started: Instant,
 }
 
-type Bars = Vec<(Topic, Bar)>;
-
 impl Lane {
-    pub fn new<O: Output>(log: Log, pace: Pace, metrics: OutputMetrics) -> Self {
+    /// The lane of the output that has this place among them.
+    pub fn new<O: Output>(
+        log: Log,
+        pace: Pace,
+        metrics: OutputMetrics,
+        owing: Arc<Owing>,
+        at: usize,
+    ) -> Self {
         if log.bars() > 0 {
             tracing::info!(output = O::NAME, bars = log.bars(), "the spool holds bars");
         }
         Self {
             name: O::NAME,
+            taken: Taken::new(O::NAME, at, owing, metrics.clone()),
             log,
             pace,
             metrics,
@@ -103,16 +115,16 @@ impl Lane {
             probe_due: Instant::now(),
             in_flight: None,
             ending: false,
+            works: false,
             outage: None,
             backoff: Backoff::default(),
-            warnings: Limited::default(),
         }
     }
 
     /// Takes batches until their sender is gone, then writes what is left as long as that may take; tells
     /// how many bars are lost by the end.
-    pub async fn run<O: Output>(mut self, output: O, mut batches: Receiver<Batch>) -> usize {
-        let (jobs, mut results) = writer(output);
+    pub async fn run(mut self, writer: Writer, mut batches: Receiver<Batch>) -> usize {
+        let Writer { jobs, mut results } = writer;
         let mut end = None;
         loop {
             self.show();
@@ -126,6 +138,8 @@ impl Lane {
                 0 => self.probe_due,
                 _ => self.write_due,
             };
+            let hung = self.in_flight.as_ref().filter(|_| self.outage.is_none());
+            let hung_due = hung.map(|flight| flight.started + HUNG);
             tokio::select! {
                 batch = batches.recv(), if !self.ending && !self.waits() => match batch {
                     Some(batch) => self.take(batch),
@@ -139,6 +153,7 @@ impl Lane {
                 result = results.recv(), if self.in_flight.is_some() => self.written(result),
                 () = sleep_until(gather_due), if self.gather_due.is_some() => self.append(),
                 () = sleep_until(write_due), if self.in_flight.is_none() => self.begin(&jobs),
+                () = sleep_until(hung_due.unwrap_or_else(far)), if hung_due.is_some() => self.hung(),
                 () = sleep_until(end.unwrap_or_else(far)), if end.is_some() => {}
             }
         }
@@ -176,9 +191,20 @@ impl Lane {
         self.outage.is_none() && self.log.is_full() && self.log.bars() > 0
     }
 
-    fn take(&mut self, batch: Batch) {
+    /// Whether more of the past is taken: that can wait where it is, live bars cannot.
+    fn has_room(&self) -> bool {
+        let can_wait = !self.ending && !self.log.is_half_full();
+        // While the output is away, the store may forget what the disk would not.
+        can_wait && (self.log.is_spooling() || (self.works && self.log.bars() < PAST_BARS))
+    }
+
+    fn take(&mut self, mut batch: Batch) {
+        self.taken.leave_out(&mut batch);
+        if batch.items() == 0 {
+            return;
+        }
         self.gathered.push(batch);
-        let bars: usize = self.gathered.iter().map(|batch| batch.bars.len()).sum();
+        let bars: usize = self.gathered.iter().map(Batch::items).sum();
         if bars >= GATHER_BARS {
             self.append();
         } else {
@@ -192,19 +218,10 @@ impl Lane {
         self.gather_due = None;
         for batch in merge(std::mem::take(&mut self.gathered)) {
             if self.log.append(&batch) {
-                continue;
+                self.taken.note(&batch);
+            } else {
+                self.gathered.extend(self.taken.refuse(&batch));
             }
-            let bars = batch.bars.len();
-            self.metrics.refused.inc_by(bars as u64);
-            let output = self.name;
-            self.warnings.say(|left_out| {
-                tracing::error!(
-                    output,
-                    bars,
-                    left_out,
-                    "no room for more that waits: bars are refused"
-                );
-            });
         }
         let is_much = self.log.bars() >= self.pace.bars / 2 || self.log.is_full();
         if is_much && self.outage.is_none() {
@@ -213,7 +230,7 @@ impl Lane {
     }
 
     /// Hands the oldest bars to the writer.
-    fn begin(&mut self, jobs: &Sender<Bars>) {
+    fn begin(&mut self, jobs: &Sender<Work>) {
         let (batches, seen) = match self.log.bars() {
             0 => (Vec::new(), None),
             _ => match self.log.oldest(self.pace.bars) {
@@ -221,9 +238,10 @@ impl Lane {
                 Err(why) => return self.failed(&format!("the spool cannot be read: {why}")),
             },
         };
-        let bars = newest(&batches);
+        let gaps = batches.iter().flat_map(|batch| batch.gaps.clone());
+        let work = (newest(&batches), gaps.collect());
         // The writer is idle, so its queue of one is empty.
-        if jobs.try_send(bars).is_ok() {
+        if jobs.try_send(work).is_ok() {
             self.in_flight = Some(Flight {
                 seen,
                 batches,
@@ -246,12 +264,13 @@ impl Lane {
         }
         self.probe_due = Instant::now() + PROBE;
         self.backoff.reset();
+        self.works = true;
         self.metrics.connected.set(1);
         self.metrics.health.clear(Concern::Output);
         let mut bars = 0;
         for batch in &flight.batches {
             bars += batch.bars.len();
-            self.measure(batch);
+            measure(&self.metrics, batch);
         }
         self.metrics.set_aside.inc_by(aside as u64);
         let recorded = bars.saturating_sub(aside);
@@ -275,22 +294,20 @@ impl Lane {
         };
     }
 
-    fn measure(&self, batch: &Batch) {
-        let Some(arrived) = batch.arrived_ms else {
-            return;
-        };
-        let now = now_ms();
-        for (topic, bar) in &batch.bars {
-            self.metrics.write_lag.observe(seconds(now - arrived));
-            let end = topic.resolution.next(bar.time());
-            if (arrived - end) < FRESH_MS {
-                self.metrics.close_lag.observe(seconds(now - end));
-            }
-        }
+    fn hung(&mut self) {
+        let hangs = format!("a write has not ended for {HUNG:?}: the disk or database hangs");
+        self.out(&hangs);
     }
 
     fn failed(&mut self, why: &str) {
         self.metrics.failures.inc();
+        self.out(why);
+        self.write_due = Instant::now() + self.backoff.wait();
+        self.probe_due = self.write_due;
+    }
+
+    fn out(&mut self, why: &str) {
+        self.works = false;
         self.metrics.connected.set(0);
         let output = self.name;
         let unwritten = format!("{output}: bars cannot be written: {why}");
@@ -301,12 +318,15 @@ impl Lane {
         } else {
             tracing::debug!(output, why, "bars still cannot be written");
         }
-        self.write_due = Instant::now() + self.backoff.wait();
-        self.probe_due = self.write_due;
     }
 
-    fn show(&self) {
-        let gathered: usize = self.gathered.iter().map(|batch| batch.bars.len()).sum();
+    fn show(&mut self) {
+        self.taken.set_room(self.has_room());
+        if self.log.spool_damaged() > self.metrics.spool_damaged.get() {
+            // Some of what is marked may be what was damaged.
+            self.taken.forget();
+        }
+        let gathered: usize = self.gathered.iter().map(Batch::items).sum();
         let gauge = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         self.metrics.waiting.set(gauge(self.log.bars() + gathered));
         let spooled = self.log.bars() - self.log.bars_in_memory();
@@ -326,60 +346,15 @@ fn far() -> Instant {
     Instant::now() + Duration::from_secs(86_400)
 }
 
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "exact up to 2^53 ms, which is 285,000 years"
-)]
-fn seconds(ms: i64) -> f64 {
-    ms.max(0) as f64 / 1_000.0
-}
-
-/// A task that writes one thing at a time.
-fn writer<O: Output>(mut output: O) -> (Sender<Bars>, Receiver<Result<usize, String>>) {
-    let (jobs, mut waiting) = mpsc::channel::<Bars>(1);
-    let (done, results) = mpsc::channel(1);
-    tokio::spawn(async move {
-        while let Some(bars) = waiting.recv().await {
-            if done.send(output.write(bars).await).await.is_err() {
-                return;
-            }
-        }
-    });
-    (jobs, results)
-}
-
-/// As few batches as their arrivals allow: those from the store have none.
-fn merge(batches: Vec<Batch>) -> Vec<Batch> {
-    let mut merged: Vec<Batch> = Vec::new();
-    for batch in batches {
-        match merged.last_mut() {
-            Some(last) if last.arrived_ms.is_some() == batch.arrived_ms.is_some() => {
-                last.bars.extend(batch.bars);
-            }
-            _ => merged.push(batch),
-        }
-    }
-    merged
-}
-
-/// Each bar once, as it was last, by time.
-fn newest(batches: &[Batch]) -> Bars {
-    let all = batches.iter().flat_map(|batch| &batch.bars);
-    let newest: BTreeMap<_, _> = all
-        .map(|(topic, bar)| ((bar.time(), *topic), *bar))
-        .collect();
-    let newest = newest.into_iter();
-    newest.map(|((_, topic), bar)| (topic, bar)).collect()
-}
-
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
+    use std::sync::Mutex;
 
-    use tokio::sync::Semaphore;
+    use tokio::sync::{Semaphore, mpsc};
 
+    use super::super::writer::writer;
     use super::*;
-    use crate::bar::Number;
+    use crate::bar::{Bar, Number, Topic};
     use crate::metrics::RecordMetrics;
 
     /// Writes when it may, and tells that it was asked.
@@ -387,19 +362,23 @@ mod tests {
     struct Slow {
         asked: Arc<Semaphore>,
         may: Arc<Semaphore>,
-        written: Arc<Mutex<Bars>>,
+        written: Arc<Mutex<Vec<Closed>>>,
     }
 
     impl Output for Slow {
         const NAME: &'static str = "slow";
 
-        async fn write(&mut self, bars: Bars) -> Result<usize, String> {
+        async fn write(&mut self, bars: Vec<Closed>) -> Result<usize, String> {
             if !bars.is_empty() {
                 self.asked.add_permits(1);
                 self.may.acquire().await.unwrap().forget();
                 self.written.lock().unwrap().extend(bars);
             }
             Ok(0)
+        }
+
+        async fn note(&mut self, _gaps: Vec<Gap>) -> Result<(), String> {
+            Ok(())
         }
     }
 
@@ -409,7 +388,8 @@ mod tests {
         let bar = Bar::new(topic.resolution, minute * 60_000, numbers, true);
         Batch {
             arrived_ms: None,
-            bars: vec![(topic, bar.unwrap())],
+            bars: vec![(topic, bar.unwrap()).into()],
+            gaps: Vec::new(),
         }
     }
 
@@ -426,9 +406,13 @@ mod tests {
             bars: 100,
         };
         let metrics = RecordMetrics::default().output(Slow::NAME);
-        let lane = Lane::new::<Slow>(Log::new(None), pace, metrics.clone());
+        let owing = Owing::new(&[(Slow::NAME, metrics.clone())], false);
+        let log = Log::new(None);
+        let lane = Lane::new::<Slow>(log, pace, metrics.clone(), Arc::new(owing), 0);
         let (sender, batches) = mpsc::channel(8);
-        let run = tokio::spawn(lane.run(output.clone(), batches));
+        let (way, desk) = writer();
+        tokio::spawn(desk.serve(output.clone()));
+        let run = tokio::spawn(lane.run(way, batches));
         sender.send(batch(0)).await.unwrap();
         output.asked.acquire().await.unwrap().forget();
         sender.send(batch(1)).await.unwrap();

@@ -63,10 +63,10 @@ impl Log {
                 }
             }
         }
-        if self.memory_bars + batch.bars.len() > MAX_WAITING_BARS {
+        if self.memory_bars + batch.items() > MAX_WAITING_BARS {
             return false;
         }
-        self.memory_bars += batch.bars.len();
+        self.memory_bars += batch.items();
         self.memory.push_back(batch.clone());
         true
     }
@@ -83,7 +83,7 @@ impl Log {
         let mut taken = 0;
         let some = self.memory.iter().take_while(|batch| {
             let goes = taken < bars;
-            taken += batch.bars.len();
+            taken += batch.items();
             goes
         });
         let batches: Vec<_> = some.cloned().collect();
@@ -97,7 +97,7 @@ impl Log {
             (Seen::Disk(mark), Some(spool)) => spool.forget(mark),
             (Seen::Memory(batches), _) => {
                 for batch in self.memory.drain(..batches) {
-                    self.memory_bars -= batch.bars.len();
+                    self.memory_bars -= batch.items();
                 }
             }
             (Seen::Disk(_), None) => {}
@@ -132,6 +132,17 @@ impl Log {
     /// Bytes of the spool's files.
     pub fn disk_bytes(&self) -> u64 {
         self.spool.as_ref().map_or(0, Spool::bytes)
+    }
+
+    /// Whether what comes goes to the disk.
+    pub fn is_spooling(&self) -> bool {
+        self.spool.is_some() && self.memory.is_empty() && !self.is_failing
+    }
+
+    /// Whether half of the room is taken: the other half is for bars that cannot wait elsewhere.
+    pub fn is_half_full(&self) -> bool {
+        let disk = self.spool.as_ref();
+        self.memory_bars >= MAX_WAITING_BARS / 2 || disk.is_some_and(Spool::is_half_full)
     }
 
     /// Whether the next batch may find no room.

@@ -1,52 +1,56 @@
 //! The long run: closed bars from the bus into PostgreSQL, into Parquet files by day, or both.
 //!
-//! [`intake`] subscribes as a gateway does and tells which bars are closed. Every output has a [`lane`],
-//! which keeps what waits in a [`log`] — on disk in a [`spool`] if there is one — and writes it in batches to
+//! [`intake`] subscribes as a gateway does and tells which bars are closed. What the store has is asked for as there
+//! is room ([`owing`]). Every output has a [`lane`] and a [`writer`], each on a thread of its own; the lane
+//! keeps what waits in a [`log`] — on disk in a [`spool`] if there is one — and writes it in batches to
 //! [`postgres`] (its table is in [`schema`]) or to the files of [`days`] (their form is in [`table`]). What is written may be written again: a bar
 //! replaces the one of its symbol, resolution and time.
 
+mod apart;
+mod closed;
 mod damage;
 mod day;
 pub mod days;
 mod frame;
+mod fresh;
+mod gather;
+mod inlet;
+mod inlets;
 mod intake;
+mod lag;
 pub mod lane;
+mod lanes;
 mod lock;
 mod log;
+mod marks;
+mod owing;
 pub mod postgres;
 pub mod schema;
 pub mod spool;
 pub mod table;
+mod taken;
+mod writer;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::thread;
 use std::time::Duration;
 
 use anyhow::Context;
-use prometheus_client::registry::Registry;
-use tokio::net::TcpListener;
-use tokio::runtime::Builder;
-use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::ahead::MaxAhead;
-use crate::bar::{Bar, Topic};
 use crate::bus::{Bus, RedisBus};
 use crate::generator::health;
-use crate::metrics::process::ProcessCollector;
 use crate::metrics::{OutputMetrics, RecordMetrics};
+use apart::apart;
+pub use closed::{Batch, Closed, Gap, Reason};
 use days::Days;
 use intake::{Intake, MAX_TOPICS};
-use lane::{Lane, Output, Pace};
+use lane::{Output, Pace};
+use lanes::Lanes;
 use lock::{FolderLock, lock_all};
-use log::Log;
 use postgres::Postgres;
-use spool::Spool;
 
-/// Batches that wait between the bus and a lane.
-const QUEUED_BATCHES: usize = 64;
 /// Closed bars of each topic that are read from the store: more than publishers keep there.
 const LOAD_BARS: usize = 10_000;
 /// Bars of one write to PostgreSQL: some 100 ms.
@@ -54,14 +58,6 @@ const POSTGRES_BARS: usize = 5_000;
 
 /// Bars of one write to Parquet files, some 20 MB: the fewer writes, the less is rewritten.
 const PARQUET_BARS: usize = 200_000;
-
-/// Closed bars that came together.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Batch {
-    /// When they came, ms since the epoch; none for those that were read from the store.
-    pub arrived_ms: Option<i64>,
-    pub bars: Vec<(Topic, Bar)>,
-}
 
 /// `barcast record`, validated.
 #[derive(Debug, Clone)]
@@ -114,60 +110,74 @@ impl Record {
 pub async fn record(settings: Record, stop: CancellationToken) -> Result<usize, RecordError> {
     let _locks = settings.lock()?;
     let metrics = RecordMetrics::default();
-    let mut registry = Registry::default();
-    metrics.register(&mut registry);
-    registry.register_collector(Box::new(ProcessCollector));
-    let mut lanes = Lanes {
-        settings: &settings,
-        metrics: &metrics,
-        inputs: Vec::new(),
-        ends: Vec::new(),
-        health: Vec::new(),
+    let postgres = settings.postgres.as_ref().map(|_| Postgres::NAME);
+    let parquet = settings.parquet.as_ref().map(|_| Days::NAME);
+    let names = [postgres, parquet].into_iter().flatten();
+    let outputs: Vec<_> = names.map(|name| (name, metrics.output(name))).collect();
+    let probed = Recording {
+        metrics: metrics.clone(),
+        outputs: outputs.clone(),
     };
-    if let Some(address) = &settings.postgres {
+    if let Some(address) = settings.health_listen {
+        let register = |registry: &mut _| metrics.register(registry);
+        let listening = health::listen(address, register, probed, stop.clone()).await;
+        listening.with_context(|| {
+            format!("--health-listen (BARCAST_RECORD_HEALTH_LISTEN) = {address}")
+        })?;
+    }
+    let mut lanes = Lanes::new(outputs, settings.load);
+    start(&settings, &mut lanes)?;
+    let opened = stop.run_until_cancelled(lanes.open()).await;
+    opened.transpose()?;
+    let bus = match settings.load {
+        true => settings.bus.clone().loading(MAX_TOPICS, LOAD_BARS),
+        false => settings.bus.clone(),
+    };
+    let owing = lanes.owing();
+    let inlets = lanes.inlets(&stop);
+    let (sink, asks) = Intake::new(inlets, metrics, &bus);
+    let sink = sink.refusing(settings.max_ahead);
+    let subscribed = apart("intake", move || async move {
+        // On a thread that may block.
+        tokio::select! {
+            () = bus.subscribe(sink, stop) => {}
+            () = owing.ask(asks) => {}
+        }
+    })?;
+    let mut subscribed = std::pin::pin!(subscribed);
+    tokio::select! {
+        ended = &mut subscribed => ended.context("the intake panicked")?,
+        opened = lanes.opened() => {
+            opened?;
+            subscribed.await.context("the intake panicked")?;
+        }
+    }
+    Ok(lanes.end().await?)
+}
+
+/// Starts all outputs.
+fn start(settings: &Record, lanes: &mut Lanes) -> anyhow::Result<()> {
+    if let Some(address) = settings.postgres.clone() {
         tracing::info!(postgres = %address, "recording");
         let pace = Pace {
             interval: Duration::ZERO,
             bars: POSTGRES_BARS,
         };
-        let output = Postgres::new(address.clone()).await;
-        lanes.start(output.map_err(RecordError::Table)?, pace)?;
+        lanes.start(settings, pace, || async {
+            let output = Postgres::new(address).await;
+            output.map_err(RecordError::Table)
+        })?;
     }
-    if let Some(folder) = &settings.parquet {
-        tracing::info!(parquet = %folder.display(), interval = ?settings.parquet_interval, "recording");
+    if let Some(folder) = settings.parquet.clone() {
+        let interval = settings.parquet_interval;
+        tracing::info!(parquet = %folder.display(), ?interval, "recording");
         let pace = Pace {
-            interval: settings.parquet_interval,
+            interval,
             bars: PARQUET_BARS,
         };
-        lanes.start(Days::new(folder.clone()), pace)?;
+        lanes.start(settings, pace, || async { Ok(Days::new(folder)) })?;
     }
-    let Lanes {
-        inputs,
-        ends,
-        health: outputs,
-        ..
-    } = lanes;
-    if let Some(address) = settings.health_listen {
-        let listener = TcpListener::bind(address).await.with_context(|| {
-            format!("--health-listen (BARCAST_RECORD_HEALTH_LISTEN) = {address}")
-        })?;
-        let probed = Recording {
-            metrics: metrics.clone(),
-            outputs,
-        };
-        health::start(listener, registry, probed, stop.clone());
-    }
-    let bus = match settings.load {
-        true => settings.bus.clone().loading(MAX_TOPICS, LOAD_BARS),
-        false => settings.bus.clone(),
-    };
-    let sink = Intake::new(inputs, metrics, &bus).refusing(settings.max_ahead);
-    subscribe(bus, sink, stop).await?;
-    let mut lost = 0;
-    for end in ends {
-        lost += end.await.context("a lane panicked")?;
-    }
-    Ok(lost)
+    Ok(())
 }
 
 /// What probes are answered.
@@ -193,53 +203,4 @@ impl health::Probed for Recording {
     fn healthz(&self) -> String {
         self.metrics.health_json(&self.outputs)
     }
-}
-
-/// What is started for each output.
-struct Lanes<'a> {
-    settings: &'a Record,
-    metrics: &'a RecordMetrics,
-    inputs: Vec<mpsc::Sender<Batch>>,
-    ends: Vec<JoinHandle<usize>>,
-    health: Vec<(&'static str, OutputMetrics)>,
-}
-
-impl Lanes<'_> {
-    fn start<O: Output>(&mut self, output: O, pace: Pace) -> anyhow::Result<()> {
-        let spool = match &self.settings.spool {
-            Some(folder) => {
-                let folder = folder.join(O::NAME);
-                let opened = Spool::open(&folder, self.settings.spool_bytes);
-                Some(opened.with_context(|| {
-                    format!("--spool (BARCAST_RECORD_SPOOL): {}", folder.display())
-                })?)
-            }
-            None => None,
-        };
-        let metrics = self.metrics.output(O::NAME);
-        self.health.push((O::NAME, metrics.clone()));
-        let lane = Lane::new::<O>(Log::new(spool), pace, metrics);
-        let (input, batches) = mpsc::channel(QUEUED_BATCHES);
-        self.inputs.push(input);
-        self.ends.push(tokio::spawn(lane.run(output, batches)));
-        Ok(())
-    }
-}
-
-/// Feeds the sink on a thread of its own, which may block, until `stop`.
-async fn subscribe<B: Bus>(bus: B, sink: Intake, stop: CancellationToken) -> anyhow::Result<()> {
-    let (ended, end) = oneshot::channel();
-    let work = move || {
-        let runtime = Builder::new_current_thread().enable_all().build();
-        let subscribed = runtime.map(|runtime| runtime.block_on(bus.subscribe(sink, stop)));
-        // Who waits for it is there until it came.
-        let _ = ended.send(subscribed);
-    };
-    thread::Builder::new()
-        .name("intake".to_owned())
-        .spawn(work)
-        .context("a thread for the bus")?;
-    end.await
-        .context("the intake panicked")?
-        .context("a runtime for the bus")
 }

@@ -228,7 +228,7 @@ impl Spool {
             return Err(why);
         }
         last.bytes += length;
-        self.bars += batch.bars.len();
+        self.bars += batch.items();
         Ok(true)
     }
 
@@ -342,6 +342,11 @@ impl Spool {
         self.segments.iter().map(|segment| segment.bytes).sum()
     }
 
+    /// Whether half of the bound is taken.
+    pub fn is_half_full(&self) -> bool {
+        self.bytes() >= self.bound / 2
+    }
+
     /// Whether the next batch may go beyond the bound.
     pub fn is_full(&self) -> bool {
         self.bytes() + ROOM_BYTES > self.bound
@@ -352,17 +357,23 @@ impl Spool {
 pub(super) mod tests {
     use super::*;
     use crate::bar::{Bar, Number, Topic};
+    use crate::record::Closed;
 
     /// So many bars; their prices tell them apart.
     pub fn batch(from: u64, bars: u64) -> Batch {
         let topic: Topic = "bars:A:1".parse().unwrap();
         let bar = |price| {
             let numbers = [Number::Unsigned(price); 5];
-            (topic, Bar::new(topic.resolution, 0, numbers, true).unwrap())
+            let bar = Bar::new(topic.resolution, 0, numbers, true).unwrap();
+            Closed {
+                is_stored: from == 0,
+                ..(topic, bar).into()
+            }
         };
         Batch {
             arrived_ms: (from > 0).then_some(1_700_000_000_000),
             bars: (from..from + bars).map(bar).collect(),
+            gaps: Vec::new(),
         }
     }
 

@@ -73,12 +73,26 @@ impl PostgresServer {
 
     /// Ends it as a crash does: SIGQUIT, since its children outlive a SIGKILL and hold its memory.
     pub fn kill(&mut self) {
+        // One that is stopped hears nothing.
+        self.signal("CONT");
         if let Some(mut child) = self.child.take() {
             let id = child.id().to_string();
             let killed = Command::new("kill").args(["-QUIT", &id]).status();
             assert!(killed.unwrap().success());
             child.wait().unwrap();
         }
+    }
+
+    /// Sends a signal to all of its processes, as STOP, which makes it hang.
+    pub fn signal(&self, name: &str) {
+        let Some(child) = &self.child else { return };
+        let id = child.id().to_string();
+        let signal = format!("-{name}");
+        // Its children first: a parent that is stopped makes no more.
+        let children = Command::new("pkill").args([&signal, "-P", &id]).status();
+        children.unwrap();
+        let parent = Command::new("kill").args([&signal, &id]).status();
+        parent.unwrap();
     }
 
     /// Starts it (again), and waits until it answers.
@@ -117,6 +131,13 @@ impl PostgresServer {
     pub fn execute(&self, sql: &str) {
         self.try_with(async |client| client.batch_execute(sql).await)
             .unwrap();
+    }
+
+    /// Bars that there are; none while there is no table.
+    pub fn count(&self) -> usize {
+        let sql = "SELECT count(*) FROM barcast_bars";
+        let count = self.try_with(async |client| client.query_one(sql, &[]).await);
+        count.map_or(0, |row| usize::try_from(row.get::<_, i64>(0)).unwrap())
     }
 
     /// All bars, by topic and time; none while there is no table.

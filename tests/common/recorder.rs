@@ -1,12 +1,13 @@
 //! `barcast record` as a process, and what it should have written.
 
 use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use super::client::get;
 use super::gateway::{Candle, candle};
 use super::postgres::{PostgresServer, Row};
 use super::process::Process;
-use super::{RedisServer, eventually_blocking};
+use super::{DEADLINE, RedisServer, eventually_blocking};
 
 /// `barcast record` as a process.
 pub struct Recorder {
@@ -88,4 +89,25 @@ pub fn until_rows(database: &PostgresServer, expected: &[Candle]) {
         rows = database.rows();
         rows.len() >= expected.len() && rows == expected
     });
+}
+
+/// Waits as long as rows come.
+pub fn until_count(database: &PostgresServer, rows: usize) {
+    while_it_grows(rows, || database.count());
+}
+
+/// Waits until there are so many, as long as there are more and more.
+pub fn while_it_grows(wanted: usize, count: impl Fn() -> usize) {
+    let (mut last, mut since) = (0, Instant::now());
+    loop {
+        let count = count();
+        if count >= wanted {
+            return;
+        }
+        if count > last {
+            (last, since) = (count, Instant::now());
+        }
+        assert!(since.elapsed() < 2 * DEADLINE, "{count} of {wanted}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
 }

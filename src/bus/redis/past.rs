@@ -1,6 +1,7 @@
 //! The past of single topics, read from the store when somebody asks for it.
 
 use std::collections::BTreeSet;
+use std::ops::Bound::{Excluded, Unbounded};
 use std::sync::Mutex;
 
 use redis::aio::MultiplexedConnection;
@@ -24,6 +25,8 @@ const MAX_AGAIN: usize = 10_000;
 /// What is to be read again.
 struct Again {
     topics: BTreeSet<Topic>,
+    /// Those behind it have their turn: one that can never be read holds up no other.
+    last: Option<Topic>,
     backoff: Backoff,
     due: Instant,
 }
@@ -33,6 +36,16 @@ impl Again {
         if self.topics.len() < MAX_AGAIN {
             self.topics.insert(topic);
         }
+    }
+
+    /// Those whose turn it is.
+    fn next(&mut self, count: usize) -> Vec<Topic> {
+        let after = self.last.map_or(Unbounded, Excluded);
+        let behind = self.topics.range((after, Unbounded));
+        let count = count.min(self.topics.len());
+        let next: Vec<_> = behind.chain(&self.topics).take(count).copied().collect();
+        self.last = next.last().copied();
+        next
     }
 }
 
@@ -49,6 +62,7 @@ impl RedisBus {
         let mut topics = Vec::new();
         let mut again = Again {
             topics: BTreeSet::new(),
+            last: None,
             backoff: Backoff::default(),
             due: Instant::now(),
         };
@@ -59,7 +73,7 @@ impl RedisBus {
                     return std::future::pending().await;
                 },
                 () = sleep_until(again.due), if !again.topics.is_empty() => {
-                    topics.extend(again.topics.iter().take(at_once));
+                    topics.extend(again.next(at_once));
                 }
             }
             lock(sink).recalling(&topics);
