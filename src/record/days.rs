@@ -14,6 +14,7 @@ use jiff::tz::TimeZone;
 pub use super::day::FILE;
 use super::day::merge;
 use super::lane::Output;
+use super::{Closed, Gap};
 use crate::bar::{Bar, Message, Topic, write_message};
 
 /// Bars of days that cannot be written, as JSON lines in the folder of all days.
@@ -37,10 +38,15 @@ impl Days {
 impl Output for Days {
     const NAME: &'static str = "parquet";
 
-    async fn write(&mut self, bars: Vec<(Topic, Bar)>) -> Result<usize, String> {
+    async fn write(&mut self, bars: Vec<Closed>) -> Result<usize, String> {
         let folder = self.folder.clone();
+        let bars: Vec<_> = bars.iter().map(Closed::row).collect();
         let written = tokio::task::spawn_blocking(move || write(&folder, &bars));
         written.await.map_err(|why| why.to_string())?
+    }
+
+    async fn note(&mut self, _gaps: Vec<Gap>) -> Result<(), String> {
+        Ok(())
     }
 }
 

@@ -1,10 +1,11 @@
 //! One batch as bytes of a spool.
 //!
 //! ```text
-//! length (4 bytes) | CRC-32 of the rest (4) | arrival, ms, 0 for none (8) | bars (4) | JSON, as a batch on the bus
+//! length (4 bytes) | CRC-32 of the rest (4) | arrival, ms, 0 for none (8) | bars and gaps (4) | JSON
 //! ```
 //!
-//! all little-endian, the length that of all behind the checksum.
+//! all little-endian, the length that of all behind the checksum. The JSON is a batch as on the bus; where there
+//! are gaps, a line feed and an array of them follow.
 //!
 //! Where a frame does not check, the next one that does is looked for byte by byte. That is quick: JSON holds
 //! no zeros, which the length of every frame does.
@@ -14,8 +15,8 @@ use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use super::Batch;
-use crate::bar::{BATCH_CHANNEL, BatchEncoder, Decoder, Message};
+use super::{Batch, Closed, Gap};
+use crate::bar::{BATCH_CHANNEL, BatchEncoder, Decoder};
 
 /// Length and checksum.
 const HEAD_BYTES: usize = 8;
@@ -30,13 +31,17 @@ const MAX_FRAME_BYTES: usize = 4 << 20;
 /// When it is larger than any that is written.
 pub(super) fn frame(batch: &Batch) -> io::Result<Vec<u8>> {
     let mut json = BatchEncoder::default();
-    for (topic, bar) in &batch.bars {
-        json.push(&Message::new(*topic, *bar));
+    for closed in &batch.bars {
+        json.push(&closed.message());
     }
-    let json = json.take(false)?;
+    let mut json = json.take(false)?;
+    if !batch.gaps.is_empty() {
+        let gaps: Vec<_> = batch.gaps.iter().map(Gap::json).collect();
+        json.extend_from_slice(format!("\n[{}]", gaps.join(",")).as_bytes());
+    }
     let too_large = |_| io::Error::other("a batch of more than 4 GiB");
     let length = u32::try_from(FIXED_BYTES + json.len()).map_err(too_large)?;
-    let bars = u32::try_from(batch.bars.len()).map_err(too_large)?;
+    let bars = u32::try_from(batch.items()).map_err(too_large)?;
     let mut rest = Vec::with_capacity(FIXED_BYTES + json.len());
     rest.extend_from_slice(&batch.arrived_ms.unwrap_or(0).to_le_bytes());
     rest.extend_from_slice(&bars.to_le_bytes());
@@ -195,13 +200,90 @@ fn is_torn(rest: &[u8]) -> bool {
 impl Frame {
     pub fn decode(&self, decoder: &mut Decoder) -> Batch {
         let mut bars = Vec::with_capacity(self.bars);
-        decoder.decode(BATCH_CHANNEL, &self.json, |message| match message {
-            Ok(message) => bars.push((message.topic, message.bar)),
+        // JSON of bars holds no line feed.
+        let end = self.json.iter().position(|byte| *byte == b'\n');
+        let (json, gaps) = self.json.split_at(end.unwrap_or(self.json.len()));
+        decoder.decode(BATCH_CHANNEL, json, |message| match message {
+            Ok(message) => bars.push(Closed::of(&message)),
             Err(why) => tracing::error!(%why, "a bar of the spool cannot be read"),
         });
+        let gaps: Vec<serde_json::Value> = match gaps {
+            [] => Vec::new(),
+            gaps => serde_json::from_slice(gaps).unwrap_or_else(|why| {
+                tracing::error!(%why, "gaps of the spool cannot be read");
+                Vec::new()
+            }),
+        };
         Batch {
             arrived_ms: self.arrived_ms,
             bars,
+            gaps: gaps.iter().filter_map(Gap::parse).collect(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bar::{Bar, Number, Topic};
+    use crate::record::Reason;
+
+    fn written(batch: &Batch) -> Batch {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), frame(batch).unwrap()).unwrap();
+        let mut frames = Frames::open(file.path(), 0).unwrap();
+        let read = frames.next().unwrap().unwrap();
+        assert_eq!(read.bars, batch.items());
+        read.decode(&mut Decoder::default())
+    }
+
+    #[test]
+    fn a_frame_keeps_what_came_with_its_bars() {
+        let topic: Topic = "bars:EUR/USD:1".parse().unwrap();
+        let bar = Bar::new(topic.resolution, 0, [Number::Unsigned(1); 5], true).unwrap();
+        let plain = Closed::from((topic, bar));
+        let full = Closed {
+            rev: Some(2),
+            epoch: Some(u64::MAX),
+            seq: Some(7),
+            ..plain
+        };
+        let noted = Gap {
+            topic,
+            from: -60_000,
+            to: 0,
+            reason: Reason::Seq,
+            noticed_ms: 1_700_000_000_000,
+            healed_ms: None,
+        };
+        let healed = Gap {
+            healed_ms: Some(1_700_000_000_001),
+            ..noted
+        };
+        for (bars, gaps) in [
+            (vec![plain, full], vec![]),
+            (vec![full], vec![noted, healed]),
+            (vec![], vec![noted]),
+        ] {
+            let batch = Batch {
+                arrived_ms: Some(1),
+                bars,
+                gaps,
+            };
+            assert_eq!(written(&batch), batch);
+        }
+    }
+
+    #[test]
+    fn a_frame_without_gaps_is_as_it_always_was() {
+        let topic: Topic = "bars:A:1".parse().unwrap();
+        let bar = Bar::new(topic.resolution, 0, [Number::Unsigned(1); 5], true).unwrap();
+        let batch = Batch {
+            arrived_ms: None,
+            bars: vec![(topic, bar).into()],
+            gaps: Vec::new(),
+        };
+        let json = br#"[{"symbol":"A","resolution":"1","bar":{"time":0,"open":1,"high":1,"low":1,"close":1,"volume":1,"closed":true}}]"#;
+        assert_eq!(&frame(&batch).unwrap()[HEAD_BYTES + FIXED_BYTES..], json);
     }
 }

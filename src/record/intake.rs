@@ -7,8 +7,8 @@ use std::time::Duration;
 use tokio::sync::mpsc::Sender;
 use tokio::sync::mpsc::error::TrySendError;
 
-use super::Batch;
-use crate::bar::{Bar, Decoder, Message, Topic};
+use super::{Batch, Closed};
+use crate::bar::{Decoder, Message, Topic};
 use crate::bus::{Bus, Doubt, Sink};
 use crate::clock::now_ms;
 use crate::health::Concern;
@@ -32,8 +32,8 @@ pub(super) struct Intake {
     address: String,
     decoder: Decoder,
     closing: Closing,
-    live: Vec<(Topic, Bar)>,
-    stored: Vec<(Topic, Bar)>,
+    live: Vec<Closed>,
+    stored: Vec<Closed>,
     /// Bars that came live while the store is read.
     fresh: Option<HashSet<(Topic, i64)>>,
     warnings: Refusals,
@@ -56,18 +56,15 @@ struct Open {
     /// Time of the newest bar.
     newest: i64,
     /// The newest bar while it is not closed.
-    forming: Option<Bar>,
+    forming: Option<Message>,
 }
 
 impl Closing {
     /// Takes in one bar; what is closed by it goes to `out`. `false` when there is no room for its topic.
-    fn apply(&mut self, topic: Topic, bar: Bar, out: &mut Vec<(Topic, Bar)>) -> bool {
-        let closed = |mut bar: Bar| {
-            bar.closed = true;
-            (topic, bar)
-        };
+    fn apply(&mut self, message: &Message, out: &mut Vec<Closed>) -> bool {
+        let Message { topic, bar, .. } = *message;
         if self.topics.len() >= MAX_TOPICS && !self.topics.contains_key(&topic) {
-            out.extend(bar.closed.then(|| closed(bar)));
+            out.extend(bar.closed.then(|| Closed::of(message)));
             return bar.closed;
         }
         let open = self.topics.entry(topic).or_insert(Open {
@@ -75,25 +72,26 @@ impl Closing {
             forming: None,
         });
         if bar.time() < open.newest {
-            out.push(closed(bar));
+            out.push(Closed::of(message));
             return true;
         }
         if bar.time() > open.newest {
             open.newest = bar.time();
-            out.extend(open.forming.take().map(closed));
+            out.extend(open.forming.take().as_ref().map(Closed::of));
         }
-        open.forming = (!bar.closed).then_some(bar);
-        out.extend(bar.closed.then(|| closed(bar)));
+        open.forming = (!bar.closed).then_some(*message);
+        out.extend(bar.closed.then(|| Closed::of(message)));
         true
     }
 
     /// Takes in one bar of the store. A forming one of the past says nothing.
-    fn restore(&mut self, topic: Topic, bar: Bar, out: &mut Vec<(Topic, Bar)>) -> bool {
+    fn restore(&mut self, message: &Message, out: &mut Vec<Closed>) -> bool {
+        let Message { topic, bar, .. } = *message;
         let newest = self.topics.get(&topic).map(|open| open.newest);
         if !bar.closed && newest.is_some_and(|newest| bar.time() < newest) {
             return true;
         }
-        self.apply(topic, bar, out)
+        self.apply(message, out)
     }
 }
 
@@ -132,11 +130,12 @@ impl Intake {
             ..
         } = self;
         decoder.decode(channel, payload, |message| match message {
-            Ok(Message { topic, bar, .. }) => {
+            Ok(message) => {
+                let Message { topic, bar, .. } = message;
                 if let Some(fresh) = fresh.as_mut().filter(|f| f.len() < MAX_FRESH_BARS) {
                     fresh.insert((topic, bar.time()));
                 }
-                if !closing.apply(topic, bar, live) {
+                if !closing.apply(&message, live) {
                     metrics.over_limit().inc();
                 }
             }
@@ -159,11 +158,12 @@ impl Intake {
         } = self;
         let fresh = fresh.as_ref();
         decoder.decode(topic, payload, |message| match message {
-            Ok(Message { topic, bar, .. }) => {
+            Ok(message) => {
+                let Message { topic, bar, .. } = message;
                 let is_stale = fresh.is_none_or(|fresh| {
                     fresh.len() >= MAX_FRESH_BARS || fresh.contains(&(topic, bar.time()))
                 });
-                if !is_stale && !closing.restore(topic, bar, stored) {
+                if !is_stale && !closing.restore(&message, stored) {
                     metrics.over_limit().inc();
                 }
             }
@@ -184,12 +184,13 @@ impl Intake {
     }
 
     /// Blocks while a lane is busy, so that the bus feels it.
-    fn send(&self, bars: Vec<(Topic, Bar)>, arrived_ms: Option<i64>) {
+    fn send(&self, bars: Vec<Closed>, arrived_ms: Option<i64>) {
         for bars in bars.chunks(BATCH_BARS) {
             for output in &self.outputs {
                 let mut batch = Batch {
                     arrived_ms,
                     bars: bars.to_vec(),
+                    gaps: Vec::new(),
                 };
                 while let Err(TrySendError::Full(again)) = output.try_send(batch) {
                     batch = again;
@@ -304,7 +305,7 @@ impl Drop for Intake {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bar::Number;
+    use crate::bar::{Bar, Number};
 
     fn bar(minute: i64, price: u64, closed: bool) -> (Topic, Bar) {
         let topic: Topic = "bars:A:1".parse().unwrap();
@@ -319,14 +320,14 @@ mod tests {
         let mut out = Vec::new();
         for (topic, bar) in bars {
             if restored {
-                closing.restore(*topic, *bar, &mut out);
+                closing.restore(&Message::new(*topic, *bar), &mut out);
             } else {
-                closing.apply(*topic, *bar, &mut out);
+                closing.apply(&Message::new(*topic, *bar), &mut out);
             }
         }
-        assert!(out.iter().all(|(_, bar)| bar.closed));
+        assert!(out.iter().all(|one| one.bar.closed));
         let out = out.iter();
-        out.map(|(_, bar)| (bar.time() / 60_000, bar.numbers()[0].value()))
+        out.map(|Closed { bar, .. }| (bar.time() / 60_000, bar.numbers()[0].value()))
             .collect()
     }
 

@@ -11,9 +11,8 @@ use prometheus_client::metrics::counter::Counter;
 use tokio::sync::mpsc::{self, Receiver, Sender};
 use tokio::time::{Instant, sleep_until};
 
-use super::Batch;
 use super::log::{Log, Seen};
-use crate::bar::{Bar, Topic};
+use super::{Batch, Closed, Gap};
 use crate::bus::backoff::Backoff;
 use crate::clock::now_ms;
 use crate::health::Concern;
@@ -42,10 +41,10 @@ pub trait Output: Send + 'static {
     /// Writes bars durably, by time and each once; what is there already is replaced, so that to repeat
     /// a write is harmless. Tells how many of them were refused for good and put aside. Without any bar,
     /// tells whether it could.
-    fn write(
-        &mut self,
-        bars: Vec<(Topic, Bar)>,
-    ) -> impl Future<Output = Result<usize, String>> + Send;
+    fn write(&mut self, bars: Vec<Closed>) -> impl Future<Output = Result<usize, String>> + Send;
+
+    /// Keeps gaps durably, oldest first; to repeat that is harmless, too. Never without any.
+    fn note(&mut self, gaps: Vec<Gap>) -> impl Future<Output = Result<(), String>> + Send;
 }
 
 /// How bars are gathered into writes.
@@ -85,7 +84,8 @@ struct Flight {
     started: Instant,
 }
 
-type Bars = Vec<(Topic, Bar)>;
+/// What is written at once: bars, then the gaps among them.
+type Work = (Vec<Closed>, Vec<Gap>);
 
 impl Lane {
     pub fn new<O: Output>(log: Log, pace: Pace, metrics: OutputMetrics) -> Self {
@@ -178,7 +178,7 @@ impl Lane {
 
     fn take(&mut self, batch: Batch) {
         self.gathered.push(batch);
-        let bars: usize = self.gathered.iter().map(|batch| batch.bars.len()).sum();
+        let bars: usize = self.gathered.iter().map(Batch::items).sum();
         if bars >= GATHER_BARS {
             self.append();
         } else {
@@ -194,7 +194,7 @@ impl Lane {
             if self.log.append(&batch) {
                 continue;
             }
-            let bars = batch.bars.len();
+            let bars = batch.items();
             self.metrics.refused.inc_by(bars as u64);
             let output = self.name;
             self.warnings.say(|left_out| {
@@ -213,7 +213,7 @@ impl Lane {
     }
 
     /// Hands the oldest bars to the writer.
-    fn begin(&mut self, jobs: &Sender<Bars>) {
+    fn begin(&mut self, jobs: &Sender<Work>) {
         let (batches, seen) = match self.log.bars() {
             0 => (Vec::new(), None),
             _ => match self.log.oldest(self.pace.bars) {
@@ -221,9 +221,10 @@ impl Lane {
                 Err(why) => return self.failed(&format!("the spool cannot be read: {why}")),
             },
         };
-        let bars = newest(&batches);
+        let gaps = batches.iter().flat_map(|batch| batch.gaps.clone());
+        let work = (newest(&batches), gaps.collect());
         // The writer is idle, so its queue of one is empty.
-        if jobs.try_send(bars).is_ok() {
+        if jobs.try_send(work).is_ok() {
             self.in_flight = Some(Flight {
                 seen,
                 batches,
@@ -280,7 +281,7 @@ impl Lane {
             return;
         };
         let now = now_ms();
-        for (topic, bar) in &batch.bars {
+        for Closed { topic, bar, .. } in &batch.bars {
             self.metrics.write_lag.observe(seconds(now - arrived));
             let end = topic.resolution.next(bar.time());
             if (arrived - end) < FRESH_MS {
@@ -306,7 +307,7 @@ impl Lane {
     }
 
     fn show(&self) {
-        let gathered: usize = self.gathered.iter().map(|batch| batch.bars.len()).sum();
+        let gathered: usize = self.gathered.iter().map(Batch::items).sum();
         let gauge = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         self.metrics.waiting.set(gauge(self.log.bars() + gathered));
         let spooled = self.log.bars() - self.log.bars_in_memory();
@@ -335,12 +336,23 @@ fn seconds(ms: i64) -> f64 {
 }
 
 /// A task that writes one thing at a time.
-fn writer<O: Output>(mut output: O) -> (Sender<Bars>, Receiver<Result<usize, String>>) {
-    let (jobs, mut waiting) = mpsc::channel::<Bars>(1);
+fn writer<O: Output>(mut output: O) -> (Sender<Work>, Receiver<Result<usize, String>>) {
+    let (jobs, mut waiting) = mpsc::channel::<Work>(1);
     let (done, results) = mpsc::channel(1);
     tokio::spawn(async move {
-        while let Some(bars) = waiting.recv().await {
-            if done.send(output.write(bars).await).await.is_err() {
+        while let Some((bars, gaps)) = waiting.recv().await {
+            // An output that has nothing to write is asked whether it could.
+            let mut written = match bars.is_empty() && !gaps.is_empty() {
+                true => Ok(0),
+                false => output.write(bars).await,
+            };
+            if written.is_ok() && !gaps.is_empty() {
+                written = match output.note(gaps).await {
+                    Ok(()) => written,
+                    Err(why) => Err(why),
+                };
+            }
+            if done.send(written).await.is_err() {
                 return;
             }
         }
@@ -355,6 +367,7 @@ fn merge(batches: Vec<Batch>) -> Vec<Batch> {
         match merged.last_mut() {
             Some(last) if last.arrived_ms.is_some() == batch.arrived_ms.is_some() => {
                 last.bars.extend(batch.bars);
+                last.gaps.extend(batch.gaps);
             }
             _ => merged.push(batch),
         }
@@ -363,13 +376,12 @@ fn merge(batches: Vec<Batch>) -> Vec<Batch> {
 }
 
 /// Each bar once, as it was last, by time.
-fn newest(batches: &[Batch]) -> Bars {
+fn newest(batches: &[Batch]) -> Vec<Closed> {
     let all = batches.iter().flat_map(|batch| &batch.bars);
     let newest: BTreeMap<_, _> = all
-        .map(|(topic, bar)| ((bar.time(), *topic), *bar))
+        .map(|closed| ((closed.bar.time(), closed.topic), *closed))
         .collect();
-    let newest = newest.into_iter();
-    newest.map(|((_, topic), bar)| (topic, bar)).collect()
+    newest.into_values().collect()
 }
 
 #[cfg(test)]
@@ -379,7 +391,7 @@ mod tests {
     use tokio::sync::Semaphore;
 
     use super::*;
-    use crate::bar::Number;
+    use crate::bar::{Bar, Number, Topic};
     use crate::metrics::RecordMetrics;
 
     /// Writes when it may, and tells that it was asked.
@@ -387,19 +399,23 @@ mod tests {
     struct Slow {
         asked: Arc<Semaphore>,
         may: Arc<Semaphore>,
-        written: Arc<Mutex<Bars>>,
+        written: Arc<Mutex<Vec<Closed>>>,
     }
 
     impl Output for Slow {
         const NAME: &'static str = "slow";
 
-        async fn write(&mut self, bars: Bars) -> Result<usize, String> {
+        async fn write(&mut self, bars: Vec<Closed>) -> Result<usize, String> {
             if !bars.is_empty() {
                 self.asked.add_permits(1);
                 self.may.acquire().await.unwrap().forget();
                 self.written.lock().unwrap().extend(bars);
             }
             Ok(0)
+        }
+
+        async fn note(&mut self, _gaps: Vec<Gap>) -> Result<(), String> {
+            Ok(())
         }
     }
 
@@ -409,7 +425,8 @@ mod tests {
         let bar = Bar::new(topic.resolution, minute * 60_000, numbers, true);
         Batch {
             arrived_ms: None,
-            bars: vec![(topic, bar.unwrap())],
+            bars: vec![(topic, bar.unwrap()).into()],
+            gaps: Vec::new(),
         }
     }
 

@@ -63,10 +63,10 @@ impl Log {
                 }
             }
         }
-        if self.memory_bars + batch.bars.len() > MAX_WAITING_BARS {
+        if self.memory_bars + batch.items() > MAX_WAITING_BARS {
             return false;
         }
-        self.memory_bars += batch.bars.len();
+        self.memory_bars += batch.items();
         self.memory.push_back(batch.clone());
         true
     }
@@ -83,7 +83,7 @@ impl Log {
         let mut taken = 0;
         let some = self.memory.iter().take_while(|batch| {
             let goes = taken < bars;
-            taken += batch.bars.len();
+            taken += batch.items();
             goes
         });
         let batches: Vec<_> = some.cloned().collect();
@@ -97,7 +97,7 @@ impl Log {
             (Seen::Disk(mark), Some(spool)) => spool.forget(mark),
             (Seen::Memory(batches), _) => {
                 for batch in self.memory.drain(..batches) {
-                    self.memory_bars -= batch.bars.len();
+                    self.memory_bars -= batch.items();
                 }
             }
             (Seen::Disk(_), None) => {}

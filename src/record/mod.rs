@@ -5,6 +5,7 @@
 //! [`postgres`] (its table is in [`schema`]) or to the files of [`days`] (their form is in [`table`]). What is written may be written again: a bar
 //! replaces the one of its symbol, resolution and time.
 
+mod closed;
 mod damage;
 mod day;
 pub mod days;
@@ -31,11 +32,11 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::bar::{Bar, Topic};
 use crate::bus::{Bus, RedisBus};
 use crate::generator::health;
 use crate::metrics::process::ProcessCollector;
 use crate::metrics::{OutputMetrics, RecordMetrics};
+pub use closed::{Batch, Closed, Gap, Reason};
 use days::Days;
 use intake::{Intake, MAX_TOPICS};
 use lane::{Lane, Output, Pace};
@@ -53,14 +54,6 @@ const POSTGRES_BARS: usize = 5_000;
 
 /// Bars of one write to Parquet files, some 20 MB: the fewer writes, the less is rewritten.
 const PARQUET_BARS: usize = 200_000;
-
-/// Closed bars that came together.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Batch {
-    /// When they came, ms since the epoch; none for those that were read from the store.
-    pub arrived_ms: Option<i64>,
-    pub bars: Vec<(Topic, Bar)>,
-}
 
 /// `barcast record`, validated.
 #[derive(Debug, Clone)]

@@ -228,7 +228,7 @@ impl Spool {
             return Err(why);
         }
         last.bytes += length;
-        self.bars += batch.bars.len();
+        self.bars += batch.items();
         Ok(true)
     }
 
@@ -358,11 +358,12 @@ pub(super) mod tests {
         let topic: Topic = "bars:A:1".parse().unwrap();
         let bar = |price| {
             let numbers = [Number::Unsigned(price); 5];
-            (topic, Bar::new(topic.resolution, 0, numbers, true).unwrap())
+            (topic, Bar::new(topic.resolution, 0, numbers, true).unwrap()).into()
         };
         Batch {
             arrived_ms: (from > 0).then_some(1_700_000_000_000),
             bars: (from..from + bars).map(bar).collect(),
+            gaps: Vec::new(),
         }
     }
 

@@ -14,9 +14,10 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::lane::Output;
 use super::schema::REFUSED;
+use super::{Closed, Gap};
 use crate::bar::{Bar, Topic};
 use crate::limited::Limited;
-use session::{Closed, Failure, Session};
+use session::{Failure, Session, Unopened};
 
 /// Longest wait for TCP, TLS and the login.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -179,9 +180,9 @@ impl Postgres {
     pub async fn new(address: Address) -> Result<Self, String> {
         let session = match Session::open(&address).await {
             Ok(session) => Some(session),
-            Err(Closed::Table(why)) => return Err(format!("{address}: {why}")),
+            Err(Unopened::Table(why)) => return Err(format!("{address}: {why}")),
             // The first write meets it again, and tells.
-            Err(Closed::Other(_)) => None,
+            Err(Unopened::Other(_)) => None,
         };
         Ok(Self {
             address,
@@ -194,11 +195,11 @@ impl Postgres {
     async fn write_all(&mut self, bars: &[(Topic, Bar)]) -> Result<usize, String> {
         let session = match &mut self.session {
             Some(session) if bars.is_empty() => {
-                session.probe().await.map_err(Closed::why)?;
+                session.probe().await.map_err(Unopened::why)?;
                 session
             }
             Some(session) => session,
-            none => none.insert(Session::open(&self.address).await.map_err(Closed::why)?),
+            none => none.insert(Session::open(&self.address).await.map_err(Unopened::why)?),
         };
         if bars.is_empty() {
             return Ok(0);
@@ -235,13 +236,18 @@ impl Postgres {
 impl Output for Postgres {
     const NAME: &'static str = "postgres";
 
-    async fn write(&mut self, bars: Vec<(Topic, Bar)>) -> Result<usize, String> {
+    async fn write(&mut self, bars: Vec<Closed>) -> Result<usize, String> {
+        let bars: Vec<_> = bars.iter().map(Closed::row).collect();
         let written = self.write_all(&bars).await;
         if written.is_err() {
             // Whatever it was, a new connection is the surest state to go on from.
             self.session = None;
         }
         written
+    }
+
+    async fn note(&mut self, _gaps: Vec<Gap>) -> Result<(), String> {
+        Ok(())
     }
 }
 

@@ -29,13 +29,13 @@ pub(super) struct Session {
 }
 
 /// Why there is no session.
-pub(super) enum Closed {
+pub(super) enum Unopened {
     /// The table is not one that bars can be written into, until its owner changes it.
     Table(String),
     Other(String),
 }
 
-impl Closed {
+impl Unopened {
     pub fn why(self) -> String {
         match self {
             Self::Table(why) | Self::Other(why) => why,
@@ -45,33 +45,37 @@ impl Closed {
 
 impl Session {
     /// Connects, makes the table where it is absent, and looks whether it can be written.
-    pub async fn open(address: &Address) -> Result<Self, Closed> {
+    pub async fn open(address: &Address) -> Result<Self, Unopened> {
         let opened = timeout(WRITE_TIMEOUT, async {
-            let client = address.connect().await.map_err(Closed::Other)?;
-            create(&client).await.map_err(Closed::Other)?;
+            let client = address.connect().await.map_err(Unopened::Other)?;
+            create(&client).await.map_err(Unopened::Other)?;
             let session = Self { client };
             session.probe().await?;
             Ok(session)
         });
-        let silent = || Closed::Other(format!("no answer within {WRITE_TIMEOUT:?}"));
+        let silent = || Unopened::Other(format!("no answer within {WRITE_TIMEOUT:?}"));
         let session = opened.await.unwrap_or_else(|_| Err(silent()))?;
         tracing::info!(postgres = %address, table = TABLE, "database connected");
         Ok(session)
     }
 
     /// Asks whether bars can be written, without writing any: it takes rights, columns and key.
-    pub async fn probe(&self) -> Result<(), Closed> {
+    pub async fn probe(&self) -> Result<(), Unopened> {
         let answer = match timeout(WRITE_TIMEOUT, self.client.batch_execute(PROBE)).await {
             Ok(answer) => answer,
-            Err(_) => return Err(Closed::Other(format!("no answer within {WRITE_TIMEOUT:?}"))),
+            Err(_) => {
+                return Err(Unopened::Other(format!(
+                    "no answer within {WRITE_TIMEOUT:?}"
+                )));
+            }
         };
         answer.map_err(|why| match why.code() {
             // What ON CONFLICT says without such a key.
-            Some(&SqlState::INVALID_COLUMN_REFERENCE) => Closed::Table(format!(
+            Some(&SqlState::INVALID_COLUMN_REFERENCE) => Unopened::Table(format!(
                 "{TABLE}: {}; without a unique key of these columns a bar cannot be replaced: {CREATE_KEY}",
                 said(&why)
             )),
-            _ => Closed::Other(format!("{TABLE}: {}", said(&why))),
+            _ => Unopened::Other(format!("{TABLE}: {}", said(&why))),
         })
     }
 
