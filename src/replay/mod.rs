@@ -12,6 +12,7 @@ mod merge;
 mod name;
 mod progress;
 mod recorded;
+pub mod verify;
 mod wanted;
 
 use std::fmt;
