@@ -47,9 +47,8 @@ impl VerifyArgs {
 fn source(text: &str) -> Result<Source, String> {
     if Address::is_one(text) {
         let address = Address::parse(text);
-        return Ok(Source::Postgres(
-            address.map_err(|why| format!("SOURCE: {why}"))?,
-        ));
+        let address = address.map_err(|why| format!("SOURCE: {why}"))?;
+        return Ok(Source::Postgres(Box::new(address)));
     }
     match text.split_once("://") {
         // What follows may hold a password.

@@ -22,7 +22,7 @@ use crate::record::postgres::Address;
 pub enum Source {
     /// A CSV or Parquet file, or a folder of Parquet files.
     File(PathBuf),
-    Postgres(Address),
+    Postgres(Box<Address>),
 }
 
 /// `barcast verify`, validated.
