@@ -102,6 +102,10 @@ async fn command(command: Command, stop: CancellationToken) -> anyhow::Result<Ex
                 Err(why) => Err(why.into()),
             };
         }
+        Command::Verify(args) => {
+            let settings = args.validate().unwrap_or_else(|why| cli::fail(&why));
+            return Ok(barcast::run::verify(settings, stop).await);
+        }
         Command::Replay(args) => {
             let settings = args.validate().unwrap_or_else(|why| cli::fail(&why));
             return match replay::replay(settings, stop).await {

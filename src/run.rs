@@ -15,10 +15,35 @@ use crate::files;
 use crate::gateway::{self, Gateway};
 use crate::generator;
 use crate::metrics::GeneratorMetrics;
-use crate::output::STDOUT;
+use crate::output::{self, STDOUT};
+use crate::replay::verify::{self, Verify};
 
 /// How often `dev` looks whether its gateway listens to the bus yet.
 const CONNECT_POLL: Duration = Duration::from_millis(5);
+
+/// `barcast verify`: 0 when both sources have the same bars, 1 when they differ, 2 when that is not known.
+pub async fn verify(settings: Verify, stop: CancellationToken) -> ExitCode {
+    // A source that hangs holds its thread; a signal ends the command all the same.
+    let stopped = stop.clone();
+    let compared = tokio::task::spawn_blocking(move || {
+        let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+        verify::verify(&settings, &stopped, &mut out)
+    });
+    let compared = tokio::select! {
+        compared = compared => compared.unwrap_or_else(|why| Err(why.to_string())),
+        () = stop.cancelled() => Err("stopped before the end".to_owned()),
+    };
+    match compared {
+        Ok(found) => {
+            output::STDERR.write(format!("{found}\n").as_bytes());
+            ExitCode::from(u8::from(!found.is_same()))
+        }
+        Err(why) => {
+            output::say_error(&why);
+            ExitCode::from(2)
+        }
+    }
+}
 
 /// `barcast serve`: a gateway on Redis, until `stop`.
 ///

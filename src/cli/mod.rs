@@ -17,6 +17,7 @@ mod serve;
 mod store;
 mod tail;
 pub mod values;
+mod verify;
 
 use clap::builder::Resettable;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -36,6 +37,7 @@ pub use replay::ReplayArgs;
 pub use serve::{GatewayArgs, ServeArgs};
 pub use store::{Store, StoreArgs};
 pub use tail::TailArgs;
+pub use verify::VerifyArgs;
 
 use crate::output;
 
@@ -73,6 +75,8 @@ pub enum Command {
     Tail(TailArgs),
     /// Is everything well, from Redis to a delivered bar? With measured times
     Check(CheckArgs),
+    /// Compare two sources of recorded bars and print what differs
+    Verify(VerifyArgs),
 }
 
 impl Cli {

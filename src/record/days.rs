@@ -14,8 +14,10 @@ use jiff::tz::TimeZone;
 pub use super::day::FILE;
 use super::day::merge;
 use super::lane::Output;
+use super::table::Kept;
 use super::{Closed, Gap};
-use crate::bar::{Bar, Message, Topic, write_message};
+use crate::bar::write_message;
+use crate::clock::now_ms;
 
 /// Bars of days that cannot be written, as JSON lines in the folder of all days.
 pub const REFUSED: &str = "_refused.ndjson";
@@ -40,7 +42,12 @@ impl Output for Days {
 
     async fn write(&mut self, bars: Vec<Closed>) -> Result<usize, String> {
         let folder = self.folder.clone();
-        let bars: Vec<_> = bars.iter().map(Closed::row).collect();
+        let recorded_ms = Some(now_ms());
+        let kept = bars.into_iter().map(|closed| Kept {
+            closed,
+            recorded_ms,
+        });
+        let bars: Vec<_> = kept.collect();
         let written = tokio::task::spawn_blocking(move || write(&folder, &bars));
         written.await.map_err(|why| why.to_string())?
     }
@@ -54,15 +61,15 @@ impl Output for Days {
 ///
 /// Each day fails by itself. Where the folder takes files, it is the day that is at fault: its bars are put
 /// aside in [`REFUSED`] rather than held against all that come later.
-fn write(folder: &Path, bars: &[(Topic, Bar)]) -> Result<usize, String> {
+fn write(folder: &Path, bars: &[Kept]) -> Result<usize, String> {
     fs::create_dir_all(folder).map_err(|why| format!("{}: {why}", folder.display()))?;
     if bars.is_empty() {
         return probe(folder).map(|()| 0);
     }
-    let day = |(_, bar): &(Topic, Bar)| bar.time().div_euclid(DAY_MS);
+    let day = |row: &Kept| row.closed.bar.time().div_euclid(DAY_MS);
     let mut aside = 0;
     for bars in bars.chunk_by(|a, b| day(a) == day(b)) {
-        let day = folder.join(name(bars[0].1.time()));
+        let day = folder.join(name(bars[0].closed.bar.time()));
         let Err(why) = merge(&day, bars) else {
             continue;
         };
@@ -94,10 +101,10 @@ fn probe(folder: &Path) -> Result<(), String> {
 }
 
 /// Adds bars to the file of those that have no place: a line each, as it would be published, with the reason.
-fn put_aside(folder: &Path, bars: &[(Topic, Bar)], why: &str) -> std::io::Result<()> {
+fn put_aside(folder: &Path, bars: &[Kept], why: &str) -> std::io::Result<()> {
     let mut lines = Vec::new();
-    for (topic, bar) in bars {
-        write_message(&mut lines, &Message::new(*topic, *bar));
+    for row in bars {
+        write_message(&mut lines, &row.closed.message());
         lines.pop();
         let reason = serde_json::Value::from(why);
         writeln!(lines, ",\"reason\":{reason}}}")?;
@@ -124,10 +131,9 @@ mod tests {
     use parquet::file::writer::SerializedFileWriter;
     use parquet::schema::parser::parse_message_type;
 
-    use super::super::day::key;
     use super::super::table::Table;
     use super::*;
-    use crate::bar::Number;
+    use crate::bar::{Bar, Number, Topic};
 
     const DAY: i64 = 20_000 * DAY_MS;
 
@@ -144,8 +150,17 @@ mod tests {
     }
 
     fn sorted(mut rows: Vec<(Topic, Bar)>) -> Vec<(Topic, Bar)> {
-        rows.sort_by_key(key);
+        rows.sort_by_key(|(topic, bar)| (bar.time(), *topic));
         rows
+    }
+
+    /// Bars alone, recorded at no particular time.
+    fn write(folder: &Path, rows: &[(Topic, Bar)]) -> Result<usize, String> {
+        let kept = rows.iter().map(|row| Kept {
+            closed: (*row).into(),
+            recorded_ms: None,
+        });
+        super::write(folder, &kept.collect::<Vec<_>>())
     }
 
     #[test]

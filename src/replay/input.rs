@@ -6,6 +6,7 @@ use super::database::Database;
 use super::file::{BadRow, BarFile, Next};
 use super::rebase::{Extent, can_be_read_twice};
 use super::recorded::{Recorded, Row};
+use super::verify::Source;
 use super::wanted::Wanted;
 use super::{Config, ReplayError, name};
 use crate::bar::{Bar, Resolution, Topic};
@@ -29,6 +30,25 @@ pub(super) fn open(config: &Config) -> Result<Vec<Input>, ReplayError> {
         inputs.push(Input::Database(opened.map_err(ReplayError::Read)?));
     }
     Ok(inputs)
+}
+
+/// One source that is to be compared with another.
+pub(super) fn open_one(source: &Source, wanted: &Wanted) -> Result<Input, String> {
+    match source {
+        Source::File(path) if Recorded::is_one(path) => {
+            let opened = Recorded::open(path, wanted)?;
+            Ok(Input::Recorded(Box::new(opened)))
+        }
+        Source::File(path) if path.is_dir() => {
+            Err(format!("{}: no Parquet file is in it", path.display()))
+        }
+        Source::File(path) if !path.exists() => Err(format!("{}: not found", path.display())),
+        Source::File(path) => {
+            let topic = name::topic(path, None, None)?;
+            Ok(Input::Csv(BarFile::open(path, topic)?, wanted.clone()))
+        }
+        Source::Postgres(address) => Ok(Input::Database(Database::open(address, wanted, false)?)),
+    }
 }
 
 fn file(path: &Path, config: &Config) -> Result<Input, String> {

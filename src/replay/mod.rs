@@ -13,6 +13,7 @@ mod name;
 mod progress;
 mod rebase;
 mod recorded;
+pub mod verify;
 mod wanted;
 
 use std::fmt;

@@ -140,6 +140,12 @@ impl PostgresServer {
         count.map_or(0, |row| usize::try_from(row.get::<_, i64>(0)).unwrap())
     }
 
+    /// The first column of what a query gives.
+    pub fn texts(&self, sql: &str) -> Vec<String> {
+        let rows = self.try_with(async |client| client.query(sql, &[]).await);
+        rows.unwrap().iter().map(|row| row.get(0)).collect()
+    }
+
     /// All bars, by topic and time; none while there is no table.
     pub fn rows(&self) -> Vec<Row> {
         let sql = "SELECT symbol, resolution, time, open, high, low, close, volume \

@@ -15,7 +15,6 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use super::lane::Output;
 use super::schema::REFUSED;
 use super::{Closed, Gap};
-use crate::bar::{Bar, Topic};
 use crate::limited::Limited;
 use session::{Failure, Session, Unopened};
 
@@ -192,7 +191,7 @@ impl Postgres {
     }
 
     /// Writes bars; how many of them the database refused, which are put aside.
-    async fn write_all(&mut self, bars: &[(Topic, Bar)]) -> Result<usize, String> {
+    async fn write_all(&mut self, bars: &[Closed]) -> Result<usize, String> {
         let session = match &mut self.session {
             Some(session) if bars.is_empty() => {
                 session.probe().await.map_err(Unopened::why)?;
@@ -223,7 +222,7 @@ impl Postgres {
         }
         let kept = session.put_aside(&refused).await;
         kept.map_err(|why| format!("{REFUSED}: {}", String::from(why)))?;
-        for ((topic, bar), why) in &refused {
+        for (Closed { topic, bar, .. }, why) in &refused {
             let time = bar.time();
             self.warnings.say(|left_out| {
                 tracing::warn!(%topic, time, why, left_out, table = REFUSED, "the database refuses a bar; it is put aside");
@@ -237,7 +236,6 @@ impl Output for Postgres {
     const NAME: &'static str = "postgres";
 
     async fn write(&mut self, bars: Vec<Closed>) -> Result<usize, String> {
-        let bars: Vec<_> = bars.iter().map(Closed::row).collect();
         let written = self.write_all(&bars).await;
         if written.is_err() {
             // Whatever it was, a new connection is the surest state to go on from.

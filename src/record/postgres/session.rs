@@ -11,10 +11,11 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{ToSql, Type};
 
 use super::{Address, said, to_time};
-use crate::bar::{Bar, Field, Topic};
+use crate::bar::Field;
+use crate::record::Closed;
 use crate::record::schema::{
-    ASK, ASK_REFUSED, CREATE_KEY, CREATE_REFUSED, Facts, PROBE, Step, TABLE, UPSERT,
-    UPSERT_REFUSED, steps,
+    ASK, ASK_EXTRAS, ASK_REFUSED, CREATE_KEY, CREATE_REFUSED, Extra, Facts, Statements, Step,
+    TABLE, UPSERT_REFUSED, steps, version,
 };
 use crate::record::table::stored;
 
@@ -26,6 +27,7 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(25);
 /// A connection whose table is there.
 pub(super) struct Session {
     client: Client,
+    statements: Statements,
 }
 
 /// Why there is no session.
@@ -49,7 +51,9 @@ impl Session {
         let opened = timeout(WRITE_TIMEOUT, async {
             let client = address.connect().await.map_err(Unopened::Other)?;
             create(&client).await.map_err(Unopened::Other)?;
-            let session = Self { client };
+            let extras = extras(&client).await.map_err(Unopened::Other)?;
+            let statements = Statements::of(extras);
+            let session = Self { client, statements };
             session.probe().await?;
             Ok(session)
         });
@@ -61,7 +65,12 @@ impl Session {
 
     /// Asks whether bars can be written, without writing any: it takes rights, columns and key.
     pub async fn probe(&self) -> Result<(), Unopened> {
-        let answer = match timeout(WRITE_TIMEOUT, self.client.batch_execute(PROBE)).await {
+        let answer = match timeout(
+            WRITE_TIMEOUT,
+            self.client.batch_execute(&self.statements.probe),
+        )
+        .await
+        {
             Ok(answer) => answer,
             Err(_) => {
                 return Err(Unopened::Other(format!(
@@ -79,13 +88,17 @@ impl Session {
         })
     }
 
-    pub async fn upsert(&mut self, bars: &[(Topic, Bar)]) -> Result<(), Failure> {
+    pub async fn upsert(&mut self, bars: &[Closed]) -> Result<(), Failure> {
         let columns = Columns::new(bars.iter());
-        self.execute(UPSERT, &columns.all()).await
+        let extras = &self.statements.extras;
+        let all = columns.all().into_iter();
+        let further = extras.iter().filter_map(|extra| columns.further(*extra));
+        let all: Vec<_> = all.chain(further).collect();
+        execute(&mut self.client, &self.statements.upsert, &all).await
     }
 
     /// Keeps bars, each with why the database refused it, in a table of their own.
-    pub async fn put_aside(&mut self, refused: &[((Topic, Bar), String)]) -> Result<(), Failure> {
+    pub async fn put_aside(&mut self, refused: &[(Closed, String)]) -> Result<(), Failure> {
         // Not "IF NOT EXISTS" alone, which asks for the right to create also where it exists.
         let asked = timed(self.client.query_typed_one(ASK_REFUSED, &[])).await?;
         if !asked.get::<_, bool>(0) {
@@ -95,21 +108,21 @@ impl Session {
         let reasons: Vec<_> = refused.iter().map(|(_, why)| why.as_str()).collect();
         let mut all = columns.all().to_vec();
         all.push((&reasons, Type::TEXT_ARRAY));
-        self.execute(UPSERT_REFUSED, &all).await
+        execute(&mut self.client, UPSERT_REFUSED, &all).await
     }
+}
 
-    /// Runs one statement in a transaction of its own, which holds its time limit.
-    async fn execute(&mut self, sql: &str, values: &[Value<'_>]) -> Result<(), Failure> {
-        let limit = STATEMENT_TIMEOUT.as_millis();
-        let limit = format!("SET LOCAL statement_timeout = {limit}");
-        timed(async {
-            let transaction = self.client.transaction().await?;
-            transaction.batch_execute(&limit).await?;
-            transaction.execute_typed(sql, values).await?;
-            transaction.commit().await
-        })
-        .await
-    }
+/// Runs one statement in a transaction of its own, which holds its time limit.
+async fn execute(client: &mut Client, sql: &str, values: &[Value<'_>]) -> Result<(), Failure> {
+    let limit = STATEMENT_TIMEOUT.as_millis();
+    let limit = format!("SET LOCAL statement_timeout = {limit}");
+    timed(async {
+        let transaction = client.transaction().await?;
+        transaction.batch_execute(&limit).await?;
+        transaction.execute_typed(sql, values).await?;
+        transaction.commit().await
+    })
+    .await
 }
 
 /// What goes into a statement.
@@ -121,16 +134,36 @@ struct Columns<'a> {
     resolutions: Vec<&'a str>,
     times: Vec<SystemTime>,
     numbers: [Vec<Option<f64>>; 5],
+    /// Beyond what the table's numbers hold nothing is known of a counter.
+    revs: Vec<Option<i64>>,
+    seqs: Vec<Option<i64>>,
+    epochs: Vec<Option<String>>,
 }
 
 impl<'a> Columns<'a> {
-    fn new(bars: impl Iterator<Item = &'a (Topic, Bar)> + Clone) -> Self {
-        let number = |field| bars.clone().map(|(_, bar)| stored(bar, field)).collect();
+    fn new(bars: impl Iterator<Item = &'a Closed> + Clone) -> Self {
+        let number = |field| bars.clone().map(|c| stored(&c.bar, field)).collect();
+        let topics = bars.clone().map(|closed| &closed.topic);
+        let count = |count: Option<u64>| count.and_then(|count| i64::try_from(count).ok());
+        let epochs = bars.clone().map(|closed| closed.epoch);
         Self {
-            symbols: bars.clone().map(|(t, _)| t.symbol.as_str()).collect(),
-            resolutions: bars.clone().map(|(t, _)| t.resolution.as_str()).collect(),
-            times: bars.clone().map(|(_, bar)| to_time(bar.time())).collect(),
+            symbols: topics.clone().map(|t| t.symbol.as_str()).collect(),
+            resolutions: topics.map(|t| t.resolution.as_str()).collect(),
+            times: bars.clone().map(|c| to_time(c.bar.time())).collect(),
             numbers: Field::ALL.map(number),
+            revs: bars.clone().map(|closed| count(closed.rev)).collect(),
+            seqs: bars.map(|closed| count(closed.seq)).collect(),
+            epochs: epochs.map(|epoch| epoch.map(|e| e.to_string())).collect(),
+        }
+    }
+
+    /// The array of a further column, if it has one.
+    fn further(&self, extra: Extra) -> Option<Value<'_>> {
+        match extra {
+            Extra::Rev => Some((&self.revs, Type::INT8_ARRAY)),
+            Extra::RecordedAt => None,
+            Extra::Epoch => Some((&self.epochs, Type::TEXT_ARRAY)),
+            Extra::Seq => Some((&self.seqs, Type::INT8_ARRAY)),
         }
     }
 
@@ -192,6 +225,16 @@ async fn timed<T>(
     }
 }
 
+/// The further columns that the table has.
+async fn extras(client: &Client) -> Result<Vec<Extra>, String> {
+    let rows = client.query_typed(ASK_EXTRAS, &[]).await;
+    let rows = rows.map_err(|why| said(&why))?;
+    let names: Vec<&str> = rows.iter().map(|row| row.get(0)).collect();
+    let mut extras = Extra::ALL.to_vec();
+    extras.retain(|extra| names.contains(&extra.name()));
+    Ok(extras)
+}
+
 /// Makes the table where it is absent.
 async fn create(client: &Client) -> Result<(), String> {
     let row = client.query_typed_one(ASK, &[]).await;
@@ -201,16 +244,14 @@ async fn create(client: &Client) -> Result<(), String> {
         installed: row.get(1),
         available: row.get(2),
         preloaded: row.get(3),
+        version: row.get::<_, Option<&str>>(4).and_then(version),
     };
     for Step { sql, may_fail } in steps(facts) {
         match client.batch_execute(sql).await {
             Ok(()) => tracing::info!(sql, "done in the database"),
             Err(why) if may_fail && !client.is_closed() => {
-                tracing::warn!(
-                    why = said(&why),
-                    sql,
-                    "TimescaleDB is not used; the table is plain"
-                );
+                let why = said(&why);
+                tracing::warn!(why, sql, "not done in the database; going on without it");
             }
             Err(why) => return Err(said(&why)),
         }

@@ -1,24 +1,25 @@
 //! The form of a Parquet file of bars: one table, read and written by parts.
 
+mod write;
+
 use std::fs::File;
 use std::path::Path;
-use std::sync::Arc;
 use std::vec;
 
-use parquet::basic::{Compression, ConvertedType, LogicalType, TimeUnit, Type, ZstdLevel};
+use parquet::basic::{ConvertedType, LogicalType, TimeUnit, Type};
 use parquet::column::reader::{ColumnReader, ColumnReaderImpl, get_typed_column_reader};
-use parquet::data_type::{ByteArray, ByteArrayType, DataType, DoubleType, Int64Type};
+use parquet::data_type::{ByteArray, ByteArrayType, DataType, Int64Type};
 use parquet::errors::ParquetError;
-use parquet::file::properties::WriterProperties;
 use parquet::file::reader::{FileReader, SerializedFileReader};
-use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
 use parquet::schema::parser::parse_message_type;
 use parquet::schema::types::ColumnDescriptor;
 
+use super::Closed;
 use crate::bar::{Bar, Field, Number, Topic};
+pub(super) use write::TableWriter;
 
 /// What every file holds. Times are UTC, the start of the bar. A bar of an interval without trades has no
-/// prices.
+/// prices. The last four columns are younger than the others; a file may lack them, and a row their values.
 const SCHEMA: &str = "message bars {
     REQUIRED BYTE_ARRAY symbol (STRING);
     REQUIRED BYTE_ARRAY resolution (STRING);
@@ -28,101 +29,63 @@ const SCHEMA: &str = "message bars {
     OPTIONAL DOUBLE low;
     OPTIONAL DOUBLE close;
     REQUIRED DOUBLE volume;
+    OPTIONAL INT64 rev (INTEGER(64, false));
+    OPTIONAL INT64 recorded_at (TIMESTAMP(MILLIS, true));
+    OPTIONAL INT64 epoch (INTEGER(64, false));
+    OPTIONAL INT64 seq (INTEGER(64, false));
 }";
+/// Columns at the beginning of [`SCHEMA`] that every file must have.
+const NEEDED: usize = 8;
+/// The entry of a file's metadata that tells the version of [`SCHEMA`]; files of version 1 have no such entry.
+const SCHEMA_KEY: &str = "barcast.schema";
+const SCHEMA_VERSION: &str = "2";
 /// The program that writes such files.
 const CREATED_BY: &str = "barcast";
-/// Rows that a writer holds before they become a row group, some 5 MB.
-const GROUP_ROWS: usize = 50_000;
 /// Rows read at once.
 const READ_ROWS: usize = 4_096;
+/// Up to here a double holds every whole number.
+const MAX_EXACT: f64 = 9_007_199_254_740_992.0;
 
 /// A row: a closed bar, or what is wrong with it, which is no reason not to read on.
 pub type Row = Result<(Topic, Bar), String>;
 
-/// Writes rows in the order in which they come.
-pub(super) struct TableWriter {
-    file: SerializedFileWriter<File>,
-    rows: Vec<(Topic, Bar)>,
+/// A bar as it is kept.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Kept {
+    pub closed: Closed,
+    /// When this state of the bar was written first, ms since the epoch.
+    pub recorded_ms: Option<i64>,
 }
 
-impl TableWriter {
-    pub fn new(file: File) -> Result<Self, ParquetError> {
-        let schema = Arc::new(parse_message_type(SCHEMA)?);
-        let properties = WriterProperties::builder()
-            .set_compression(Compression::ZSTD(ZstdLevel::default()))
-            .set_created_by(format!("{CREATED_BY} {}", env!("CARGO_PKG_VERSION")))
-            .build();
-        Ok(Self {
-            file: SerializedFileWriter::new(file, schema, Arc::new(properties))?,
-            rows: Vec::new(),
-        })
+impl Kept {
+    /// Whether a bar says anything that the one kept in its place does not: other numbers, or another
+    /// revision. Where it was heard is no news.
+    pub(super) fn is_news(&self, kept: &Self) -> bool {
+        let (new, old) = (&self.closed, &kept.closed);
+        new.row() != old.row() || (new.rev.is_some() && new.rev != old.rev)
     }
-
-    pub fn push(&mut self, topic: Topic, bar: Bar) -> Result<(), ParquetError> {
-        self.rows.push((topic, bar));
-        if self.rows.len() >= GROUP_ROWS {
-            self.write_group()?;
-        }
-        Ok(())
-    }
-
-    fn write_group(&mut self) -> Result<(), ParquetError> {
-        let rows = std::mem::take(&mut self.rows);
-        let texts = |text: fn(&Topic) -> &str| -> Vec<ByteArray> {
-            let rows = rows.iter();
-            rows.map(|(topic, _)| text(topic).into()).collect()
-        };
-        let times: Vec<_> = rows.iter().map(|(_, bar)| bar.time()).collect();
-        let mut group = self.file.next_row_group()?;
-        let symbols = texts(|topic| topic.symbol.as_str());
-        write_column::<ByteArrayType>(&mut group, &symbols, None)?;
-        let resolutions = texts(|topic| topic.resolution.as_str());
-        write_column::<ByteArrayType>(&mut group, &resolutions, None)?;
-        write_column::<Int64Type>(&mut group, &times, None)?;
-        for field in Field::ALL {
-            let values = || rows.iter().map(|(_, bar)| stored(bar, field));
-            let present: Vec<_> = values().map(|value| i16::from(value.is_some())).collect();
-            let values: Vec<_> = values().flatten().collect();
-            let present = (field != Field::Volume).then_some(present.as_slice());
-            write_column::<DoubleType>(&mut group, &values, present)?;
-        }
-        group.close()?;
-        Ok(())
-    }
-
-    /// Ends the file, which is whole only then, and puts it on the disk.
-    pub fn finish(mut self) -> Result<(), ParquetError> {
-        if !self.rows.is_empty() {
-            self.write_group()?;
-        }
-        self.file.finish()?;
-        self.file.inner().sync_all()?;
-        Ok(())
-    }
-}
-
-fn write_column<T: DataType>(
-    group: &mut SerializedRowGroupWriter<'_, File>,
-    values: &[T::T],
-    present: Option<&[i16]>,
-) -> Result<(), ParquetError> {
-    let column = group.next_column()?;
-    let mut column = column.ok_or_else(|| ParquetError::General("no such column".to_owned()))?;
-    column.typed::<T>().write_batch(values, present, None)?;
-    column.close()
 }
 
 /// Reads rows in the order in which they are in the file; memory does not grow with it.
 pub struct Table {
     file: SerializedFileReader<File>,
-    /// Where the columns are, in the order of [`SCHEMA`].
-    places: [usize; 8],
-    /// By what times are to be divided to be milliseconds.
-    per_ms: i64,
+    places: Places,
     group: usize,
     columns: Option<Columns>,
-    rows: vec::IntoIter<Row>,
+    rows: vec::IntoIter<Result<Kept, String>>,
     rows_read: u64,
+}
+
+/// Where the columns are.
+struct Places {
+    /// In the order of [`SCHEMA`].
+    needed: [usize; NEEDED],
+    /// By what times are to be divided to be milliseconds.
+    per_ms: i64,
+    /// Likewise of when rows were recorded.
+    recorded: Option<(usize, i64)>,
+    /// `rev`, `epoch` and `seq`.
+    counts: [Option<usize>; 3],
 }
 
 /// The rest of one row group.
@@ -131,6 +94,8 @@ struct Columns {
     resolution: ColumnReaderImpl<ByteArrayType>,
     time: ColumnReaderImpl<Int64Type>,
     numbers: [ColumnReader; 5],
+    recorded: Option<ColumnReader>,
+    counts: [Option<ColumnReader>; 3],
 }
 
 impl Table {
@@ -141,11 +106,10 @@ impl Table {
     pub fn open(path: &Path) -> Result<Self, String> {
         let file = File::open(path).map_err(|why| why.to_string())?;
         let file = SerializedFileReader::new(file).map_err(|why| why.to_string())?;
-        let (places, per_ms) = columns(&file)?;
+        let places = columns(&file)?;
         Ok(Self {
             file,
             places,
-            per_ms,
             group: 0,
             columns: None,
             rows: Vec::new().into_iter(),
@@ -158,6 +122,15 @@ impl Table {
     /// # Errors
     /// When a group of rows cannot be read on; the next call goes on behind it.
     pub fn read(&mut self) -> Result<Option<Row>, String> {
+        let row = self.read_kept()?;
+        Ok(row.map(|row| row.map(|kept| kept.closed.row())))
+    }
+
+    /// As [`read`](Self::read), with all that the row says.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn read_kept(&mut self) -> Result<Option<Result<Kept, String>>, String> {
         loop {
             if let Some(row) = self.rows.next() {
                 self.rows_read += 1;
@@ -172,7 +145,7 @@ impl Table {
                 self.columns = Some(columns.map_err(|why| why.to_string())?);
             }
             if let Some(columns) = &mut self.columns {
-                match columns.read(self.per_ms) {
+                match columns.read(&self.places) {
                     Ok(rows) if !rows.is_empty() => self.rows = rows.into_iter(),
                     ended => {
                         self.columns = None;
@@ -198,13 +171,15 @@ impl Table {
 
     fn open_group(&self, group: usize) -> Result<Columns, ParquetError> {
         let group = self.file.get_row_group(group)?;
-        let [symbol, resolution, time, numbers @ ..] = self.places;
+        let [symbol, resolution, time, numbers @ ..] = self.places.needed;
         let text = |at| {
             let column = group.get_column_reader(at)?;
             Ok::<_, ParquetError>(get_typed_column_reader::<ByteArrayType>(column))
         };
         let number = |at| group.get_column_reader(at);
+        let some = |at: Option<usize>| at.map(number).transpose();
         let [open, high, low, close, volume] = numbers;
+        let [rev, epoch, seq] = self.places.counts;
         Ok(Columns {
             symbol: text(symbol)?,
             resolution: text(resolution)?,
@@ -216,12 +191,14 @@ impl Table {
                 number(close)?,
                 number(volume)?,
             ],
+            recorded: some(self.places.recorded.map(|(at, _)| at))?,
+            counts: [some(rev)?, some(epoch)?, some(seq)?],
         })
     }
 }
 
 impl Columns {
-    fn read(&mut self, per_ms: i64) -> Result<Vec<Row>, ParquetError> {
+    fn read(&mut self, places: &Places) -> Result<Vec<Result<Kept, String>>, ParquetError> {
         let symbols = read_column(&mut self.symbol)?;
         let resolutions = read_column(&mut self.resolution)?;
         let times = read_column(&mut self.time)?;
@@ -229,9 +206,22 @@ impl Columns {
         for (values, column) in numbers.iter_mut().zip(&mut self.numbers) {
             *values = read_numbers(column)?;
         }
-        let lengths = [resolutions.len(), times.len()].into_iter();
-        let mut lengths = lengths.chain(numbers.iter().map(Vec::len));
-        if lengths.any(|length| length != symbols.len()) {
+        let rows = symbols.len();
+        let mut counts: [Vec<Option<u64>>; 3] = Default::default();
+        for (values, column) in counts.iter_mut().zip(&mut self.counts) {
+            *values = match column {
+                Some(column) => read_counts(column)?,
+                None => vec![None; rows],
+            };
+        }
+        let recorded = match &mut self.recorded {
+            Some(ColumnReader::Int64ColumnReader(column)) => read_column(column)?,
+            _ => vec![None; rows],
+        };
+        let lengths = [resolutions.len(), times.len(), recorded.len()].into_iter();
+        let lengths = lengths.chain(numbers.iter().map(Vec::len));
+        let mut lengths = lengths.chain(counts.iter().map(Vec::len));
+        if lengths.any(|length| length != rows) {
             return Err(ParquetError::General("columns differ in length".to_owned()));
         }
         let row = |at: usize| {
@@ -242,11 +232,23 @@ impl Columns {
                 let text = text.as_utf8().map_err(|why| why.to_string())?;
                 Ok::<_, String>(text.to_owned())
             };
-            let time = times[at].ok_or("its time is null")?.div_euclid(per_ms);
+            let time = times[at].ok_or("its time is null")?;
+            let time = time.div_euclid(places.per_ms);
             let numbers = numbers.each_ref().map(|column| column[at]);
-            bar(&text(&symbols)?, &text(&resolutions)?, time, numbers)
+            let row = bar(&text(&symbols)?, &text(&resolutions)?, time, numbers)?;
+            let [rev, epoch, seq] = counts.each_ref().map(|column| column[at]);
+            let per_ms = places.recorded.map_or(1, |(_, per_ms)| per_ms);
+            Ok(Kept {
+                closed: Closed {
+                    rev,
+                    epoch,
+                    seq,
+                    ..row.into()
+                },
+                recorded_ms: recorded[at].map(|time| time.div_euclid(per_ms)),
+            })
         };
-        Ok((0..symbols.len()).map(row).collect())
+        Ok((0..rows).map(row).collect())
     }
 }
 
@@ -317,6 +319,30 @@ fn read_numbers(column: &mut ColumnReader) -> Result<Vec<Option<f64>>, ParquetEr
     })
 }
 
+/// Counters, also as a program has written them whose numbers are all doubles; what is none is left out.
+fn read_counts(column: &mut ColumnReader) -> Result<Vec<Option<u64>>, ParquetError> {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "looked at before"
+    )]
+    fn exact(value: f64) -> Option<u64> {
+        let is_exact = value.fract() == 0.0 && (0.0..=MAX_EXACT).contains(&value);
+        is_exact.then_some(value as u64)
+    }
+    Ok(match column {
+        ColumnReader::Int64ColumnReader(column) => {
+            let values = read_column(column)?.into_iter();
+            values.map(|value| value.map(i64::cast_unsigned)).collect()
+        }
+        ColumnReader::DoubleColumnReader(column) => {
+            let values = read_column(column)?.into_iter();
+            values.map(|value| value.and_then(exact)).collect()
+        }
+        _ => return Err(ParquetError::General("a column is no counter".to_owned())),
+    })
+}
+
 #[expect(clippy::cast_precision_loss, reason = "a bar holds doubles")]
 fn whole(value: i64) -> f64 {
     value as f64
@@ -333,18 +359,31 @@ fn is_number(column: &ColumnDescriptor) -> bool {
     is_plain && kinds.contains(&column.physical_type())
 }
 
-/// Where the columns of bars are, and the unit of the times.
-fn columns(file: &SerializedFileReader<File>) -> Result<([usize; 8], i64), String> {
+/// By what a column of times is to be divided to be milliseconds; none where it holds no times.
+fn per_ms(column: &ColumnDescriptor) -> Option<i64> {
+    match column.logical_type_ref() {
+        Some(LogicalType::Timestamp(time)) => Some(match time.unit {
+            TimeUnit::MILLIS => 1,
+            TimeUnit::MICROS => 1_000,
+            TimeUnit::NANOS => 1_000_000,
+        }),
+        _ => None,
+    }
+}
+
+/// Where the columns of bars are.
+fn columns(file: &SerializedFileReader<File>) -> Result<Places, String> {
     let schema = file.metadata().file_metadata().schema_descr();
-    let wanted = parse_message_type(SCHEMA).map_err(|why| why.to_string())?;
-    let mut places = [0; 8];
-    let mut per_ms = 1;
-    for (place, wanted) in places.iter_mut().zip(wanted.get_fields()) {
-        let (name, kind) = (wanted.name(), wanted.get_physical_type());
+    let find = |name: &str| {
         let mut columns = schema.columns().iter().enumerate();
-        let (at, column) = columns
-            .find(|(_, column)| column.path().string() == name)
-            .ok_or_else(|| format!("no column {name}"))?;
+        columns.find(|(_, column)| column.path().string() == name)
+    };
+    let wanted = parse_message_type(SCHEMA).map_err(|why| why.to_string())?;
+    let mut needed = [0; NEEDED];
+    let mut time_per_ms = 1;
+    for (place, wanted) in needed.iter_mut().zip(wanted.get_fields()) {
+        let (name, kind) = (wanted.name(), wanted.get_physical_type());
+        let (at, column) = find(name).ok_or_else(|| format!("no column {name}"))?;
         let is_good = match kind {
             Type::DOUBLE => is_number(column),
             _ => column.physical_type() == kind,
@@ -354,18 +393,27 @@ fn columns(file: &SerializedFileReader<File>) -> Result<([usize; 8], i64), Strin
             return Err(format!("column {name} is {is}, not {kind}"));
         }
         if kind == Type::INT64 {
-            per_ms = match column.logical_type_ref() {
-                Some(LogicalType::Timestamp(time)) => match time.unit {
-                    TimeUnit::MILLIS => 1,
-                    TimeUnit::MICROS => 1_000,
-                    TimeUnit::NANOS => 1_000_000,
-                },
-                _ => return Err(format!("column {name} is no timestamp")),
-            };
+            let told = per_ms(column);
+            time_per_ms = told.ok_or_else(|| format!("column {name} is no timestamp"))?;
         }
         *place = at;
     }
-    Ok((places, per_ms))
+    // What another program made of these is no reason to refuse the bars.
+    let count = |name| {
+        let (at, column) = find(name)?;
+        let kinds = [Type::INT64, Type::DOUBLE];
+        (is_number(column) && kinds.contains(&column.physical_type())).then_some(at)
+    };
+    let recorded = find("recorded_at").and_then(|(at, column)| {
+        let is_whole = column.physical_type() == Type::INT64;
+        Some((at, per_ms(column).filter(|_| is_whole)?))
+    });
+    Ok(Places {
+        needed,
+        per_ms: time_per_ms,
+        recorded,
+        counts: ["rev", "epoch", "seq"].map(count),
+    })
 }
 
 #[cfg(test)]
