@@ -68,7 +68,11 @@ impl Database {
                     .build();
                 let read = match runtime {
                     Ok(runtime) => {
-                        runtime.block_on(read(&address, &wanted, asks_coarsest, &sender))
+                        let read = read(&address, &wanted, asks_coarsest, &sender);
+                        let ended = runtime.block_on(read);
+                        // A name server that is silent may still be waited for: not here.
+                        runtime.shutdown_background();
+                        ended
                     }
                     Err(why) => Err(why.to_string()),
                 };
