@@ -8,6 +8,7 @@ mod forwarded;
 mod handshake;
 mod idle;
 pub mod listing;
+pub mod patience;
 pub mod places;
 mod progress;
 mod proxied;

@@ -67,6 +67,7 @@ use crate::metrics::GatewayMetrics;
 use crate::running;
 use http::answers::Answers;
 use http::door;
+use http::patience::Patience;
 use ingest::Ingest;
 use mailbox::Mailbox;
 use node::Node;
@@ -185,6 +186,8 @@ impl Gateway {
                         () = running::keep(|_| {}) => {}
                     }
                 });
+                // A name server that is silent may still be waited for: not here.
+                runtime.shutdown_background();
                 drop(fail);
                 Ok(0)
             }
@@ -290,10 +293,11 @@ fn run_worker(
 
 async fn accept(worker: Rc<Worker>, listener: tokio::net::TcpListener) {
     let mut log = Limited::default();
+    let mut patience = Patience::default();
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
-                let Some(place) = door::place_for(&worker, peer.ip()).await else {
+                let Some(place) = patience.place_for(&worker, peer.ip()).await else {
                     tracing::debug!(%peer, "connection refused: too many without a session");
                     continue;
                 };
