@@ -71,6 +71,7 @@ use http::patience::Patience;
 use ingest::Ingest;
 use mailbox::Mailbox;
 use node::Node;
+use sent::Kernel;
 use worker::Worker;
 
 /// Connections the kernel holds until they are accepted; it takes less where `somaxconn` is lower.
@@ -153,6 +154,9 @@ impl Gateway {
         .history_within(node.config.history_bytes)
         .recalling_for(Arc::clone(&node.pasts))
         .proof_within(node.config.proof_wait);
+        if let Err(why) = Kernel::check().await {
+            tracing::warn!(%why, "the kernel cannot be asked what a client's TCP took (AF_NETLINK): one on a slow link may be closed as silent (4408)");
+        }
         Answers::start(&node)?;
         let http_stop = CancellationToken::new();
         let http_end = spawn_thread("http".to_owned(), {
