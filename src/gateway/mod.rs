@@ -25,7 +25,6 @@ mod machine;
 pub mod mailbox;
 pub mod memory;
 pub mod missed;
-pub mod networks;
 pub mod node;
 pub mod outbox;
 pub mod past;

@@ -19,7 +19,6 @@ use super::holders::Holders;
 use super::http::places::Taken;
 use super::hub::{Hub, SessionId};
 use super::mailbox::Mailbox;
-use super::networks::any_contains;
 use super::node::Node;
 use super::placeholders::Placeholders;
 use super::reading::ReadBuffer;
@@ -31,6 +30,7 @@ use crate::bar::Pattern;
 use crate::clock::now_us;
 use crate::limited::Limited;
 use crate::metrics::Counts;
+use crate::networks::any_contains;
 use crate::running;
 
 /// One read's size. Shared by all clients of the worker, so it can be generous; a client's message

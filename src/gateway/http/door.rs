@@ -24,13 +24,13 @@ use super::places::Place;
 use super::proxied::{self, ProxiedError};
 use super::{MAX_HEAD_BYTES, handshake};
 use crate::gateway::base_path::{BasePath, MAX_BASE_PATH_BYTES};
-use crate::gateway::networks::any_contains;
 use crate::gateway::node::Admission;
 use crate::gateway::reading::Reading;
 use crate::gateway::rendition::Rendition;
 use crate::gateway::session::{Connection, Session};
 use crate::gateway::worker::{REFUSED_PROXY_HEADER, Worker};
 use crate::gateway::ws::Decoder;
+use crate::networks::any_contains;
 use crate::running::{self, timeout};
 
 /// What a first request for a WebSocket asks for; a space or a query follows.

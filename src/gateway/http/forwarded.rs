@@ -11,8 +11,8 @@ use hyper::HeaderMap;
 use hyper::header::{FORWARDED, HeaderName};
 
 use super::handshake::is_token;
-use crate::gateway::networks::any_contains;
 use crate::gateway::node::Node;
+use crate::networks::any_contains;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const BLANK: [char; 2] = [' ', '\t'];
