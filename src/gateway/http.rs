@@ -6,6 +6,7 @@ pub mod answers;
 pub mod door;
 mod forwarded;
 mod handshake;
+pub mod holder;
 mod idle;
 pub mod listing;
 pub mod patience;

@@ -153,9 +153,7 @@ impl Gateway {
         .history_within(node.config.history_bytes)
         .recalling_for(Arc::clone(&node.pasts))
         .proof_within(node.config.proof_wait);
-        if let Err(why) = Kernel::check().await {
-            tracing::warn!(%why, "the kernel cannot be asked what a client's TCP took (AF_NETLINK): one on a slow link may be closed as silent (4408)");
-        }
+        check_kernel().await;
         Answers::start(&node)?;
         let http_stop = CancellationToken::new();
         let http_end = spawn_thread("http".to_owned(), {
@@ -214,6 +212,13 @@ impl Gateway {
         }
         ingest_end.await.unwrap_or_else(|_| Err(panicked()))?;
         failed.map_or(Ok(Ended { cut }), Err)
+    }
+}
+
+/// Says what follows where the kernel cannot be asked.
+async fn check_kernel() {
+    if let Err(why) = Kernel::check().await {
+        tracing::warn!(%why, "the kernel cannot be asked what a client's TCP took (AF_NETLINK): one on a slow link may be closed as silent (4408)");
     }
 }
 

@@ -229,10 +229,9 @@ async fn subscribe<B: Bus>(bus: B, sink: Intake, stop: CancellationToken) -> any
     let work = move || {
         let runtime = Builder::new_current_thread().enable_all().build();
         let subscribed = runtime.map(|runtime| {
-            let subscribed = runtime.block_on(bus.subscribe(sink, stop));
+            runtime.block_on(bus.subscribe(sink, stop));
             // A name server that is silent may still be waited for: not here.
             runtime.shutdown_background();
-            subscribed
         });
         // Who waits for it is there until it came.
         let _ = ended.send(subscribed);

@@ -8,12 +8,14 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
+
+use super::holder::{Holder, holder_of};
 
 /// Connections that are not, or not yet, sessions: so many for each worker of a node. Each costs some 10 KiB.
 pub const MAX_HTTP_CONNECTIONS: usize = 4_096;
@@ -25,25 +27,6 @@ const LEAST_LIFE: Duration = Duration::from_millis(100);
 /// Connections that lost their place and are not closed yet: so many beyond `most` places.
 pub const fn spare(most: usize) -> usize {
     if most / 64 > 4 { most / 64 } else { 4 }
-}
-
-/// Whom an address stands for: an IPv6 client has its whole /64 (RFC 6177).
-pub fn holder_of(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(six) => {
-            let [a, b, c, d, ..] = six.segments();
-            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
-        }
-        four => four,
-    }
-}
-
-/// Who holds places.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-enum Holder {
-    /// One connection of a trusted proxy, by its number: of those that hold as many the last to lose one.
-    Alone(u64),
-    Address(IpAddr),
 }
 
 /// Who loses a place, the last of them first: by how many it holds, whether it is a stranger, and how old its oldest is.
@@ -279,10 +262,6 @@ impl Drop for Place {
 mod tests {
     use super::*;
 
-    fn address(last: u16) -> IpAddr {
-        IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, last))
-    }
-
     fn place(places: &Arc<Places>, address: IpAddr) -> Place {
         match places.take(address, true) {
             Taken::Free(place) | Taken::Evicted(place) => place,
@@ -367,16 +346,6 @@ mod tests {
         held.remove(0);
         std::thread::sleep(LEAST_LIFE);
         assert!(matches!(places.take(other(99), true), Taken::Evicted(_)));
-    }
-
-    #[test]
-    fn an_address_stands_for_its_network() {
-        assert_eq!(holder_of(address(1)), holder_of(address(2)));
-        let other = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 1, 0, 0, 0, 1));
-        assert_ne!(holder_of(address(1)), holder_of(other));
-        let four: IpAddr = "192.0.2.1".parse().unwrap();
-        assert_eq!(holder_of("::ffff:192.0.2.1".parse().unwrap()), four);
-        assert_ne!(holder_of(four), holder_of("192.0.2.2".parse().unwrap()));
     }
 
     /// A stranger may keep all of its places in use, with requests that wait for a store.
