@@ -28,6 +28,7 @@ pub mod health;
 pub mod history;
 pub mod limited;
 pub mod metrics;
+pub mod networks;
 pub mod output;
 pub mod record;
 pub mod replay;

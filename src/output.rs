@@ -111,6 +111,7 @@ impl Output {
 
     fn work(&self, mut file: File) {
         let mut lines = Vec::new();
+        let mut is_torn = false;
         loop {
             let state = self.lock();
             let mut state = self
@@ -120,8 +121,7 @@ impl Output {
             std::mem::swap(&mut lines, &mut state.waiting);
             state.is_writing = true;
             drop(state);
-            let written = write_all(&mut file, &lines);
-            let lost = count(&lines[written..]);
+            let lost = put(&mut file, &lines, &mut is_torn);
             lines.clear();
             lines.shrink_to(KEPT_BYTES);
             self.wrote(lost);
@@ -157,8 +157,20 @@ fn count(lines: &[u8]) -> u64 {
     memchr::memchr_iter(b'\n', lines).count() as u64
 }
 
+/// Writes lines, the first at the beginning of one, and returns how many were lost; `is_torn` says whether a line was begun
+/// and not ended, before and after.
+fn put(file: &mut impl Write, lines: &[u8], is_torn: &mut bool) -> u64 {
+    if *is_torn && write_all(file, b"\n") < 1 {
+        return count(lines);
+    }
+    let written = write_all(file, lines);
+    let (done, lost) = lines.split_at(written);
+    *is_torn = !lost.is_empty() && done.last().is_some_and(|last| *last != b'\n');
+    count(lost)
+}
+
 /// Writes what can be written, and returns how many bytes that was.
-fn write_all(file: &mut File, lines: &[u8]) -> usize {
+fn write_all(file: &mut impl Write, lines: &[u8]) -> usize {
     let mut written = 0;
     while written < lines.len() {
         match file.write(&lines[written..]) {
@@ -216,4 +228,51 @@ pub fn take_panics() {
         }
         STDERR.write(text.as_bytes());
     }));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A disk with so much room.
+    struct Disk {
+        room: usize,
+        taken: Vec<u8>,
+    }
+
+    impl Write for Disk {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let taken = bytes.len().min(self.room);
+            if taken == 0 {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            self.room -= taken;
+            self.taken.extend_from_slice(&bytes[..taken]);
+            Ok(taken)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_torn_line_stays_by_itself() {
+        for (rooms, expected, lost) in [
+            ([9, 9, 9], "one\ntwo\nsix\nend\n", 0),
+            ([4, 0, 9], "one\nend\n", 2),
+            ([6, 0, 9], "one\ntw\nend\n", 2),
+            ([6, 1, 9], "one\ntw\nend\n", 2),
+            ([6, 3, 9], "one\ntw\nsi\nend\n", 2),
+        ] {
+            let (room, taken) = (0, Vec::new());
+            let (mut disk, mut is_torn, mut count) = (Disk { room, taken }, false, 0);
+            for (room, lines) in rooms.into_iter().zip(["one\ntwo\n", "six\n", "end\n"]) {
+                disk.room = room;
+                count += put(&mut disk, lines.as_bytes(), &mut is_torn);
+            }
+            let taken = String::from_utf8_lossy(&disk.taken);
+            assert_eq!((&*taken, count), (expected, lost), "{rooms:?}");
+        }
+    }
 }

@@ -151,6 +151,7 @@ fn bind(mut config: gateway::Config) -> anyhow::Result<Gateway> {
             open_files,
             max_clients,
             clients,
+            http_connections = gateway.node().config.http_connections(),
             "open-file limit is below --max-clients; raise ulimit -n"
         );
     }

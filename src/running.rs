@@ -2,7 +2,7 @@
 //!
 //! A process that is stopped (SIGSTOP), a machine that is moved or asleep, or a thread that gets no processor lets all
 //! deadlines pass at once, and what came meanwhile lies unread. So each thread that judges keeps a clock of its own: it
-//! ticks, and a pause of more than a second between two ticks does not count.
+//! ticks, and of a pause between two ticks no more than a second counts.
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -15,7 +15,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 /// How often a thread notes that it runs.
 const TICK: Duration = Duration::from_millis(250);
-/// Longest time between two looks in which it ran; in a longer one it did not.
+/// Longest time between two looks that counts: what is more it did not run.
 const MAX_STEP: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Copy)]
@@ -46,7 +46,8 @@ impl Clock {
         if let Some(seen) = self.seen {
             let length = now.saturating_duration_since(seen);
             if length > MAX_STEP {
-                self.lost += length;
+                // A step of it counts: a thread that is slow all the time would else never come to an end.
+                self.lost += length - MAX_STEP;
                 self.seen = Some(now);
                 self.pause = Some(Pause {
                     ended: self.shifted(now),
@@ -188,12 +189,27 @@ mod tests {
         assert_eq!(clock.look(at(900)), at(900));
         assert_eq!(clock.pause, None);
         clock.seen = Some(at(900));
-        assert_eq!(clock.look(at(60_900)), at(900), "a minute that was none");
+        assert_eq!(clock.look(at(60_900)), at(1_900), "a minute that was none");
         let length = Duration::from_secs(60);
-        let ended = at(900);
+        let ended = at(1_900);
         assert_eq!(clock.pause, Some(Pause { ended, length }));
-        assert_eq!(clock.look(at(61_000)), at(1_000));
+        assert_eq!(clock.look(at(61_000)), at(2_000));
         clock.seen = None;
-        assert_eq!(clock.look(at(90_000)), at(30_000), "nobody keeps it");
+        assert_eq!(clock.look(at(90_000)), at(31_000), "nobody keeps it");
+    }
+
+    /// As on a machine that is far too slow: what must end, as a drain, ends all the same.
+    #[test]
+    fn a_thread_that_is_always_slow_gets_on() {
+        let start = Instant::now();
+        let mut clock = Clock {
+            seen: Some(start),
+            lost: Duration::ZERO,
+            pause: None,
+        };
+        for step in 1..=10 {
+            let now = clock.look(start + step * Duration::from_millis(1_500));
+            assert_eq!(now, start + step * MAX_STEP);
+        }
     }
 }

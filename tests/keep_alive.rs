@@ -85,6 +85,25 @@ fn an_idle_connection_outlives_the_handshakes_timeout_and_ends_well() {
     assert!(begun.elapsed() < SOON);
 }
 
+/// Old clients send an empty line behind a request (RFC 9112, section 2.2): it begins no other.
+#[test]
+fn empty_lines_between_requests_are_no_request() {
+    let mut config = idle_for(3);
+    config.limits.handshake_timeout = Duration::from_millis(300);
+    let (gateway, _feed) = in_process(config);
+    let mut wire = Wire::connect(gateway.address);
+    for blank in ["\r\n", "\n", "\r\n\r\n"] {
+        ask(&mut wire);
+        wire.send(blank);
+        thread::sleep(Duration::from_millis(900));
+    }
+    ask(&mut wire);
+    wire.send("\r\n");
+    let begun = Instant::now();
+    ends_well(&mut wire);
+    assert!(begun.elapsed() < SOON);
+}
+
 #[test]
 fn a_later_request_may_not_come_for_ever() {
     let mut config = idle_for(600);

@@ -10,9 +10,9 @@ use crate::bus::RedisBus;
 use crate::gateway::base_path::BasePath;
 use crate::gateway::config::{HTTP_LIFETIME, PROOF_WAIT};
 use crate::gateway::cors::Cors;
-use crate::gateway::networks::Network;
 use crate::gateway::udf::Listings;
 use crate::gateway::{Config, Limits};
+use crate::networks::Network;
 
 /// Settings of a gateway, wherever its bars come from.
 #[derive(Debug, Clone, Args)]

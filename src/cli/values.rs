@@ -14,9 +14,9 @@ use crate::bus::{BusError, RedisBus};
 use crate::feed::time;
 use crate::gateway::base_path::BasePath;
 use crate::gateway::cors::Cors;
-use crate::gateway::networks::Network;
 use crate::gateway::protocol::{MAX_RATE, MIN_RATE};
 use crate::gateway::udf::Listings;
+use crate::networks::Network;
 use crate::record::spool::LEAST_BYTES;
 
 /// Shortest interval between ticks, in seconds.

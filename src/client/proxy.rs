@@ -1,5 +1,6 @@
 //! The proxy that the environment names, as curl and browsers use it: `HTTP_PROXY` for `ws://`,
-//! `HTTPS_PROXY` for `wss://`, `ALL_PROXY` for both, in lower case too, and `NO_PROXY` against them.
+//! `HTTPS_PROXY` for `wss://`, `ALL_PROXY` for both, in lower case too, and `NO_PROXY` against them: hosts,
+//! domains, addresses and networks, each with a port or without.
 
 use std::io;
 use std::net::IpAddr;
@@ -8,6 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::{Address, ClientError, line_of};
+use crate::networks::Network;
 
 /// Longest head of a proxy's answer, in bytes.
 const MAX_HEAD_BYTES: usize = 8 << 10;
@@ -50,7 +52,9 @@ fn find(
         return Ok(None);
     };
     let exceptions = value("NO_PROXY").map(|(_, value)| value);
-    if is_local(&address.host) || is_excepted(&address.host, &exceptions.unwrap_or_default()) {
+    if is_local(&address.host)
+        || is_excepted(&address.host, address.port, &exceptions.unwrap_or_default())
+    {
         return Ok(None);
     }
     parse(name, &url).map(Some)
@@ -62,19 +66,43 @@ fn is_local(host: &str) -> bool {
     host.eq_ignore_ascii_case("localhost") || ip.is_ok_and(|ip| ip.is_loopback())
 }
 
-/// `*`, or a list of hosts and domains: `example.com` means what is below it, too.
-fn is_excepted(host: &str, exceptions: &str) -> bool {
+/// Whether a list names this host: `*`, hosts and domains (`example.com` means what is below it, too), addresses and
+/// networks (`10.0.0.0/8`), each of them with a port if only that is meant.
+fn is_excepted(host: &str, port: u16, exceptions: &str) -> bool {
     let host = host.to_ascii_lowercase();
-    exceptions.split(',').any(|one| {
-        let one = one.trim().to_ascii_lowercase();
-        let domain = one.trim_start_matches("*.").trim_start_matches('.');
-        one == "*"
-            || (!domain.is_empty()
-                && (host == domain
-                    || host
-                        .strip_suffix(domain)
-                        .is_some_and(|rest| rest.ends_with('.'))))
+    let ip = host.parse::<IpAddr>().ok();
+    let mut all = exceptions.split([',', ' ', '\t']);
+    all.any(|one| {
+        let one = one.to_ascii_lowercase();
+        let (name, only) = with_port(&one);
+        if only.is_some_and(|only| only != port) {
+            return false;
+        }
+        if name == "*" {
+            return true;
+        }
+        if let Some(ip) = ip {
+            let network = name.parse::<Network>();
+            return network.is_ok_and(|network| network.contains(ip));
+        }
+        let domain = name.trim_start_matches("*.").trim_start_matches('.');
+        let below = host.strip_suffix(domain);
+        !domain.is_empty() && below.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
     })
+}
+
+/// What stands before a port, without brackets, and the port. An address of IPv6 without brackets has none.
+fn with_port(one: &str) -> (&str, Option<u16>) {
+    if one.parse::<Network>().is_ok() {
+        return (one, None);
+    }
+    let parts = one.rsplit_once(':');
+    let port = parts.and_then(|(name, port)| Some((name, port.parse().ok()?)));
+    let (name, port) = port.map_or((one, None), |(name, port)| (name, Some(port)));
+    let bare = name
+        .strip_prefix('[')
+        .and_then(|name| name.strip_suffix(']'));
+    (bare.unwrap_or(name), port)
 }
 
 /// `http://[user:password@]host[:port]`. No error repeats it: there may be a password in it.
@@ -284,6 +312,42 @@ mod tests {
                 why.contains("ALL_PROXY") && !why.contains("s3cr3t"),
                 "{why}"
             );
+        }
+    }
+
+    #[test]
+    fn exceptions_are_hosts_networks_and_ports() {
+        for (url, exceptions, is_excepted) in [
+            ("ws://10.1.2.3:8000", "10.0.0.0/8", true),
+            (
+                "ws://10.1.2.3:8000",
+                "localhost,172.16.0.0/12, 10.0.0.0/8",
+                true,
+            ),
+            ("ws://11.1.2.3:8000", "10.0.0.0/8", false),
+            ("ws://10.1.2.3:8000", "10.1.2.3", true),
+            ("ws://10.1.2.3:8000", "10.1.2.3:8000", true),
+            ("ws://10.1.2.3:8000", "10.1.2.3:8001", false),
+            ("ws://10.1.2.3:8000", "10.0.0.0/8:8000", true),
+            ("ws://10.1.2.3:8000", ".2.3", false),
+            ("ws://[fd00::1]:8000", "fd00::/8", true),
+            ("ws://[fd00::1]:8000", "fd00::1", true),
+            ("ws://[fd00:0::1]:8000", "[fd00::1]", true),
+            ("ws://[fd00::1]:8000", "[fd00::1]:8000", true),
+            ("ws://[fd00::1]:8000", "[fd00::1]:1", false),
+            ("ws://[fe00::1]:8000", "fd00::/8", false),
+            ("ws://gw.a.b:8000", "a.b:8000", true),
+            ("ws://gw.a.b:8000", "*.a.b:8000", true),
+            ("ws://gw.a.b:8000", "a.b:80", false),
+            ("ws://gw.a.b", "a.b:80", true),
+            ("wss://gw.a.b", "a.b:443", true),
+            ("ws://gw.a.b", "x a.b", true),
+            ("ws://gw.a.b", "*:80", true),
+            ("ws://gw.a.b", "0.0.0.0/0, :80, a.b:x", false),
+        ] {
+            let set = [("ALL_PROXY", "p:1"), ("NO_PROXY", exceptions)];
+            let is = found(url, &set) == "none";
+            assert_eq!(is, is_excepted, "{url} {exceptions}");
         }
     }
 

@@ -400,6 +400,8 @@ fn run<F: Future<Output = ()>>(out: Out, stop: &CancellationToken, task: impl Fn
     match runtime {
         Ok(runtime) => {
             runtime.block_on(stop.run_until_cancelled(task(out)));
+            // A name server that is silent may still be waited for: not here.
+            runtime.shutdown_background();
         }
         Err(why) => {
             let mut out = out;

@@ -6,9 +6,9 @@ use super::base_path::BasePath;
 use super::cors::Cors;
 use super::files::Files;
 use super::machine;
-use super::networks::Network;
 use super::udf::Listings;
 use crate::ahead::MaxAhead;
+use crate::networks::Network;
 
 /// After the bus is back, a topic whose `seq` could prove that nothing was missed has this long to
 /// do so by its next bar; then its watchers are told of a gap all the same.

@@ -79,7 +79,7 @@ impl Config {
     }
 
     /// Connections without a session that this gateway holds at once.
-    pub(super) fn http_connections(&self) -> usize {
+    pub fn http_connections(&self) -> usize {
         self.files
             .map_or(MAX_HTTP_CONNECTIONS * self.workers, |files| {
                 files.http_connections

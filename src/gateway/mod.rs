@@ -25,7 +25,6 @@ mod machine;
 pub mod mailbox;
 pub mod memory;
 pub mod missed;
-pub mod networks;
 pub mod node;
 pub mod outbox;
 pub mod past;
@@ -67,9 +66,11 @@ use crate::metrics::GatewayMetrics;
 use crate::running;
 use http::answers::Answers;
 use http::door;
+use http::patience::Patience;
 use ingest::Ingest;
 use mailbox::Mailbox;
 use node::Node;
+use sent::Kernel;
 use worker::Worker;
 
 /// Connections the kernel holds until they are accepted; it takes less where `somaxconn` is lower.
@@ -152,6 +153,7 @@ impl Gateway {
         .history_within(node.config.history_bytes)
         .recalling_for(Arc::clone(&node.pasts))
         .proof_within(node.config.proof_wait);
+        check_kernel().await;
         Answers::start(&node)?;
         let http_stop = CancellationToken::new();
         let http_end = spawn_thread("http".to_owned(), {
@@ -185,6 +187,8 @@ impl Gateway {
                         () = running::keep(|_| {}) => {}
                     }
                 });
+                // A name server that is silent may still be waited for: not here.
+                runtime.shutdown_background();
                 drop(fail);
                 Ok(0)
             }
@@ -208,6 +212,13 @@ impl Gateway {
         }
         ingest_end.await.unwrap_or_else(|_| Err(panicked()))?;
         failed.map_or(Ok(Ended { cut }), Err)
+    }
+}
+
+/// Says what follows where the kernel cannot be asked.
+async fn check_kernel() {
+    if let Err(why) = Kernel::check().await {
+        tracing::warn!(%why, "the kernel cannot be asked what a client's TCP took (AF_NETLINK): one on a slow link may be closed as silent (4408)");
     }
 }
 
@@ -290,10 +301,11 @@ fn run_worker(
 
 async fn accept(worker: Rc<Worker>, listener: tokio::net::TcpListener) {
     let mut log = Limited::default();
+    let mut patience = Patience::default();
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
-                let Some(place) = door::place_for(&worker, peer.ip()).await else {
+                let Some(place) = patience.place_for(&worker, peer.ip()).await else {
                     tracing::debug!(%peer, "connection refused: too many without a session");
                     continue;
                 };

@@ -4,10 +4,10 @@
 //! Where it cannot be asked (another system than Linux, a sandbox without netlink), nothing is known.
 
 use std::io::{self, Read};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 
 /// `AF_NETLINK` and `NETLINK_SOCK_DIAG` of Linux.
 const NETLINK: (i32, i32) = (16, 4);
@@ -55,6 +55,23 @@ impl Kernel {
         // The kernel answers before a question's `send` returns.
         socket.set_nonblocking(true)?;
         Ok(Self(socket))
+    }
+
+    /// Whether it answers, asked about a connection of this process with itself.
+    ///
+    /// # Errors
+    /// Where it cannot be asked, or does not answer.
+    pub async fn check() -> io::Result<()> {
+        let kernel = Self::open()?;
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
+        let Ok(address) = listener.as_ref().map(TcpListener::local_addr) else {
+            // There is none to ask about.
+            return Ok(());
+        };
+        let stream = TcpStream::connect(address?).await?;
+        let sent = kernel.sent(&stream);
+        sent.map(|_| ())
+            .ok_or_else(|| io::Error::other("it gives no answer to sock_diag"))
     }
 
     /// Some five microseconds, whatever the number of connections.

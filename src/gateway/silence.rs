@@ -99,6 +99,7 @@ impl<'a> Judge<'a> {
     pub fn is_silent(&mut self, id: SessionId, connection: &Connection, waiting: usize) -> bool {
         let kernel = &mut self.kernel;
         let look = || {
+            // Said at the start if it cannot be.
             let kernel = kernel.get_or_insert_with(|| Kernel::open().ok());
             kernel.as_ref()?.sent(&connection.stream)
         };

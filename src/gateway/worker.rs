@@ -19,7 +19,6 @@ use super::holders::Holders;
 use super::http::places::Taken;
 use super::hub::{Hub, SessionId};
 use super::mailbox::Mailbox;
-use super::networks::any_contains;
 use super::node::Node;
 use super::placeholders::Placeholders;
 use super::reading::ReadBuffer;
@@ -31,6 +30,7 @@ use crate::bar::Pattern;
 use crate::clock::now_us;
 use crate::limited::Limited;
 use crate::metrics::Counts;
+use crate::networks::any_contains;
 use crate::running;
 
 /// One read's size. Shared by all clients of the worker, so it can be generous; a client's message
@@ -177,12 +177,12 @@ impl Worker {
 
     /// A place for a connection that is no session. Behind a trusted
     /// proxy are many: its connections are not added up.
-    pub fn http_connection(&self, address: IpAddr) -> Taken {
+    pub fn http_connection(&self, address: IpAddr, may_wait: bool) -> Taken {
         let is_proxy = any_contains(&self.node.config.trusted_proxies, address);
         let taken = if is_proxy {
-            self.node.places.take_alone()
+            self.node.places.take_alone(may_wait)
         } else {
-            self.node.places.take(address)
+            self.node.places.take(address, may_wait)
         };
         // One was refused, or lost its place.
         if matches!(taken, Taken::Refused | Taken::Evicted(_)) {

@@ -70,7 +70,13 @@ impl Database {
                     .enable_all()
                     .build();
                 let read = match runtime {
-                    Ok(runtime) => runtime.block_on(read(&address, &wanted, asks_extent, &sender)),
+                    Ok(runtime) => {
+                        let read = read(&address, &wanted, asks_extent, &sender);
+                        let ended = runtime.block_on(read);
+                        // A name server that is silent may still be waited for: not here.
+                        runtime.shutdown_background();
+                        ended
+                    }
                     Err(why) => Err(why.to_string()),
                 };
                 if let Err(why) = read {

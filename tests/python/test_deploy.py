@@ -1,9 +1,11 @@
 """What lies in deploy/, and the Dockerfile: valid for the tools that read it, and true of this barcast."""
 
 import fnmatch
+import platform
 import re
 import shutil
 import subprocess
+import sys
 
 import kubernetes_validate
 import pytest
@@ -68,6 +70,49 @@ def drain_grace(env):
     default = r"BARCAST_DRAIN_GRACE=\]\s+\[default: (\d+)\]"
     help = run([binary(), "serve", "--help"], env={})
     return int(env.get("BARCAST_DRAIN_GRACE") or re.search(default, help)[1])
+
+
+# What the kernel is asked (src/gateway/sent.rs)
+
+
+def test_the_gateways_unit_lets_it_ask_the_kernel():
+    unit = (DEPLOY / "systemd/barcast-gateway@.service").read_text()
+    [families] = re.findall(r"^RestrictAddressFamilies=(.*)$", unit, re.MULTILINE)
+    assert {"AF_INET", "AF_INET6", "AF_NETLINK"} <= set(families.split())
+
+
+# Without AF_NETLINK, as a unit's RestrictAddressFamilies= leaves it: a filter of the kernel on socket(2).
+WITHOUT_NETLINK = """
+import ctypes, os, struct, sys
+libc = ctypes.CDLL(None, use_errno=True)
+code = [(0x20, 0, 0, 0), (0x15, 0, 3, 41), (0x20, 0, 0, 16), (0x15, 0, 1, 16), (0x06, 0, 0, 0x50061), (0x06, 0, 0, 0x7FFF0000)]
+code = b"".join(struct.pack("HBBI", *line) for line in code)
+code = ctypes.create_string_buffer(code)
+class Filter(ctypes.Structure):
+    _fields_ = [("length", ctypes.c_ushort), ("lines", ctypes.c_void_p)]
+filter = Filter(6, ctypes.addressof(code))
+assert libc.prctl(38, 1, 0, 0, 0) == 0 and libc.prctl(22, 2, ctypes.byref(filter), 0, 0) == 0
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the filter names system calls by their number")
+@pytest.mark.parametrize("is_allowed", [True, False])
+def test_the_gateway_says_whether_it_can_ask_the_kernel(is_allowed, tmp_path):
+    command = [str(binary().resolve()), "dev", "--listen", "127.0.0.1:0"]
+    if not is_allowed:
+        command = [sys.executable, "-c", WITHOUT_NETLINK, *command]
+    log = tmp_path / "barcast.log"
+    with log.open("w") as lines:
+        child = subprocess.Popen(command, cwd=tmp_path, stdout=lines, stderr=lines, stdin=subprocess.DEVNULL)
+    try:
+        eventually("it works", lambda: "streams synthetic bars" in log.read_text())
+        if not is_allowed:
+            eventually("it says so", lambda: "closed as silent (4408)" in log.read_text())
+    finally:
+        child.kill()
+        child.wait()
+    assert ("closed as silent (4408)" in log.read_text()) != is_allowed
 
 
 # Compose

@@ -13,8 +13,8 @@ use hyper::StatusCode;
 use hyper::header::{HeaderValue, RETRY_AFTER, VARY};
 use tokio::sync::oneshot;
 
+use super::holder::holder_of;
 use super::listing::{Listing, Page};
-use super::places::holder_of;
 use super::queue::Queue;
 use super::waiting::Built;
 use super::{Answer, JSON, TEXT, refuse, respond};

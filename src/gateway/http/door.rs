@@ -5,7 +5,7 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpStream as StdStream};
+use std::net::{SocketAddr, TcpStream as StdStream};
 use std::rc::Rc;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -20,26 +20,24 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::spawn_local;
 
-use super::places::{Place, Taken};
+use super::places::Place;
 use super::proxied::{self, ProxiedError};
 use super::{MAX_HEAD_BYTES, handshake};
 use crate::gateway::base_path::{BasePath, MAX_BASE_PATH_BYTES};
-use crate::gateway::networks::any_contains;
 use crate::gateway::node::Admission;
 use crate::gateway::reading::Reading;
 use crate::gateway::rendition::Rendition;
 use crate::gateway::session::{Connection, Session};
 use crate::gateway::worker::{REFUSED_PROXY_HEADER, Worker};
 use crate::gateway::ws::Decoder;
-use crate::running::{self, sleep, timeout};
+use crate::networks::any_contains;
+use crate::running::{self, timeout};
 
 /// What a first request for a WebSocket asks for; a space or a query follows.
 const UPGRADES: [&[u8]; 2] = [b"/ws", b"/api/v1/ws"];
 const METHOD: &[u8] = b"GET ";
 /// The longest of them below a path, and what follows.
 const LOOK_BYTES: usize = 15 + MAX_BASE_PATH_BYTES;
-/// Between two looks whether a connection just accepted has a place.
-const PLACE_POLL: Duration = Duration::from_millis(1);
 /// How long a connection that is turned away may take to read why.
 const TURN_AWAY: Duration = Duration::from_secs(1);
 
@@ -155,7 +153,7 @@ async fn introduce(
     worker: Rc<Worker>,
     mut stream: TcpStream,
     proxy: SocketAddr,
-    place: Place,
+    mut place: Place,
     due: Due,
 ) {
     let read = tokio::select! {
@@ -169,11 +167,8 @@ async fn introduce(
         Some(Ok(None)) => look(worker, stream, proxy, place, due).await,
         Some(Ok(Some(peer))) => {
             // From here on it is the client's, and counted as its.
-            drop(place);
-            match timeout(due.left(), place_for(&worker, peer.ip())).await {
-                Some(Some(place)) => look(worker, stream, peer, place, due).await,
-                _ => tracing::debug!(%peer, "connection refused: too many without a session"),
-            }
+            place.belongs_to(peer.ip());
+            look(worker, stream, peer, place, due).await;
         }
         // Also a check that only looks whether the port is open.
         Some(Err(ProxiedError::Io(why))) => tracing::debug!(%proxy, %why, "connection ended"),
@@ -183,18 +178,6 @@ async fn introduce(
             worker.proxy_log.borrow_mut().say(|left_out| {
                 tracing::warn!(%proxy, %why, left_out, "connection of a trusted proxy refused (--proxy-protocol)");
             });
-        }
-    }
-}
-
-/// A place for a connection that is no session yet; `None` when all are taken by others in use. Others wait with
-/// the kernel meanwhile, so that no more files are open than there are places.
-pub async fn place_for(worker: &Worker, address: IpAddr) -> Option<Place> {
-    loop {
-        match worker.http_connection(address) {
-            Taken::Soon => sleep(PLACE_POLL).await,
-            Taken::Free(place) | Taken::Evicted(place) => return Some(place),
-            Taken::Refused => return None,
         }
     }
 }
@@ -232,7 +215,10 @@ async fn look(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, place: Pl
         }
         Some(Ok(Beginning::Proxied)) => {
             worker.node.metrics.refused(REFUSED_PROXY_HEADER).inc();
-            let _ = timeout(TURN_AWAY, turn_away(&worker, stream, peer)).await;
+            tokio::select! {
+                _ = timeout(TURN_AWAY, turn_away(&worker, stream, peer)) => {}
+                () = place.evicted() => {}
+            }
         }
         Some(Err(why)) => tracing::debug!(%peer, %why, "connection ended"),
         None => tracing::debug!(%peer, "connection ended: it sent nothing"),

@@ -10,10 +10,12 @@ use std::sync::atomic::Ordering;
 use hyper::HeaderMap;
 use hyper::header::{FORWARDED, HeaderName};
 
-use crate::gateway::networks::any_contains;
+use super::handshake::is_token;
 use crate::gateway::node::Node;
+use crate::networks::any_contains;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const BLANK: [char; 2] = [' ', '\t'];
 
 /// The address that a request counts for, whose connection came from `peer`.
 pub fn origin(node: &Node, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
@@ -37,58 +39,77 @@ pub fn origin(node: &Node, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
 
 /// The addresses that a request names, `None` for what is none.
 fn told(headers: &HeaderMap) -> Vec<Option<IpAddr>> {
-    let values = |name| headers.get_all(name).iter().map(|value| value.to_str());
+    // A byte that is no ASCII spoils its own part only: a client's must not hide what a proxy wrote behind it.
+    let values = |name| {
+        let all = headers.get_all(name).iter();
+        all.map(|value| String::from_utf8_lossy(value.as_bytes()))
+    };
+    let mut all = Vec::new();
     if headers.contains_key(X_FORWARDED_FOR) {
-        let mut all = Vec::new();
         for value in values(X_FORWARDED_FOR) {
-            let parts = value.unwrap_or("?").split(',').map(str::trim);
+            let parts = value.split(',').map(|part| part.trim_matches(BLANK));
             all.extend(parts.filter(|part| !part.is_empty()).map(address));
         }
         return all;
     }
-    let mut all = Vec::new();
     for value in values(FORWARDED) {
-        let parts = outside_quotes(value.unwrap_or("?"), ',');
-        let parts = parts.into_iter().map(str::trim);
-        all.extend(parts.filter(|part| !part.is_empty()).map(node_of));
+        // If it is malformed nobody can tell which of it a proxy wrote: a client may have left a quote open.
+        all.extend(elements(&value).unwrap_or_else(|| vec![None]));
     }
     all
 }
 
-/// The parts of a text between separators that are not within a quoted string.
-fn outside_quotes(text: &str, separator: char) -> Vec<&str> {
-    let (mut is_quoted, mut is_escaped) = (false, false);
-    text.split(|char| {
-        match char {
-            _ if is_escaped => is_escaped = false,
-            '\\' if is_quoted => is_escaped = true,
-            '"' => is_quoted = !is_quoted,
-            other => return other == separator && !is_quoted,
+/// The `for` of each element of one `Forwarded` (RFC 7239, section 4), `None` of one without an address; nothing at all
+/// unless the whole of it is well-formed.
+fn elements(mut rest: &str) -> Option<Vec<Option<IpAddr>>> {
+    let mut all = Vec::new();
+    // Of the element at hand: whether it has a pair, and each value of `for`.
+    let (mut is_empty, mut found) = (true, Vec::new());
+    loop {
+        rest = rest.trim_start_matches(BLANK);
+        if !rest.starts_with([',', ';']) && !rest.is_empty() {
+            let (name, value) = rest.split_once('=')?;
+            let name = name.trim_end_matches(BLANK);
+            if name.is_empty() || !name.bytes().all(is_token) {
+                return None;
+            }
+            let (value, behind) = value_of(value.trim_start_matches(BLANK))?;
+            if name.eq_ignore_ascii_case("for") {
+                found.push(value);
+            }
+            (is_empty, rest) = (false, behind.trim_start_matches(BLANK));
         }
-        false
-    })
-    .collect()
+        let end = rest.chars().next();
+        if matches!(end, None | Some(',')) && !std::mem::replace(&mut is_empty, true) {
+            all.push(match found.as_slice() {
+                [one] => address(one),
+                _ => None,
+            });
+            found.clear();
+        }
+        match end {
+            None => return Some(all),
+            Some(',' | ';') => rest = &rest[1..],
+            Some(_) => return None,
+        }
+    }
 }
 
-/// The `for` of one element of `Forwarded`.
-fn node_of(element: &str) -> Option<IpAddr> {
-    let mut found = None;
-    for pair in outside_quotes(element, ';') {
-        let (name, value) = match pair.split_once('=') {
-            Some((name, value)) => (name.trim(), value.trim()),
-            None if pair.trim().is_empty() => continue,
-            None => return None,
-        };
-        if name.eq_ignore_ascii_case("for") && found.replace(value).is_some() {
-            return None;
-        }
-    }
-    let value = found?;
-    match value.strip_prefix('"') {
-        // No address needs a backslash.
-        Some(quoted) => address(quoted.strip_suffix('"')?),
-        None => address(value),
-    }
+/// The value at the start of a text, without its quotes, and what is behind it. Addresses with a colon are written
+/// without quotes, too, though they are no tokens. No address needs a backslash, so one stays as it is.
+fn value_of(text: &str) -> Option<(&str, &str)> {
+    let Some(quoted) = text.strip_prefix('"') else {
+        let end = text.find([',', ';', '"', '\\', ' ', '\t']);
+        let (value, rest) = text.split_at(end.unwrap_or(text.len()));
+        return (!value.is_empty()).then_some((value, rest));
+    };
+    let mut is_escaped = false;
+    let end = quoted.find(|char| {
+        let ends = char == '"' && !is_escaped;
+        is_escaped = char == '\\' && !is_escaped;
+        ends
+    })?;
+    Some((&quoted[..end], &quoted[end + 1..]))
 }
 
 /// An address, with or without brackets and port.
@@ -184,6 +205,35 @@ mod tests {
             (&[(F, "proto=http")], "127.0.0.1"),
             (&[(F, "for=1.1.1.1;for=2.2.2.2")], "127.0.0.1"),
             (&[(F, "for=\"192.0.2.7")], "127.0.0.1"),
+            (&[(F, "for=1.1.1.1;x=\", for=192.0.2.7")], "127.0.0.1"),
+            (&[(F, "for=1.1.1.1;x=\"\\, for=192.0.2.7")], "127.0.0.1"),
+            (
+                &[(F, "for=1.1.1.1;x=\", for=\"[2001:db8::1]:4711\"")],
+                "127.0.0.1",
+            ),
+            (
+                &[(F, "for=1.1.1.1;x=\", for=192.0.2.7;by=\"[::1]\"")],
+                "127.0.0.1",
+            ),
+            (
+                &[(F, "for=1.1.1.1;x=\""), (F, "for=192.0.2.7")],
+                "192.0.2.7",
+            ),
+            (
+                &[(F, "for=1.1.1.1;x=\"a\\\",b\", for=192.0.2.7")],
+                "192.0.2.7",
+            ),
+            (&[(F, "for=1.1.1.1 for=192.0.2.7")], "127.0.0.1"),
+            (&[(F, "garbage, for=192.0.2.7")], "127.0.0.1"),
+            (&[(F, ",; for = 192.0.2.7 ; proto=http ,, ;")], "192.0.2.7"),
+            (&[(F, "for=192.0.2.7:80")], "192.0.2.7"),
+            (&[(F, "for=[2001:db8::1]:80;by=_x")], "2001:db8::1"),
+            (&[(F, "for=")], "127.0.0.1"),
+            (&[(F, "for=\"\"")], "127.0.0.1"),
+            (&[(F, "for=\u{fc}, for=192.0.2.7")], "192.0.2.7"),
+            (&[(X, "\u{fc}\", 192.0.2.7")], "192.0.2.7"),
+            (&[(X, "\"1.1.1.1, 192.0.2.7")], "192.0.2.7"),
+            (&[(X, "1.1.1.1, \"192.0.2.7\"")], "127.0.0.1"),
             (&[(F, "for=1.1.1.1"), (X, "192.0.2.7")], "192.0.2.7"),
         ] {
             assert_eq!(counted("127.0.0.1", headers), expected, "{headers:?}");

@@ -88,7 +88,7 @@ fn subprotocols(headers: &HeaderMap) -> Option<Vec<&str>> {
 }
 
 /// Whether a byte may be in a token (RFC 9110, section 5.6.2).
-fn is_token(byte: u8) -> bool {
+pub(super) fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 

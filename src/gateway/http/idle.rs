@@ -77,8 +77,14 @@ impl Pulse {
         u64::try_from(self.age().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// Bytes came.
-    pub(super) fn read(&self) {
+    /// These bytes came. Empty lines between requests are no request (RFC 9112, section 2.2), and keep nothing alive.
+    pub(super) fn read(&self, bytes: &[u8]) {
+        let is_blank = bytes.iter().all(|byte| matches!(byte, b'\r' | b'\n'));
+        let is_between =
+            !self.is_busy.load(Ordering::Relaxed) && !self.is_heard.load(Ordering::Relaxed);
+        if is_blank && is_between {
+            return;
+        }
         let now = self.now();
         self.moved.store(now, Ordering::Relaxed);
         if !self.is_busy.load(Ordering::Relaxed) && !self.is_heard.swap(true, Ordering::Relaxed) {

@@ -8,18 +8,20 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
+use super::holder::{Holder, holder_of};
+
 /// Connections that are not, or not yet, sessions: so many for each worker of a node. Each costs some 10 KiB.
 pub const MAX_HTTP_CONNECTIONS: usize = 4_096;
 
-/// A connection has so long to show what it wants before others from its own address may take its place: in a rush
-/// each is answered, and none ended for the next.
+/// A connection has so long to show what it wants before others that hold no less may take its place: in a rush each
+/// is answered, and none ended for the next.
 const LEAST_LIFE: Duration = Duration::from_millis(100);
 
 /// Connections that lost their place and are not closed yet: so many beyond `most` places.
@@ -27,33 +29,8 @@ pub const fn spare(most: usize) -> usize {
     if most / 64 > 4 { most / 64 } else { 4 }
 }
 
-/// Whom an address stands for: an IPv6 client has its whole /64 (RFC 6177).
-pub fn holder_of(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(six) => {
-            let [a, b, c, d, ..] = six.segments();
-            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
-        }
-        four => four,
-    }
-}
-
-/// Who holds places.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-enum Holder {
-    /// One connection of a trusted proxy, by its number: of those that hold as many the last to lose one, and the
-    /// oldest before the newer.
-    Alone(Reverse<u64>),
-    Address(IpAddr),
-}
-
-impl Holder {
-    /// Whether both are one address, or connections of proxies.
-    fn is_like(self, other: Self) -> bool {
-        let are_alone = matches!((self, other), (Self::Alone(_), Self::Alone(_)));
-        self == other || are_alone
-    }
-}
+/// Who loses a place, the last of them first: by how many it holds, whether it is a stranger, and how old its oldest is.
+type Turn = (usize, bool, Reverse<u64>, Holder);
 
 /// All places of a node.
 #[derive(Debug)]
@@ -70,8 +47,7 @@ struct Inner {
     open: usize,
     /// By holder, oldest first.
     held: HashMap<Holder, BTreeMap<u64, Arc<State>>>,
-    /// Holders by how many they hold.
-    by_count: BTreeSet<(usize, Holder)>,
+    turns: BTreeSet<Turn>,
 }
 
 #[derive(Debug)]
@@ -88,9 +64,11 @@ pub enum Taken {
     Free(Place),
     /// Another connection lost this one.
     Evicted(Place),
-    /// None yet, but soon.
+    /// None yet: those that are asked to go have just come.
     Soon,
-    /// None: all are in use, and nobody holds more.
+    /// None yet: those that lost theirs are being closed.
+    Closing,
+    /// None: nobody holds more, and all are in use or have just come.
     Refused,
 }
 
@@ -104,46 +82,63 @@ pub struct Place {
 }
 
 impl Inner {
-    fn recount(&mut self, address: Holder, from: usize, to: usize) {
-        self.by_count.remove(&(from, address));
-        if to > 0 {
-            self.by_count.insert((to, address));
-        } else {
-            self.held.remove(&address);
-        }
+    fn turn(&self, holder: Holder) -> Option<Turn> {
+        let held = self.held.get(&holder)?;
+        let (oldest, _) = held.first_key_value()?;
+        let is_stranger = matches!(holder, Holder::Address(_));
+        Some((held.len(), is_stranger, Reverse(*oldest), holder))
     }
 
-    fn remove(&mut self, address: Holder, number: u64) -> Option<Arc<State>> {
-        let held = self.held.get_mut(&address)?;
-        let before = held.len();
+    fn insert(&mut self, holder: Holder, number: u64, state: Arc<State>) {
+        if let Some(before) = self.turn(holder) {
+            self.turns.remove(&before);
+        }
+        self.held.entry(holder).or_default().insert(number, state);
+        self.count += 1;
+        self.turns.extend(self.turn(holder));
+    }
+
+    fn remove(&mut self, holder: Holder, number: u64) -> Option<Arc<State>> {
+        let before = self.turn(holder)?;
+        let held = self.held.get_mut(&holder)?;
         let state = held.remove(&number)?;
+        if held.is_empty() {
+            self.held.remove(&holder);
+        }
         self.count -= 1;
-        self.recount(address, before, before - 1);
+        self.turns.remove(&before);
+        self.turns.extend(self.turn(holder));
         Some(state)
     }
 
-    /// Makes room: the oldest idle connection of whoever holds most, and has an idle one. If none is idle, the
-    /// oldest of whoever holds most, unless that is the newcomer: strangers who keep all of theirs in use keep
-    /// out only themselves.
-    fn evict(&mut self, newcomer: Holder) -> Room {
-        let oldest = self.by_count.iter().rev().find_map(|(_, address)| {
-            let mut held = self.held.get(address)?.iter();
+    /// Makes room: the oldest idle connection of whoever holds most, and has an idle one. If it has just come the
+    /// newcomer waits, if it `may_wait`, unless it is of one who holds more. If none is idle, the oldest of whoever
+    /// holds most, unless that is the newcomer: strangers who keep all of theirs in use keep out only themselves.
+    fn evict(&mut self, newcomer: Holder, may_wait: bool) -> Room {
+        let own = self.held.get(&newcomer).map_or(0, BTreeMap::len);
+        let oldest = self.turns.iter().rev().find_map(|(count, .., holder)| {
+            let mut held = self.held.get(holder)?.iter();
             let (number, state) = held.find(|(_, state)| !state.is_busy.load(Ordering::Relaxed))?;
-            Some((*address, *number, state.since))
+            Some((*count, *holder, *number, state.since))
         });
-        if oldest.is_some_and(|(holder, _, since)| {
-            holder.is_like(newcomer) && since.elapsed() < LEAST_LIFE
-        }) {
-            return Room::Soon;
+        if let Some((count, .., since)) = oldest
+            && since.elapsed() < LEAST_LIFE
+        {
+            let holds_more = count > own + 1;
+            // Whose a proxy's connection is, and what that holds, is not known yet.
+            if may_wait && (!holds_more || matches!(newcomer, Holder::Alone(_))) {
+                return Room::Soon;
+            }
+            if !holds_more {
+                return Room::None;
+            }
         }
-        let oldest = oldest.map(|(address, number, _)| (address, number));
+        let oldest = oldest.map(|(_, holder, number, _)| (holder, number));
         let oldest = oldest.or_else(|| {
-            let own = self.held.get(&newcomer).map_or(0, BTreeMap::len);
-            let (count, address) = self.by_count.last()?;
-            let (number, _) = self.held.get(address)?.first_key_value()?;
-            (*count > own + 1).then_some((*address, *number))
+            let (count, _, Reverse(number), holder) = self.turns.last()?;
+            (*count > own + 1).then_some((*holder, *number))
         });
-        let Some(state) = oldest.and_then(|(address, number)| self.remove(address, number)) else {
+        let Some(state) = oldest.and_then(|(holder, number)| self.remove(holder, number)) else {
             return Room::None;
         };
         state.evicted.notify_one();
@@ -172,44 +167,40 @@ impl Places {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A place for a connection from `address`.
-    pub fn take(self: &Arc<Self>, address: IpAddr) -> Taken {
+    /// A place for a connection from `address`, which may have to wait for it, or may not.
+    pub fn take(self: &Arc<Self>, address: IpAddr, may_wait: bool) -> Taken {
         let holder = Holder::Address(holder_of(address));
-        self.take_for(|_| holder)
+        self.take_for(|_| holder, may_wait)
     }
 
     /// Likewise for a connection that is nobody's yet.
-    pub fn take_alone(self: &Arc<Self>) -> Taken {
-        self.take_for(|number| Holder::Alone(Reverse(number)))
+    pub fn take_alone(self: &Arc<Self>, may_wait: bool) -> Taken {
+        self.take_for(Holder::Alone, may_wait)
     }
 
-    fn take_for(self: &Arc<Self>, holder: impl FnOnce(u64) -> Holder) -> Taken {
+    fn take_for(self: &Arc<Self>, holder: impl FnOnce(u64) -> Holder, may_wait: bool) -> Taken {
         let mut inner = self.lock();
         let number = inner.next;
         let holder = holder(number);
         let is_full = inner.count >= self.most;
         if inner.open >= self.most + spare(self.most) {
-            return Taken::Soon;
+            return Taken::Closing;
         }
         if is_full {
-            match inner.evict(holder) {
+            match inner.evict(holder, may_wait) {
                 Room::Made => {}
                 Room::Soon => return Taken::Soon,
                 Room::None => return Taken::Refused,
             }
         }
         inner.next += 1;
-        inner.count += 1;
         inner.open += 1;
         let state = Arc::new(State {
             since: Instant::now(),
             is_busy: AtomicBool::new(false),
             evicted: Notify::new(),
         });
-        let held = inner.held.entry(holder).or_default();
-        held.insert(number, Arc::clone(&state));
-        let now = held.len();
-        inner.recount(holder, now - 1, now);
+        inner.insert(holder, number, Arc::clone(&state));
         drop(inner);
         let place = Place {
             places: Arc::clone(self),
@@ -226,6 +217,18 @@ impl Places {
 }
 
 impl Place {
+    /// From now on it is one of `address`: whose a proxy's connection is was told.
+    pub fn belongs_to(&mut self, address: IpAddr) {
+        let holder = Holder::Address(holder_of(address));
+        let mut inner = self.places.lock();
+        // If it was lost meanwhile there is nothing to count.
+        if let Some(state) = inner.remove(self.holder, self.number) {
+            inner.insert(holder, self.number, state);
+        }
+        drop(inner);
+        self.holder = holder;
+    }
+
     /// A mark that it is in use, until that is dropped.
     pub fn in_use(&self) -> InUse {
         self.state.is_busy.store(true, Ordering::Relaxed);
@@ -259,12 +262,8 @@ impl Drop for Place {
 mod tests {
     use super::*;
 
-    fn address(last: u16) -> IpAddr {
-        IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, last))
-    }
-
     fn place(places: &Arc<Places>, address: IpAddr) -> Place {
-        match places.take(address) {
+        match places.take(address, true) {
             Taken::Free(place) | Taken::Evicted(place) => place,
             other => panic!("{other:?}"),
         }
@@ -277,15 +276,59 @@ mod tests {
         let address: IpAddr = "192.0.2.1".parse().unwrap();
         let first = place(&places, address);
         let second = place(&places, address);
-        assert!(matches!(places.take(address), Taken::Soon));
+        assert!(matches!(places.take(address, true), Taken::Soon));
         drop(first);
         let _third = place(&places, address);
         std::thread::sleep(LEAST_LIFE);
         assert!(
-            matches!(places.take(address), Taken::Evicted(_)),
+            matches!(places.take(address, true), Taken::Evicted(_)),
             "the second"
         );
         drop(second);
+    }
+
+    /// A rush from as many addresses, by themselves or through a proxy that tells them: likewise, as long as they may
+    /// wait, and then it is the newcomer that is refused.
+    #[test]
+    fn those_that_hold_no_more_are_not_ended_for_the_next() {
+        for (is_proxied, addresses) in [(false, 9), (true, 9), (true, 1)] {
+            let places = Arc::new(Places::of(3));
+            let take = |n: u8, may_wait| {
+                let address = IpAddr::from([192, 0, 2, n % addresses]);
+                match is_proxied {
+                    true => (places.take_alone(may_wait), address),
+                    false => (places.take(address, may_wait), address),
+                }
+            };
+            let _held: Vec<_> = (0..3)
+                .map(|n| {
+                    let (Taken::Free(mut place), address) = take(n, true) else {
+                        panic!("it is free");
+                    };
+                    place.belongs_to(address);
+                    place
+                })
+                .collect();
+            assert!(matches!(take(3, true).0, Taken::Soon), "{addresses}");
+            let refused = matches!(take(3, false).0, Taken::Refused);
+            assert_eq!(refused, addresses > 1, "one that has three must give one");
+        }
+    }
+
+    /// A flood of one address costs nobody else time, and its own places only once they are old.
+    #[test]
+    fn whoever_holds_more_gives_way_at_once() {
+        let places = Arc::new(Places::of(8));
+        let (flood, other) = ([192, 0, 2, 1].into(), [192, 0, 2, 2].into());
+        let held: Vec<_> = (0..8).map(|_| place(&places, flood)).collect();
+        assert!(matches!(places.take(flood, true), Taken::Soon));
+        assert!(matches!(places.take(flood, false), Taken::Refused));
+        let _others = [true, false].map(|may_wait| {
+            let taken = places.take(other, may_wait);
+            assert!(matches!(taken, Taken::Evicted(_)), "{taken:?}");
+            taken
+        });
+        drop(held);
     }
 
     /// What lost its place and is not closed yet still has its file.
@@ -293,20 +336,16 @@ mod tests {
     fn lost_places_count_until_they_are_closed() {
         let places = Arc::new(Places::of(1));
         let other = |n| -> IpAddr { format!("192.0.2.{n}").parse().unwrap() };
-        let mut held: Vec<_> = (0..=spare(1)).map(|n| place(&places, other(n))).collect();
-        assert!(matches!(places.take(other(99)), Taken::Soon));
+        let mut held: Vec<_> = (0..=spare(1))
+            .map(|n| {
+                std::thread::sleep(LEAST_LIFE);
+                place(&places, other(n))
+            })
+            .collect();
+        assert!(matches!(places.take(other(99), true), Taken::Closing));
         held.remove(0);
-        assert!(matches!(places.take(other(99)), Taken::Evicted(_)));
-    }
-
-    #[test]
-    fn an_address_stands_for_its_network() {
-        assert_eq!(holder_of(address(1)), holder_of(address(2)));
-        let other = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 1, 0, 0, 0, 1));
-        assert_ne!(holder_of(address(1)), holder_of(other));
-        let four: IpAddr = "192.0.2.1".parse().unwrap();
-        assert_eq!(holder_of("::ffff:192.0.2.1".parse().unwrap()), four);
-        assert_ne!(holder_of(four), holder_of("192.0.2.2".parse().unwrap()));
+        std::thread::sleep(LEAST_LIFE);
+        assert!(matches!(places.take(other(99), true), Taken::Evicted(_)));
     }
 
     /// A stranger may keep all of its places in use, with requests that wait for a store.
@@ -319,9 +358,9 @@ mod tests {
             .map(|_| place(&places, stranger))
             .collect();
         let in_use: Vec<_> = held.iter().map(Place::in_use).collect();
-        let refused = places.take(stranger);
+        let refused = places.take(stranger, true);
         assert!(matches!(refused, Taken::Refused), "not even its own");
-        let Taken::Evicted(_mine) = places.take(other) else {
+        let Taken::Evicted(_mine) = places.take(other, true) else {
             panic!("another must lose its place");
         };
         assert!(!places.lock().held[&Holder::Address(stranger)].contains_key(&0));
@@ -339,23 +378,24 @@ mod tests {
         let (stranger, other): (IpAddr, IpAddr) =
             ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
         let mut held: Vec<_> = (2..MAX_HTTP_CONNECTIONS)
-            .map(|_| got(places.take_alone()))
+            .map(|_| got(places.take_alone(true)))
             .collect();
         held.extend([(); 2].map(|()| place(&places, stranger)));
-        let Taken::Evicted(_mine) = places.take(other) else {
+        let Taken::Evicted(_mine) = places.take(other, true) else {
             panic!("another must lose its place");
         };
         let left = places.lock().held[&Holder::Address(stranger)].len();
         assert_eq!(left, 1, "the stranger lost one");
-        // With one each, too, strangers are the first; then the proxy's oldest.
-        for lost in [Holder::Address(other), Holder::Address(stranger)] {
+        // With one each, too, strangers are the first, the oldest of them before; then the proxy's oldest.
+        std::thread::sleep(LEAST_LIFE);
+        for lost in [Holder::Address(stranger), Holder::Address(other)] {
             assert!(places.lock().held.contains_key(&lost));
-            held.push(got(places.take_alone()));
+            held.push(got(places.take_alone(true)));
             assert!(!places.lock().held.contains_key(&lost), "{lost:?}");
         }
         std::thread::sleep(LEAST_LIFE);
-        held.push(got(places.take_alone()));
-        assert!(!places.lock().held.contains_key(&Holder::Alone(Reverse(0))));
+        held.push(got(places.take_alone(true)));
+        assert!(!places.lock().held.contains_key(&Holder::Alone(0)));
     }
 
     #[test]
@@ -367,7 +407,7 @@ mod tests {
             .map(|_| place(&places, stranger))
             .collect();
         let busy = held[0].in_use();
-        let Taken::Evicted(mine) = places.take(other) else {
+        let Taken::Evicted(mine) = places.take(other, true) else {
             panic!("another must lose its place");
         };
         let inner = places.lock();
@@ -385,7 +425,7 @@ mod tests {
         held.clear();
         let inner = places.lock();
         assert_eq!(
-            (inner.count, inner.held.len(), inner.by_count.len()),
+            (inner.count, inner.held.len(), inner.turns.len()),
             (0, 0, 0)
         );
     }
