@@ -193,8 +193,7 @@ impl Gateway {
                 Ok(0)
             }
         })?;
-        let mut cut = 0;
-        let mut failed = None;
+        let (mut cut, mut failed) = (0, None);
         for end in ends {
             match end.await.unwrap_or_else(|_| Err(panicked())) {
                 Ok(clients) => cut += clients,
