@@ -174,8 +174,7 @@ pub async fn run<P: Publisher>(
         live = config.live,
         "ingest started"
     );
-    let rows =
-        source::open(&config, &metrics.publishing.health, &stop).map_err(FeedError::Input)?;
+    let rows = source::open(&config, &metrics, &stop).map_err(FeedError::Input)?;
     let mut outlet = Outlet::new(publisher, config.form, metrics.publishing.clone());
     outlet.ready(&stop).await;
     let mut market = Market {

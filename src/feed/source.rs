@@ -1,6 +1,7 @@
 //! Where rows come from. Each source reads on a thread of its own and hands rows over in chunks.
 
 mod follow;
+mod standing;
 
 use std::cell::RefCell;
 use std::fmt;
@@ -15,10 +16,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::Config;
 use super::row::{Format, Row, Values};
-use crate::bus::{Bus, RedisBus, Sink};
+use crate::bus::{Bus, Doubt, RedisBus, Sink};
 use crate::clock::now_ms;
-use crate::health::{Concern, Health};
-use crate::limited::Limited;
+use crate::metrics::FeedMetrics;
+use standing::Standing;
 
 /// Rows of one chunk: handing over costs little for each.
 const CHUNK_ROWS: usize = 512;
@@ -81,7 +82,7 @@ struct Gone;
 /// One line: a file cannot be opened, or a thread cannot be made.
 pub(super) fn open(
     config: &Config,
-    health: &Health,
+    metrics: &FeedMetrics,
     stop: &CancellationToken,
 ) -> Result<Receiver<Chunk>, String> {
     let (sender, receiver) = sync_channel(QUEUED_CHUNKS);
@@ -93,13 +94,8 @@ pub(super) fn open(
         read_at: None,
         behind: false,
     };
-    let (config, health, stop) = (config.clone(), health.clone(), stop.clone());
-    if !matches!(config.source, Source::Files(_)) {
-        health.set(
-            Concern::Bus,
-            format!("{}: not connected yet", config.source),
-        );
-    }
+    let (config, stop) = (config.clone(), stop.clone());
+    let (health, missed) = (metrics.publishing.health.clone(), metrics.missed.clone());
     let work: Box<dyn FnOnce() + Send> = match config.source.clone() {
         Source::Files(files) => {
             let opened = files
@@ -108,24 +104,29 @@ pub(super) fn open(
             let opened: Vec<Text> = opened.collect::<Result<_, _>>()?;
             Box::new(move || read_all(opened, &config, out))
         }
-        Source::Channel(bus, channel) => Box::new(move || {
+        Source::Channel(bus, channel) => {
+            let standing = Standing::new(format!("channel {channel}"), health);
             let stop = stop.child_token();
-            run(out, &stop.clone(), |out| {
-                let listener = Listener {
-                    config,
-                    health,
-                    log: Limited::default(),
-                    out,
-                    stop: stop.clone(),
-                };
-                bus.listening_to(&channel).subscribe(listener, stop)
-            });
-        }),
-        Source::Stream(bus, key, from) => Box::new(move || {
-            run(out, &stop, |out| {
-                follow::follow(bus, key, from, config, health, out)
-            });
-        }),
+            Box::new(move || {
+                run(out, &stop.clone(), |out| {
+                    let listener = Listener {
+                        config,
+                        standing,
+                        out,
+                        stop: stop.clone(),
+                    };
+                    bus.listening_to(&channel).subscribe(listener, stop)
+                });
+            })
+        }
+        Source::Stream(bus, key, from) => {
+            let standing = Standing::new(format!("stream {key}"), health);
+            Box::new(move || {
+                run(out, &stop, |out| {
+                    follow::follow(bus.stream(key, &from), config, standing, missed, out)
+                });
+            })
+        }
     };
     thread::Builder::new()
         .name("feed".to_owned())
@@ -345,24 +346,24 @@ fn rows(file: Text, config: &Config, out: &mut Out) -> io::Result<Result<(), Gon
 /// Messages of a channel: lines of JSON each.
 struct Listener {
     config: Config,
-    health: Health,
-    log: Limited,
+    standing: Standing,
     out: Out,
     stop: CancellationToken,
 }
 
 impl Sink for Listener {
     fn connected(&mut self) {
-        self.health.clear(Concern::Bus);
-        tracing::info!("listening to the channel");
+        self.standing.well();
     }
 
     fn lost(&mut self, why: &str) {
-        let lost = format!("{} is lost: {why}", self.config.source);
-        self.health.set(Concern::Bus, lost);
-        self.log.say(|left_out| {
+        self.standing.lost(why, |left_out| {
             tracing::warn!(%why, left_out, "the channel is lost: rows sent meanwhile are missed");
         });
+    }
+
+    fn served(&mut self, doubt: Option<Doubt>) {
+        self.standing.served(doubt);
     }
 
     fn message(&mut self, channel: &str, payload: &[u8]) {

@@ -12,7 +12,7 @@ use super::{Config, Input};
 use crate::aggregate::{Rules, Trade};
 use crate::bar::Symbol;
 use crate::generator::pack::Form;
-use crate::health::Health;
+use crate::metrics::FeedMetrics;
 
 /// How often who waits for a row looks whether it should stop.
 const LOOK: Duration = Duration::from_millis(100);
@@ -57,7 +57,7 @@ impl Trades {
             form: Form::Single,
         };
         Ok(Self {
-            rows: source::open(&config, &Health::default(), stop)?,
+            rows: source::open(&config, &FeedMetrics::default(), stop)?,
             chunk: Vec::new().into_iter(),
         })
     }

@@ -15,6 +15,7 @@ pub struct FeedMetrics {
     pub taken: Counter,
     pub late: Counter,
     pub bad: Counter,
+    pub missed: Counter,
     /// The longest delay of a symbol's feed, in seconds.
     pub delay: Gauge<f64, AtomicU64>,
 }
@@ -37,6 +38,11 @@ impl FeedMetrics {
             "barcast_feed_bad",
             "Rows left out because they are no trade or bar",
             self.bad.clone(),
+        );
+        registry.register(
+            "barcast_feed_missed",
+            "Entries of the stream that were trimmed or deleted before they were read, as far as known",
+            self.missed.clone(),
         );
         registry.register(
             "barcast_feed_delay_seconds",

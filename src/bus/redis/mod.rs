@@ -12,7 +12,7 @@ mod past;
 mod publish;
 pub mod reply;
 pub mod role;
-mod serving;
+pub(super) mod serving;
 mod subscribe;
 mod url;
 
@@ -28,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 use access::Access;
 pub use access::Settings;
 pub use publish::RedisPublisher;
+use serving::{UNFED_PATIENCE, UNFED_SOURCE_PATIENCE};
 
 use super::prefix::Prefix;
 use super::sink::lock;
@@ -54,6 +55,8 @@ pub struct RedisBus {
     keep: Option<usize>,
     /// What subscribers read from the store; nothing without it.
     load: Option<Load>,
+    /// How long a subscriber keeps a replica without its master.
+    unfed_patience: Duration,
 }
 
 impl RedisBus {
@@ -82,6 +85,7 @@ impl RedisBus {
             prefix,
             keep: None,
             load: None,
+            unfed_patience: UNFED_PATIENCE,
         })
     }
 
@@ -115,6 +119,7 @@ impl RedisBus {
             pattern: pattern.into(),
             keep: None,
             load: None,
+            unfed_patience: UNFED_SOURCE_PATIENCE,
         }
     }
 
