@@ -7,6 +7,7 @@
 
 mod delay;
 mod mark;
+mod pump;
 mod row;
 mod source;
 pub mod time;
@@ -15,8 +16,7 @@ pub(crate) mod trades;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::process::ExitCode;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
@@ -27,7 +27,7 @@ use crate::bar::{Message, Resolution, Symbol};
 use crate::bus::{Bus, Publisher, RedisBus};
 use crate::clock::{now_ms, now_us};
 use crate::generator::numbering::Numbering;
-use crate::generator::outlet::{Outlet, TEND_INTERVAL};
+use crate::generator::outlet::Outlet;
 use crate::generator::pack::Form;
 use crate::health::Concern;
 use crate::limited::Limited;
@@ -35,9 +35,9 @@ use crate::metrics::FeedMetrics;
 use crate::metrics::process::ProcessCollector;
 use delay::Delay;
 use mark::Mark;
+use pump::{late, pump};
 pub use row::Format;
 use row::{Entry, Row};
-use source::Chunk;
 pub use source::Source;
 
 /// Most symbols: bounds the memory against a feed gone wrong. A symbol takes some 20 KB.
@@ -102,14 +102,17 @@ pub struct Totals {
     pub bad: u64,
     /// Bars that the bus confirmed, every state of each.
     pub published: u64,
+    /// Bars that the bus had not confirmed when it was stopped, and that nobody will publish any more.
+    pub given_up: u64,
     /// Whether it was stopped before the end.
     pub stopped: bool,
 }
 
 impl Totals {
-    /// 1 when there were rows and none could be used.
+    /// 1 when there were rows and none could be used, or bars of them were given up.
     pub fn exit_code(&self) -> ExitCode {
-        ExitCode::from(u8::from(self.taken == 0 && self.bad > 0))
+        let is_useless = self.taken == 0 && self.bad > 0;
+        ExitCode::from(u8::from(is_useless || self.given_up > 0))
     }
 }
 
@@ -186,11 +189,13 @@ pub async fn run<P: Publisher>(
         late_log: Limited::default(),
         mark: Mark::default(),
         pending: 0,
+        given_up: 0,
     };
     // The queue blocks, and so does this thread: publishing is done by the runtime that waits here.
     let handle = Handle::current();
+    let last = late(&stop);
     let work = move || {
-        let ended = pump(&mut market, &rows, &mut outlet, &handle, &stop);
+        let ended = pump(&mut market, &rows, &mut outlet, &handle, [&stop, &last]);
         handle.block_on(outlet.finish(&stop));
         let totals = market.totals(stop.is_cancelled());
         tracing::info!(?totals, "ingest ended");
@@ -198,57 +203,6 @@ pub async fn run<P: Publisher>(
     };
     let joined = tokio::task::spawn_blocking(work).await;
     joined.unwrap_or_else(|why| Err(FeedError::Read(format!("the ingest panicked: {why}"))))
-}
-
-fn pump<P: Publisher>(
-    market: &mut Market,
-    rows: &Receiver<Chunk>,
-    outlet: &mut Outlet<P>,
-    handle: &Handle,
-    stop: &CancellationToken,
-) -> Result<(), FeedError> {
-    let flush = market.config.flush;
-    let mut due = Instant::now() + flush;
-    let mut messages: Vec<Message> = Vec::new();
-    while !stop.is_cancelled() {
-        if outlet.is_tend_due() {
-            handle.block_on(outlet.tend(stop));
-        }
-        let wait = due.saturating_duration_since(Instant::now());
-        let ended = match rows.recv_timeout(wait.min(TEND_INTERVAL)) {
-            Ok(Chunk::Rows { rows, mark, behind }) => {
-                rows.into_iter().for_each(|row| market.take(row));
-                market.mark.read(mark, behind);
-                false
-            }
-            Ok(Chunk::Failed(why)) => return Err(FeedError::Read(why)),
-            Err(RecvTimeoutError::Timeout) => {
-                if Instant::now() >= due {
-                    market.mark.idle(now_ms());
-                }
-                false
-            }
-            Err(RecvTimeoutError::Disconnected) => {
-                market.mark.read(Some(now_ms()), false);
-                true
-            }
-        };
-        if !ended && market.pending < FLUSH_ROWS && Instant::now() < due {
-            continue;
-        }
-        due = Instant::now() + flush;
-        market.drain(&mut messages);
-        for chunk in messages.chunks_mut(CHUNK_BARS) {
-            if !handle.block_on(outlet.deliver(chunk, stop)) {
-                return Ok(());
-            }
-        }
-        messages.clear();
-        if ended {
-            break;
-        }
-    }
-    Ok(())
 }
 
 #[expect(clippy::cast_precision_loss, reason = "for people")]
@@ -273,6 +227,8 @@ struct Market {
     mark: Mark,
     /// Rows since the last drain.
     pending: usize,
+    /// Bars of rows that were taken which the bus did not take before the end.
+    given_up: usize,
 }
 
 impl Market {
@@ -396,6 +352,7 @@ impl Market {
             late: self.metrics.late.get(),
             bad: self.metrics.bad.get(),
             published: self.metrics.publishing.published.get(),
+            given_up: u64::try_from(self.given_up).unwrap_or(u64::MAX),
             stopped,
         }
     }

@@ -87,6 +87,7 @@ pub(super) fn open(
 ) -> Result<Receiver<Chunk>, String> {
     let (sender, receiver) = sync_channel(QUEUED_CHUNKS);
     let out = Out {
+        stop: stop.clone(),
         sender,
         rows: Vec::with_capacity(CHUNK_ROWS),
         began: Instant::now(),
@@ -137,6 +138,7 @@ pub(super) fn open(
 
 /// Gathers rows into chunks.
 struct Out {
+    stop: CancellationToken,
     sender: SyncSender<Chunk>,
     rows: Vec<Row>,
     began: Instant,
@@ -243,6 +245,9 @@ fn lines(file: Text, config: &Config, out: &mut Out) -> io::Result<Result<(), Go
             return Ok(Err(Gone));
         }
         let reads = reader.buffer().is_empty();
+        if reads && out.stop.is_cancelled() {
+            return Ok(Err(Gone));
+        }
         let asked = reads.then(now_ms);
         let buffer = reader.fill_buf()?;
         if reads {
@@ -299,10 +304,12 @@ struct FlushFirst<'a, 'b> {
 
 impl Read for FlushFirst<'_, '_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.out.borrow_mut().flush().is_err() {
-            // Nobody takes rows any more, so there are no more.
-            return Ok(0);
+        let mut out = self.out.borrow_mut();
+        if out.flush().is_err() || out.stop.is_cancelled() {
+            // Not an end: half a row is none.
+            return Err(io::Error::other("stopped"));
         }
+        drop(out);
         let asked = now_ms();
         let read = self.reader.read(buffer)?;
         // A read that fills the buffer may have left something.
@@ -321,7 +328,11 @@ fn rows(file: Text, config: &Config, out: &mut Out) -> io::Result<Result<(), Gon
             reader: file.reader,
             out: &out,
         });
-    let header = reader.headers().map_err(io::Error::other)?.clone();
+    let header = match reader.headers() {
+        Ok(header) => header.clone(),
+        Err(_) if out.borrow().stop.is_cancelled() => return Ok(Err(Gone)),
+        Err(why) => return Err(io::Error::other(why.to_string())),
+    };
     let mut record = csv::StringRecord::new();
     loop {
         let read = reader.read_record(&mut record);
@@ -334,12 +345,20 @@ fn rows(file: Text, config: &Config, out: &mut Out) -> io::Result<Result<(), Gon
             }
             // Text that is not UTF-8 spoils its own row only.
             Err(why) if !why.is_io_error() => Err(why.to_string()),
+            Err(_) if out.borrow().stop.is_cancelled() => return Ok(Err(Gone)),
             Err(why) => return Err(io::Error::other(why)),
         };
         let at = format!("{}, line {line}", file.name);
         if out.borrow_mut().add(Row { at, entry }).is_err() {
             return Ok(Err(Gone));
         }
+    }
+}
+
+impl Drop for Listener {
+    /// What was read is handed over, also when nothing more is.
+    fn drop(&mut self) {
+        let _ = self.out.flush();
     }
 }
 
