@@ -112,6 +112,9 @@ impl Known {
     /// The key is not there. What is written to it next may be another stream, or a server that was restored.
     pub fn gone(&mut self) {
         self.is_gone = true;
+        if !self.is_read {
+            self.position = Some(0);
+        }
     }
 
     /// The id of an entry to look for: it tells whether a stream that was gone is the same again.
