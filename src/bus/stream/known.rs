@@ -75,6 +75,27 @@ pub enum News {
     },
 }
 
+impl News {
+    /// This and what was found out next, where both are one thing to say.
+    pub fn with(self, next: Self) -> Option<Self> {
+        match (self, next) {
+            (
+                Self::Missed { after, entries, .. },
+                Self::Missed {
+                    before,
+                    entries: more,
+                    ..
+                },
+            ) => Some(Self::Missed {
+                after,
+                before,
+                entries: entries.zip(more).map(|(entries, more)| entries + more),
+            }),
+            (one, other) => (one == other).then_some(one),
+        }
+    }
+}
+
 /// What is known of a stream.
 #[derive(Debug, Default)]
 pub struct Known {
@@ -111,7 +132,7 @@ impl Known {
 
     /// The key is not there. What is written to it next may be another stream, or a server that was restored.
     pub fn gone(&mut self) {
-        self.is_gone = true;
+        self.is_gone = self.is_read;
         if !self.is_read {
             self.position = Some(0);
         }
