@@ -164,7 +164,13 @@ impl Stream {
             None => None,
         };
         let is_behind = is_first || self.is_behind;
-        self.news.extend(known.found(&found, looked_for, is_behind));
+        for news in known.found(&found, looked_for, is_behind) {
+            let last = self.news.pop();
+            match last.and_then(|last| last.with(news)) {
+                Some(both) => self.news.push(both),
+                None => self.news.extend(last.into_iter().chain([news])),
+            }
+        }
         Ok(())
     }
 
