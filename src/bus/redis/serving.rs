@@ -18,7 +18,7 @@ use crate::bus::sink::lock;
 use crate::bus::{Doubt, Sink};
 
 /// A subscriber asks this often who serves.
-pub(in crate::bus) const ASK_INTERVAL: Duration = Duration::from_secs(5);
+pub(crate) const ASK_INTERVAL: Duration = Duration::from_secs(5);
 /// Questions in a row that stay unanswered, each for `RESPONSE_TIMEOUT`, before the other side counts as dead.
 const MAX_UNANSWERED: u32 = 2;
 /// A replica without its master is left after so long: its address may lead to a better one by now.
