@@ -13,6 +13,8 @@ pub enum Concern {
     Bus,
     /// Who serves at the address of the subscription.
     Server,
+    /// Rows of a source that are lost for good.
+    Missed,
     /// What is read of the store.
     Store,
     /// The past of single topics, which is read when it is asked for.

@@ -7,6 +7,7 @@
 
 mod delay;
 mod mark;
+mod pump;
 mod row;
 mod source;
 pub mod time;
@@ -15,8 +16,7 @@ pub(crate) mod trades;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::process::ExitCode;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
@@ -28,16 +28,16 @@ use crate::bus::{Bus, Publisher, RedisBus};
 use crate::clock::{now_ms, now_us};
 use crate::generator::health;
 use crate::generator::numbering::Numbering;
-use crate::generator::outlet::{Outlet, TEND_INTERVAL};
+use crate::generator::outlet::Outlet;
 use crate::generator::pack::Form;
 use crate::health::Concern;
 use crate::limited::{Limited, Refusals};
 use crate::metrics::FeedMetrics;
 use delay::Delay;
 use mark::Mark;
+use pump::{late, pump};
 pub use row::Format;
 use row::{Entry, Row};
-use source::Chunk;
 pub use source::Source;
 
 /// Most symbols: bounds the memory against a feed gone wrong. A symbol takes some 20 KB.
@@ -106,14 +106,17 @@ pub struct Totals {
     pub future: u64,
     /// Bars that the bus confirmed, every state of each.
     pub published: u64,
+    /// Bars that the bus had not confirmed when it was stopped, and that nobody will publish any more.
+    pub given_up: u64,
     /// Whether it was stopped before the end.
     pub stopped: bool,
 }
 
 impl Totals {
-    /// 1 when there were rows and none could be used.
+    /// 1 when there were rows and none could be used, or bars of them were given up.
     pub fn exit_code(&self) -> ExitCode {
-        ExitCode::from(u8::from(self.taken == 0 && self.bad + self.future > 0))
+        let is_useless = self.taken == 0 && self.bad + self.future > 0;
+        ExitCode::from(u8::from(is_useless || self.given_up > 0))
     }
 }
 
@@ -174,8 +177,7 @@ pub async fn run<P: Publisher>(
         live = config.live,
         "ingest started"
     );
-    let rows =
-        source::open(&config, &metrics.publishing.health, &stop).map_err(FeedError::Input)?;
+    let rows = source::open(&config, &metrics, &stop).map_err(FeedError::Input)?;
     let mut outlet = Outlet::new(publisher, config.form, metrics.publishing.clone());
     outlet.ready(&stop).await;
     // Health is told of by rows in a row here, and then nothing is ready.
@@ -192,11 +194,13 @@ pub async fn run<P: Publisher>(
         ahead_rows: 0,
         pending: 0,
         ahead,
+        given_up: 0,
     };
     // The queue blocks, and so does this thread: publishing is done by the runtime that waits here.
     let handle = Handle::current();
+    let last = late(&stop);
     let work = move || {
-        let ended = pump(&mut market, &rows, &mut outlet, &handle, &stop);
+        let ended = pump(&mut market, &rows, &mut outlet, &handle, [&stop, &last]);
         handle.block_on(outlet.finish(&stop));
         let totals = market.totals(stop.is_cancelled());
         tracing::info!(?totals, "ingest ended");
@@ -204,57 +208,6 @@ pub async fn run<P: Publisher>(
     };
     let joined = tokio::task::spawn_blocking(work).await;
     joined.unwrap_or_else(|why| Err(FeedError::Read(format!("the ingest panicked: {why}"))))
-}
-
-fn pump<P: Publisher>(
-    market: &mut Market,
-    rows: &Receiver<Chunk>,
-    outlet: &mut Outlet<P>,
-    handle: &Handle,
-    stop: &CancellationToken,
-) -> Result<(), FeedError> {
-    let flush = market.config.flush;
-    let mut due = Instant::now() + flush;
-    let mut messages: Vec<Message> = Vec::new();
-    while !stop.is_cancelled() {
-        if outlet.is_tend_due() {
-            handle.block_on(outlet.tend(stop));
-        }
-        let wait = due.saturating_duration_since(Instant::now());
-        let ended = match rows.recv_timeout(wait.min(TEND_INTERVAL)) {
-            Ok(Chunk::Rows { rows, mark, behind }) => {
-                rows.into_iter().for_each(|row| market.take(row));
-                market.mark.read(mark, behind);
-                false
-            }
-            Ok(Chunk::Failed(why)) => return Err(FeedError::Read(why)),
-            Err(RecvTimeoutError::Timeout) => {
-                if Instant::now() >= due {
-                    market.mark.idle(now_ms());
-                }
-                false
-            }
-            Err(RecvTimeoutError::Disconnected) => {
-                market.mark.read(Some(now_ms()), false);
-                true
-            }
-        };
-        if !ended && market.pending < FLUSH_ROWS && Instant::now() < due {
-            continue;
-        }
-        due = Instant::now() + flush;
-        market.drain(&mut messages);
-        for chunk in messages.chunks_mut(CHUNK_BARS) {
-            if !handle.block_on(outlet.deliver(chunk, stop)) {
-                return Ok(());
-            }
-        }
-        messages.clear();
-        if ended {
-            break;
-        }
-    }
-    Ok(())
 }
 
 /// How far a row may be ahead of the clock.
@@ -296,6 +249,8 @@ struct Market {
     pending: usize,
     /// What keeps rows of the future out.
     ahead: Ahead,
+    /// Bars of rows that were taken which the bus did not take before the end.
+    given_up: usize,
 }
 
 impl Market {
@@ -437,6 +392,7 @@ impl Market {
             bad: self.metrics.bad.get(),
             future: self.metrics.future.get(),
             published: self.metrics.publishing.published.get(),
+            given_up: u64::try_from(self.given_up).unwrap_or(u64::MAX),
             stopped,
         }
     }

@@ -1,6 +1,7 @@
 //! Where rows come from. Each source reads on a thread of its own and hands rows over in chunks.
 
 mod follow;
+mod standing;
 
 use std::cell::RefCell;
 use std::fmt;
@@ -15,10 +16,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::Config;
 use super::row::{Format, Row, Values};
-use crate::bus::{Bus, RedisBus, Sink};
+use crate::bus::{Bus, Doubt, RedisBus, Sink};
 use crate::clock::now_ms;
-use crate::health::{Concern, Health};
-use crate::limited::Limited;
+use crate::metrics::FeedMetrics;
+use standing::Standing;
 
 /// Rows of one chunk: handing over costs little for each.
 const CHUNK_ROWS: usize = 512;
@@ -81,11 +82,12 @@ struct Gone;
 /// One line: a file cannot be opened, or a thread cannot be made.
 pub(super) fn open(
     config: &Config,
-    health: &Health,
+    metrics: &FeedMetrics,
     stop: &CancellationToken,
 ) -> Result<Receiver<Chunk>, String> {
     let (sender, receiver) = sync_channel(QUEUED_CHUNKS);
     let out = Out {
+        stop: stop.clone(),
         sender,
         rows: Vec::with_capacity(CHUNK_ROWS),
         began: Instant::now(),
@@ -93,13 +95,8 @@ pub(super) fn open(
         read_at: None,
         behind: false,
     };
-    let (config, health, stop) = (config.clone(), health.clone(), stop.clone());
-    if !matches!(config.source, Source::Files(_)) {
-        health.set(
-            Concern::Bus,
-            format!("{}: not connected yet", config.source),
-        );
-    }
+    let (config, stop) = (config.clone(), stop.clone());
+    let (health, missed) = (metrics.publishing.health.clone(), metrics.missed.clone());
     let work: Box<dyn FnOnce() + Send> = match config.source.clone() {
         Source::Files(files) => {
             let opened = files
@@ -108,24 +105,29 @@ pub(super) fn open(
             let opened: Vec<Text> = opened.collect::<Result<_, _>>()?;
             Box::new(move || read_all(opened, &config, out))
         }
-        Source::Channel(bus, channel) => Box::new(move || {
+        Source::Channel(bus, channel) => {
+            let standing = Standing::new(format!("channel {channel}"), health);
             let stop = stop.child_token();
-            run(out, &stop.clone(), |out| {
-                let listener = Listener {
-                    config,
-                    health,
-                    log: Limited::default(),
-                    out,
-                    stop: stop.clone(),
-                };
-                bus.listening_to(&channel).subscribe(listener, stop)
-            });
-        }),
-        Source::Stream(bus, key, from) => Box::new(move || {
-            run(out, &stop, |out| {
-                follow::follow(bus, key, from, config, health, out)
-            });
-        }),
+            Box::new(move || {
+                run(out, &stop.clone(), |out| {
+                    let listener = Listener {
+                        config,
+                        standing,
+                        out,
+                        stop: stop.clone(),
+                    };
+                    bus.listening_to(&channel).subscribe(listener, stop)
+                });
+            })
+        }
+        Source::Stream(bus, key, from) => {
+            let standing = Standing::new(format!("stream {key}"), health);
+            Box::new(move || {
+                run(out, &stop, |out| {
+                    follow::follow(bus.stream(key, &from), config, standing, missed, out)
+                });
+            })
+        }
     };
     thread::Builder::new()
         .name("feed".to_owned())
@@ -136,6 +138,7 @@ pub(super) fn open(
 
 /// Gathers rows into chunks.
 struct Out {
+    stop: CancellationToken,
     sender: SyncSender<Chunk>,
     rows: Vec<Row>,
     began: Instant,
@@ -242,6 +245,9 @@ fn lines(file: Text, config: &Config, out: &mut Out) -> io::Result<Result<(), Go
             return Ok(Err(Gone));
         }
         let reads = reader.buffer().is_empty();
+        if reads && out.stop.is_cancelled() {
+            return Ok(Err(Gone));
+        }
         let asked = reads.then(now_ms);
         let buffer = reader.fill_buf()?;
         if reads {
@@ -298,10 +304,12 @@ struct FlushFirst<'a, 'b> {
 
 impl Read for FlushFirst<'_, '_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.out.borrow_mut().flush().is_err() {
-            // Nobody takes rows any more, so there are no more.
-            return Ok(0);
+        let mut out = self.out.borrow_mut();
+        if out.flush().is_err() || out.stop.is_cancelled() {
+            // Not an end: half a row is none.
+            return Err(io::Error::other("stopped"));
         }
+        drop(out);
         let asked = now_ms();
         let read = self.reader.read(buffer)?;
         // A read that fills the buffer may have left something.
@@ -320,7 +328,11 @@ fn rows(file: Text, config: &Config, out: &mut Out) -> io::Result<Result<(), Gon
             reader: file.reader,
             out: &out,
         });
-    let header = reader.headers().map_err(io::Error::other)?.clone();
+    let header = match reader.headers() {
+        Ok(header) => header.clone(),
+        Err(_) if out.borrow().stop.is_cancelled() => return Ok(Err(Gone)),
+        Err(why) => return Err(io::Error::other(why.to_string())),
+    };
     let mut record = csv::StringRecord::new();
     loop {
         let read = reader.read_record(&mut record);
@@ -333,6 +345,7 @@ fn rows(file: Text, config: &Config, out: &mut Out) -> io::Result<Result<(), Gon
             }
             // Text that is not UTF-8 spoils its own row only.
             Err(why) if !why.is_io_error() => Err(why.to_string()),
+            Err(_) if out.borrow().stop.is_cancelled() => return Ok(Err(Gone)),
             Err(why) => return Err(io::Error::other(why)),
         };
         let at = format!("{}, line {line}", file.name);
@@ -342,27 +355,34 @@ fn rows(file: Text, config: &Config, out: &mut Out) -> io::Result<Result<(), Gon
     }
 }
 
+impl Drop for Listener {
+    /// What was read is handed over, also when nothing more is.
+    fn drop(&mut self) {
+        let _ = self.out.flush();
+    }
+}
+
 /// Messages of a channel: lines of JSON each.
 struct Listener {
     config: Config,
-    health: Health,
-    log: Limited,
+    standing: Standing,
     out: Out,
     stop: CancellationToken,
 }
 
 impl Sink for Listener {
     fn connected(&mut self) {
-        self.health.clear(Concern::Bus);
-        tracing::info!("listening to the channel");
+        self.standing.well();
     }
 
     fn lost(&mut self, why: &str) {
-        let lost = format!("{} is lost: {why}", self.config.source);
-        self.health.set(Concern::Bus, lost);
-        self.log.say(|left_out| {
+        self.standing.lost(why, |left_out| {
             tracing::warn!(%why, left_out, "the channel is lost: rows sent meanwhile are missed");
         });
+    }
+
+    fn served(&mut self, doubt: Option<Doubt>) {
+        self.standing.served(doubt);
     }
 
     fn message(&mut self, channel: &str, payload: &[u8]) {

@@ -13,7 +13,7 @@ use crate::aggregate::{Rules, Trade};
 use crate::ahead::MaxAhead;
 use crate::bar::Symbol;
 use crate::generator::pack::Form;
-use crate::health::Health;
+use crate::metrics::FeedMetrics;
 
 /// How often who waits for a row looks whether it should stop.
 const LOOK: Duration = Duration::from_millis(100);
@@ -59,7 +59,7 @@ impl Trades {
             max_ahead: MaxAhead::OFF,
         };
         Ok(Self {
-            rows: source::open(&config, &Health::default(), stop)?,
+            rows: source::open(&config, &FeedMetrics::default(), stop)?,
             chunk: Vec::new().into_iter(),
         })
     }

@@ -26,7 +26,7 @@ const LATE_CHUNK: usize = 2_000;
 /// restarted.
 const END_WAIT: Duration = Duration::from_secs(30);
 /// The same after the end was asked for by a signal.
-const STOP_WAIT: Duration = Duration::from_secs(1);
+pub const STOP_WAIT: Duration = Duration::from_secs(1);
 
 /// Publishes messages, and keeps count of what the bus confirmed and what it did not.
 #[derive(Debug)]
@@ -218,6 +218,17 @@ impl<P: Publisher> Outlet<P> {
                 unpublished,
                 unstored,
                 "bars still waited at the end and are given up"
+            );
+        }
+    }
+
+    /// The end came before these were confirmed.
+    pub fn give_up(&mut self, messages: usize) {
+        if messages > 0 {
+            self.metrics.unpublished.inc_by(count(messages));
+            tracing::warn!(
+                unpublished = messages,
+                "bars of rows that were read could not be published before the end and are given up"
             );
         }
     }

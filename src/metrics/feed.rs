@@ -16,6 +16,7 @@ pub struct FeedMetrics {
     pub late: Counter,
     pub bad: Counter,
     pub future: Counter,
+    pub missed: Counter,
     /// The longest delay of a symbol's feed, in seconds.
     pub delay: Gauge<f64, AtomicU64>,
 }
@@ -43,6 +44,11 @@ impl FeedMetrics {
             "barcast_feed_future",
             "Trades or bars left out because their times are ahead of the clock",
             self.future.clone(),
+        );
+        registry.register(
+            "barcast_feed_missed",
+            "Entries of the stream that were trimmed or deleted before they were read, as far as known",
+            self.missed.clone(),
         );
         registry.register(
             "barcast_feed_delay_seconds",

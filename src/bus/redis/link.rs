@@ -20,7 +20,7 @@ use super::role::{Role, hello};
 use crate::bus::Bus;
 use crate::bus::backoff::Backoff;
 use crate::health::{Concern, Health};
-use crate::limited::Limited;
+use crate::limited::Repeated;
 
 /// How often a publisher's server is asked who it is: well within any idle time-out, and a server that has
 /// become a replica takes no longer than this.
@@ -134,18 +134,19 @@ impl Drop for Link {
 /// One connection after another, without end.
 async fn hold(bus: RedisBus, state: watch::Sender<State>, health: Health) {
     let mut backoff = Backoff::default();
-    let mut log = Limited::default();
+    let mut log = Repeated::default();
     loop {
         let mut stood = None;
         let why = match connect(&bus).await {
             Ok(open) => {
                 tracing::info!(redis = bus.address(), "publisher connected");
                 health.clear(Concern::Publisher);
+                log.forget();
                 let (connection, end) = (open.connection.clone(), Arc::clone(&open.end));
                 state.send_replace(State::Up(open));
                 stood = Some(std::time::Instant::now());
                 let why = watch_over(connection, &end).await;
-                log.say(|left_out| {
+                log.say(&format!("disconnected: {why}"), |left_out| {
                     tracing::warn!(
                         redis = bus.address(),
                         why,
@@ -156,7 +157,7 @@ async fn hold(bus: RedisBus, state: watch::Sender<State>, health: Health) {
                 why
             }
             Err(why) => {
-                log.say(|left_out| {
+                log.say(&why, |left_out| {
                     tracing::warn!(
                         redis = bus.address(),
                         why,

@@ -12,7 +12,7 @@ mod past;
 mod publish;
 pub mod reply;
 pub mod role;
-mod serving;
+pub(super) mod serving;
 mod subscribe;
 mod url;
 
@@ -28,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 use access::Access;
 pub use access::Settings;
 pub use publish::RedisPublisher;
+use serving::{UNFED_PATIENCE, UNFED_SOURCE_PATIENCE};
 
 use super::prefix::Prefix;
 use super::sink::lock;
@@ -57,6 +58,8 @@ pub struct RedisBus {
     max_ahead: MaxAhead,
     /// What subscribers read from the store; nothing without it.
     load: Option<Load>,
+    /// How long a subscriber keeps a replica without its master.
+    unfed_patience: Duration,
 }
 
 impl RedisBus {
@@ -86,6 +89,7 @@ impl RedisBus {
             keep: None,
             max_ahead: MaxAhead::default(),
             load: None,
+            unfed_patience: UNFED_PATIENCE,
         })
     }
 
@@ -126,6 +130,7 @@ impl RedisBus {
             keep: None,
             max_ahead: MaxAhead::default(),
             load: None,
+            unfed_patience: UNFED_SOURCE_PATIENCE,
         }
     }
 

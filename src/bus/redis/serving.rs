@@ -18,11 +18,13 @@ use crate::bus::sink::lock;
 use crate::bus::{Doubt, Sink};
 
 /// A subscriber asks this often who serves.
-pub(super) const ASK_INTERVAL: Duration = Duration::from_secs(5);
+pub(crate) const ASK_INTERVAL: Duration = Duration::from_secs(5);
 /// Questions in a row that stay unanswered, each for `RESPONSE_TIMEOUT`, before the other side counts as dead.
 const MAX_UNANSWERED: u32 = 2;
 /// A replica without its master is left after so long: its address may lead to a better one by now.
-const UNFED_PATIENCE: Duration = Duration::from_secs(15);
+pub(super) const UNFED_PATIENCE: Duration = Duration::from_secs(15);
+/// The same of a foreign channel: what is sent elsewhere meanwhile is in no store and lost.
+pub(super) const UNFED_SOURCE_PATIENCE: Duration = Duration::from_secs(5);
 
 const DEMOTED: &str = "a replica serves here, connecting once more";
 const SILENT: &str = "Redis is silent";
@@ -33,8 +35,10 @@ const UNFED: &str =
 const RESUMED: &str = "the replica's link to its master was down, so bars were missed";
 
 /// What a subscriber knows of who serves, over its connections.
-#[derive(Debug, Default)]
-pub(super) struct Place {
+#[derive(Debug)]
+pub(in crate::bus) struct Place {
+    /// How long a replica without its master is kept.
+    patience: Duration,
     /// A replica was met, and connecting anew did not lead away from it, or is about to be tried.
     at_replica: bool,
     /// What the replica of this connection follows.
@@ -44,11 +48,21 @@ pub(super) struct Place {
 }
 
 impl Place {
+    /// Keeps a replica without its master so long.
+    pub fn with(patience: Duration) -> Self {
+        Self {
+            patience,
+            at_replica: false,
+            history: None,
+            unfed: None,
+        }
+    }
+
     /// A new connection, which may lead elsewhere.
     pub fn anew(&mut self) {
         *self = Self {
             at_replica: self.at_replica,
-            ..Self::default()
+            ..Self::with(self.patience)
         };
     }
 
@@ -56,11 +70,24 @@ impl Place {
     ///
     /// # Errors
     /// Why the connection should be given up, or has ended.
-    pub async fn look<S: Sink>(
+    pub(super) async fn look<S: Sink>(
         &mut self,
         connection: &mut MultiplexedConnection,
         sink: &Mutex<S>,
     ) -> Result<(), Look> {
+        let doubt = self.judge(connection).await?;
+        lock(sink).served(doubt);
+        Ok(())
+    }
+
+    /// Asks who serves; what is in doubt of it.
+    ///
+    /// # Errors
+    /// Why the connection should be given up, or has ended.
+    pub async fn judge(
+        &mut self,
+        connection: &mut MultiplexedConnection,
+    ) -> Result<Option<Doubt<'static>>, Look> {
         let role = match role(connection).await {
             Ok(role) => role,
             // It lives, and that is all that there is to be known.
@@ -70,9 +97,8 @@ impl Place {
         let fed = match role {
             Role::Sentinel => return Err(Look::Leave(SENTINEL)),
             Role::Master => {
-                *self = Self::default();
-                lock(sink).served(None);
-                return Ok(());
+                *self = Self::with(self.patience);
+                return Ok(None);
             }
             Role::Replica { fed } => fed,
         };
@@ -81,11 +107,11 @@ impl Place {
         }
         if !fed {
             let since = *self.unfed.get_or_insert_with(Instant::now);
-            if since.elapsed() >= UNFED_PATIENCE {
+            if since.elapsed() >= self.patience {
                 return Err(Look::Leave(UNFED));
             }
-            doubt(sink, UNFED, false);
-            return Ok(());
+            let (why, flows) = (UNFED, false);
+            return Ok(Some(Doubt { why, flows }));
         }
         let history = link(connection).await.map_err(Look::Failed)?;
         let history = history.map(|link| link.history);
@@ -94,12 +120,12 @@ impl Place {
             return Err(Look::Leave(RESUMED));
         }
         self.history = history;
-        doubt(sink, AT_REPLICA, true);
-        Ok(())
+        let (why, flows) = (AT_REPLICA, true);
+        Ok(Some(Doubt { why, flows }))
     }
 
     /// Asks on a timer; ends with why the connection should be given up.
-    pub async fn watch<S: Sink>(
+    pub(super) async fn watch<S: Sink>(
         &mut self,
         mut connection: MultiplexedConnection,
         sink: &Mutex<S>,
@@ -124,7 +150,8 @@ impl Place {
                     if unanswered >= MAX_UNANSWERED {
                         return SILENT.to_owned();
                     }
-                    doubt(sink, SILENT, false);
+                    let (why, flows) = (SILENT, false);
+                    lock(sink).served(Some(Doubt { why, flows }));
                 }
             }
         }
@@ -133,7 +160,7 @@ impl Place {
 
 /// Why a look at who serves ends a connection.
 #[derive(Debug)]
-pub(super) enum Look {
+pub(in crate::bus) enum Look {
     /// It was not answered.
     Failed(RedisError),
     /// It was, and the connection is of no use.
@@ -147,8 +174,4 @@ impl Look {
             Self::Leave(why) => (*why).to_owned(),
         }
     }
-}
-
-fn doubt<S: Sink>(sink: &Mutex<S>, why: &str, flows: bool) {
-    lock(sink).served(Some(Doubt { why, flows }));
 }

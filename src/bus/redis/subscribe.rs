@@ -30,7 +30,6 @@ const WRONG_AGAIN: Duration = Duration::from_secs(10);
 const ENDED: &str = "connection ended";
 
 /// What one connection leaves to the next.
-#[derive(Default)]
 struct Connections {
     place: Place,
     /// Since when the subscription of this one stands.
@@ -95,7 +94,10 @@ impl RedisBus {
         all: bool,
     ) {
         let mut backoff = Backoff::default();
-        let mut connections = Connections::default();
+        let mut connections = Connections {
+            place: Place::with(self.unfed_patience),
+            stood: None,
+        };
         loop {
             // Around all of it: connecting to a server that stays silent must end with `stop` too.
             let fed = stop.run_until_cancelled(self.feed(sink, &mut connections, all));

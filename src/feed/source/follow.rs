@@ -1,35 +1,37 @@
 //! A Redis stream as a source.
 
+use prometheus_client::metrics::counter::Counter;
+
+use super::standing::Standing;
 use super::{Config, Out, Row, Values};
-use crate::bus::RedisBus;
 use crate::bus::backoff::Backoff;
-use crate::bus::redis::reply::told;
-use crate::bus::stream::ENTRIES;
+use crate::bus::stream::{ENTRIES, News, Stream};
 use crate::clock::now_ms;
-use crate::health::{Concern, Health};
-use crate::limited::Limited;
 
 /// Entries of a stream, whose fields are a row; read on from the last one after a break.
 pub(super) async fn follow(
-    bus: RedisBus,
-    key: String,
-    from: String,
+    mut stream: Stream,
     config: Config,
-    health: Health,
+    mut standing: Standing,
+    missed: Counter,
     mut out: Out,
 ) {
-    let mut log = Limited::default();
+    let key = stream.key().to_owned();
     let mut backoff = Backoff::default();
-    let mut stream = bus.stream(key.clone(), from);
     loop {
         let asked = now_ms();
         match stream.read().await {
-            Ok(entries) => {
+            Ok(read) => {
                 backoff.reset();
-                health.clear(Concern::Bus);
+                standing.well();
+                standing.served(read.doubt);
+                for news in read.news {
+                    tell(news, &key, &mut standing, &missed);
+                }
+                let entries = read.entries;
                 let drained = entries.len() < ENTRIES;
                 // In a backlog the id says when its entry arrived.
-                let arrived = entries.last().and_then(|(id, _)| arrival(id));
+                let arrived = entries.last().map(|(id, _)| id.arrival());
                 let mark = if drained {
                     Some(asked)
                 } else {
@@ -58,9 +60,7 @@ pub(super) async fn follow(
                 }
                 let wait = backoff.wait();
                 let from = stream.from();
-                let why = told(&why);
-                health.set(Concern::Bus, format!("stream {key} is lost: {why}"));
-                log.say(|left_out| {
+                standing.lost(&why, |left_out| {
                     tracing::warn!(%why, ?wait, from, left_out, "the stream is lost; it is read on from there");
                 });
                 tokio::time::sleep(wait).await;
@@ -69,7 +69,35 @@ pub(super) async fn follow(
     }
 }
 
-/// When an entry arrived, by its id: ms since the epoch and a number, as Redis gives them.
-fn arrival(id: &str) -> Option<i64> {
-    id.split_once('-').and_then(|(ms, _)| ms.parse().ok())
+/// Says what became of the stream.
+fn tell(news: News, key: &str, standing: &mut Standing, missed: &Counter) {
+    match news {
+        News::Anew => tracing::warn!(
+            stream = key,
+            "the stream was deleted and begun anew: it is read from its beginning"
+        ),
+        News::Shortened => tracing::warn!(
+            stream = key,
+            "the stream has lost its newest entries, as a failover may do: it is read on from its end"
+        ),
+        News::Missed {
+            after,
+            before,
+            entries,
+        } => {
+            missed.inc_by(entries.unwrap_or(1));
+            let number = entries.map_or_else(|| "perhaps some".to_owned(), |n| n.to_string());
+            let (after, before) = (after.to_string(), before.to_string());
+            tracing::warn!(
+                stream = key,
+                entries = number,
+                after,
+                before,
+                "entries were trimmed or deleted before they were read: their rows are lost"
+            );
+            standing.missed(&format!(
+                "{number} entries between {after} and {before} were trimmed or deleted unread"
+            ));
+        }
+    }
 }
