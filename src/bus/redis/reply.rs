@@ -115,7 +115,7 @@ const REPLIES: [Reply; 24] = [
     reply(
         "NOPERM",
         [Mistake; 4],
-        "the user lacks a right: docs/production.md has the ACL",
+        "the user lacks a right: docs/production.md has the ACL; --store none needs no keys",
     ),
     reply(
         "NOAUTH",
