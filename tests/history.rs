@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use barcast::bar::{Bar, Field, Message, Number, Resolution};
 use barcast::gateway::registry::Registry;
+use barcast::gateway::state::Stored;
 use barcast::history::History;
 use proptest::prelude::*;
 
@@ -100,10 +101,11 @@ fn what_a_node_got_later_by_the_store_is_for_who_comes_back() {
     // Heard from 10 on, but for 12; the store has all.
     state.apply(&Message::new(topic, bar(10, 1)), 0);
     state.apply(&Message::new(topic, bar(13, 1)), 0);
+    let stored = Stored::new(&state, &bar(1, 1));
     for second in [1, 3, 10, 12] {
-        state.restore(&Message::new(topic, bar(second, 1)), false);
+        state.restore(&Message::new(topic, bar(second, 1)), false, &stored);
     }
-    state.restore(&revised, false);
+    state.restore(&revised, false, &stored);
     let told = state.history.since(13_000).map(|bar| bar.time() / 1_000);
     assert_eq!(told.collect::<Vec<_>>(), [2, 12, 13]);
 }

@@ -422,7 +422,7 @@ fn a_hole_ends_at_the_next_bar_if_that_is_ahead_of_the_clock() {
     };
     let mut state = State::new(100);
     assert_eq!(state.apply(&message(0), 0), None);
-    state.losses_seen = 1;
+    state.heard.losses = 1;
     let now = barcast::clock::now_ms();
     let told = state.doubt(message(0).topic.resolution, now).unwrap();
     assert_eq!((told.from, told.to), (ahead, ahead));

@@ -142,9 +142,90 @@ fn a_past_that_was_not_read_to_its_end_doubts_nothing_before_it() {
         .since(at(3))
         .find(|b| b.time() == at(3))
         .unwrap();
-    let stored = Stored::new(&State::new(0).history, &first);
+    let stored = Stored::new(&State::new(0), &first);
     state.stored(entry.topic.resolution, &stored, false);
     assert!(!state.history.has_holes());
+}
+
+/// A correction that was published and not stored stays; one that was stored and not heard comes. Price 1 is
+/// what was heard, 2 what the store has.
+#[test]
+fn the_store_replaces_what_was_heard_only_by_what_is_newer() {
+    let heard = candle("A", 1, 1).closed();
+    let stored = candle("A", 1, 2).closed();
+    let rev = |bar, rev| Candle { rev, ..bar };
+    let table = [
+        ("nothing tells them apart", heard, stored, 1),
+        ("it was forming", candle("A", 1, 1), stored, 2),
+        ("a correction was heard", rev(heard, Some(1)), stored, 1),
+        ("one was stored", heard, rev(stored, Some(1)), 2),
+        (
+            "a later one was stored",
+            rev(heard, Some(1)),
+            rev(stored, Some(2)),
+            2,
+        ),
+        (
+            "a later one was heard",
+            rev(heard, Some(2)),
+            rev(stored, Some(1)),
+            1,
+        ),
+        (
+            "both have the same",
+            rev(heard, Some(1)),
+            rev(stored, Some(1)),
+            1,
+        ),
+        (
+            "seq of one run, later",
+            heard.seq(7, 5),
+            stored.seq(7, 9),
+            2,
+        ),
+        (
+            "seq of one run, earlier",
+            heard.seq(7, 5),
+            stored.seq(7, 4),
+            1,
+        ),
+        ("seq of another run", heard.seq(7, 5), stored.seq(8, 9), 1),
+        (
+            "rev before seq",
+            rev(heard.seq(7, 5), Some(1)),
+            stored.seq(7, 9),
+            1,
+        ),
+    ];
+    for (what, heard, stored, expected) in table {
+        let mut next = candle("A", 2, 1);
+        if heard.seq.is_some() {
+            next = next.seq(7, 6);
+        }
+        for is_asked_for in [false, true] {
+            let mut scene = Scene::new();
+            scene.connect(Some(closed(0)));
+            for bar in [heard, next] {
+                scene.ingest.message(TOPIC, &bar.outgoing().payload);
+            }
+            scene.ingest.lost("a test says so");
+            if is_asked_for {
+                scene.connect(Some(candle("A", 2, 1)));
+                scene.recall([closed(0), stored, next]);
+            } else {
+                scene.ingest.loading();
+                for bar in [next, closed(0), stored] {
+                    scene.ingest.stored(TOPIC, &bar.outgoing().payload);
+                }
+                scene.ingest.connected();
+            }
+            let entry = scene.registry.get(&TOPIC.parse().unwrap()).unwrap();
+            let state = entry.lock();
+            let bar = state.history.since(at(1)).find(|bar| bar.time() == at(1));
+            let price = bar.unwrap().numbers()[3].value();
+            assert_eq!(price, f64::from(expected), "{what}, {is_asked_for}");
+        }
+    }
 }
 
 /// Without room, and with nothing to let go of, topics are not all looked at for each past that is asked for.

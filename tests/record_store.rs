@@ -186,3 +186,41 @@ fn topics_that_cannot_be_read_hold_up_no_others() {
     until_rows(&database, &bars);
     until_well(&recorder);
 }
+
+/// Price 1 is what was published and not stored, 2 what the store has, by the symbols.
+#[test]
+fn the_store_undoes_no_correction_that_was_only_published() {
+    let (redis, database) = (RedisServer::start(), PostgresServer::start());
+    let rev = |bar, rev| Candle { rev, ..bar };
+    let heard = |symbol| candle(symbol, 0, 1).closed();
+    let stored = |symbol| candle(symbol, 0, 2).closed();
+    let table = [
+        (heard("A"), stored("A"), 1),
+        (rev(heard("B"), Some(1)), stored("B"), 1),
+        (rev(heard("C"), Some(2)), rev(stored("C"), Some(1)), 1),
+        (rev(heard("D"), Some(1)), rev(stored("D"), Some(2)), 2),
+        (heard("E").seq(7, 5), stored("E").seq(7, 4), 1),
+        (heard("F").seq(7, 5), stored("F").seq(7, 6), 2),
+        // Not its end: that may have come while nobody heard.
+        (candle("G", 0, 1), stored("G"), 2),
+    ];
+    let all: Vec<_> = table.iter().map(|(_, stored, _)| *stored).collect();
+    keep(&redis, &all);
+    let recorder = Recorder::start(&redis, &["--postgres-url", &database.url()]);
+    until_rows(&database, &all);
+    let heard: Vec<_> = table.iter().map(|(heard, ..)| *heard).collect();
+    let mut feed = Feed::new(&redis.bus());
+    heard.iter().for_each(|bar| feed.bar(bar));
+    feed.bar(&candle("G", 1, 1));
+    until_rows(&database, &heard);
+    let expected = table.map(|(_, stored, price)| Candle { price, ..stored });
+    for _ in 0..2 {
+        let read = "barcast_record_stored_bars_total";
+        let before = recorder.metric(read);
+        redis.command("CLIENT KILL TYPE pubsub");
+        // The newest of each topic, and its past.
+        recorder.until(read, before + 2 * all.len() as u64);
+        until_well(&recorder);
+        until_rows(&database, &expected);
+    }
+}

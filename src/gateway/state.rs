@@ -1,8 +1,12 @@
 //! What a node knows of one topic, and what its next message changes: bars, order, holes.
 
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+
 use super::past::Past;
 use crate::bar::{Bar, Message, Resolution, Topic};
 use crate::clock::now_ms;
+use crate::history::order::{Heard, Missed, Order, Place, proves_its_bar};
 use crate::history::{History, Hole};
 
 /// The part that changes with every bar.
@@ -13,10 +17,8 @@ pub struct State {
     pub history: History,
     /// The last message, for what its producer put beside the bar.
     pub last: Option<Message>,
-    /// The furthest that its producer came, if that counts its messages.
-    place: Option<Place>,
-    /// How often the bus had been lost when this topic was last known to be without a hole.
-    pub losses_seen: u64,
+    /// How far it was heard.
+    pub heard: Heard,
     /// Time of the first bar that came over the bus.
     heard_from: Option<i64>,
     /// Where the past is that is not kept.
@@ -25,6 +27,8 @@ pub struct State {
     pub asked: i64,
     /// Before which bar the store has what is kept.
     pub stored_until: i64,
+    /// How often kept bars were revised as it was heard, by their times; none where that was never.
+    revs: BTreeMap<i64, u64>,
 }
 
 /// What was read from the store of one topic.
@@ -35,13 +39,16 @@ pub struct Stored {
     /// Times of the oldest and the newest bar that the store gave.
     oldest: i64,
     newest: i64,
+    /// How far its producer was heard before the store gave anything.
+    heard: Option<Place>,
 }
 
 impl Stored {
-    /// Of a topic with this history, a first bar.
-    pub fn new(history: &History, bar: &Bar) -> Self {
+    /// Of a topic in this state, a first bar.
+    pub fn new(state: &State, bar: &Bar) -> Self {
         Self {
-            known_from: history.known_from(),
+            known_from: state.history.known_from(),
+            heard: state.heard.place(),
             oldest: bar.time(),
             newest: bar.time(),
         }
@@ -77,55 +84,6 @@ impl Stored {
     }
 }
 
-/// Where a producer was when it sent a message.
-#[derive(Debug, Clone, Copy)]
-struct Place {
-    /// Its run, if it says so.
-    epoch: Option<u64>,
-    seq: u64,
-}
-
-/// What `seq` says of a message beside the ones before it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Order {
-    /// The next one: nothing was missed.
-    Next,
-    /// Some were left out.
-    Jump,
-    /// Seen before, of the same run: a replay publishes again what the bus did not confirm. Says
-    /// nothing of what comes behind.
-    Repeat,
-    /// Nothing: not counted, or another run. Without an epoch a step back may be one, too.
-    Unknown,
-}
-
-impl Order {
-    fn is_ahead(self) -> bool {
-        matches!(self, Self::Next | Self::Jump)
-    }
-}
-
-impl Place {
-    fn of(message: &Message) -> Option<Self> {
-        let epoch = message.epoch;
-        message.seq.map(|seq| Self { epoch, seq })
-    }
-
-    fn order(before: Option<Self>, now: Option<Self>) -> Order {
-        match (before, now) {
-            (Some(before), Some(now)) if before.epoch == now.epoch => {
-                match now.seq.checked_sub(before.seq) {
-                    Some(1) => Order::Next,
-                    Some(2..) => Order::Jump,
-                    _ if now.epoch.is_some() => Order::Repeat,
-                    _ => Order::Unknown,
-                }
-            }
-            _ => Order::Unknown,
-        }
-    }
-}
-
 impl State {
     /// Nothing known yet; up to `history_bars` closed bars will be kept.
     pub fn new(history_bars: usize) -> Self {
@@ -133,27 +91,19 @@ impl State {
             version: 0,
             history: History::new(history_bars),
             last: None,
-            place: None,
-            losses_seen: 0,
+            heard: Heard::default(),
             heard_from: None,
             past: Past::default(),
             asked: 0,
             stored_until: i64::MIN,
+            revs: BTreeMap::new(),
         }
     }
 
-    /// Takes in a message and tells whether bars were missed before it: a jump of `seq` within an
-    /// epoch, or a loss of the bus since the last message that `seq` does not clear. A repetition
-    /// neither shows a hole nor clears a loss: the furthest `seq` still counts.
+    /// Takes in a message and tells whether bars were missed before it.
     pub fn apply(&mut self, message: &Message, losses: u64) -> Option<Hole> {
-        let suspect = self.losses_seen < losses;
         self.last = Some(*message);
-        let place = Place::of(message);
-        let order = Place::order(self.place, place);
-        if order != Order::Repeat {
-            self.place = place;
-            self.losses_seen = losses;
-        }
+        let (order, is_missed) = self.heard.hear(message, losses);
         let last = self.history.last().map(|bar| (bar.time(), bar.closed));
         let time = message.bar.time();
         if last.is_some_and(|(last, _)| time < last) {
@@ -168,16 +118,10 @@ impl State {
             beyond = self.beyond(last, message, order);
             self.settle(message, order);
         }
-        if last.is_none() && message.rev.is_some() {
-            // Its producer is further than this, and was before it was heard.
-            self.miss((time, true), message);
+        if message.rev.is_some() {
+            self.note_rev(message, last.is_none());
         }
-        let last = last.filter(|_| match order {
-            Order::Jump => true,
-            Order::Unknown => suspect,
-            Order::Next | Order::Repeat => false,
-        });
-        match last {
+        match last.filter(|_| is_missed) {
             Some(last) => Some(self.miss(last, message)),
             None => beyond,
         }
@@ -223,21 +167,49 @@ impl State {
         }
     }
 
+    /// Notes how often a bar was revised, for when the store has it, too.
+    #[cold]
+    fn note_rev(&mut self, message: &Message, is_first: bool) {
+        let time = message.bar.time();
+        if is_first {
+            // Its producer is further than this, and was before it was heard.
+            self.miss((time, true), message);
+        }
+        self.revs.insert(time, message.rev.unwrap_or(0));
+        if self.revs.len() > self.history.count() {
+            let first = self.history.known_from().unwrap_or(time);
+            self.revs = self.revs.split_off(&first);
+        }
+    }
+
+    /// Whether a kept bar is to stay as it was heard when the store has another state of it: `rev` decides, of
+    /// which none is 0, or else the place in its producer's run. `heard`: as far as it was heard before.
+    fn keeps(&self, message: &Message, heard: Option<Place>) -> bool {
+        let time = message.bar.time();
+        if !message.bar.closed || self.heard_from.is_none_or(|heard| time < heard) {
+            return false;
+        }
+        let kept = self.revs.get(&time).copied();
+        match message.rev.unwrap_or(0).cmp(&kept.unwrap_or(0)) {
+            Ordering::Less => true,
+            Ordering::Greater => false,
+            Ordering::Equal => {
+                let place = Place::of(message).filter(|place| place.epoch.is_some());
+                !Place::order(heard, place).is_ahead()
+            }
+        }
+    }
+
     /// Notes the hole between the newest bar so far, which may have been closed, and a message that came
     /// after it.
     #[cold]
     fn miss(&mut self, (from, was_closed): (i64, bool), message: &Message) -> Hole {
-        let time = message.bar.time();
-        let goes_on = time > from || (time == from && !was_closed);
-        if goes_on && message.rev.is_none() {
-            self.history.note_hole(from, time);
-            return Hole { from, to: time };
+        let missed = Missed::before(message, from, was_closed, now_ms());
+        self.history.note_hole(from, missed.until);
+        if !missed.goes_on {
+            self.prove(message);
         }
-        // A revision of the past says nothing of how far its producer is.
-        let to = message.topic.resolution.floor(now_ms()).max(from).max(time);
-        self.history.note_hole(from, to + 1);
-        self.prove(message);
-        Hole { from, to }
+        missed.hole
     }
 
     /// What a message proves of what was missed before.
@@ -248,8 +220,7 @@ impl State {
             Order::Jump | Order::Unknown => self.history.trust_only_from(None),
             Order::Repeat => {}
         }
-        // A repetition may be older than what was missed, unless it is the bar's final state.
-        if order != Order::Repeat || message.bar.closed {
+        if proves_its_bar(message, order) {
             self.prove(message);
         }
     }
@@ -277,15 +248,12 @@ impl State {
 impl State {
     /// Takes in a message of the store, unless what came over the bus is better, and tells which bars
     /// changed by it. `fresh`: this bar came over the bus after the store was asked.
-    pub fn restore(&mut self, message: &Message, fresh: bool) -> Option<Hole> {
-        let place = Place::of(message).filter(|place| place.epoch.is_some());
-        let order = Place::order(self.place, place);
+    pub fn restore(&mut self, message: &Message, fresh: bool, stored: &Stored) -> Option<Hole> {
+        let keeps = self.keeps(message, stored.heard);
+        let (order, is_further) = self.heard.learn(message);
         // The store has all that was published up to there, and watchers are told of what changes.
-        if self.place.is_none() || order.is_ahead() {
-            self.place = place.or(self.place);
-            if self.history.has_holes() {
-                self.history.trust_only_from(Some(message.bar.time()));
-            }
+        if is_further && self.history.has_holes() {
+            self.history.trust_only_from(Some(message.bar.time()));
         }
         let time = message.bar.time();
         let last = self.history.last().map(Bar::time);
@@ -297,7 +265,7 @@ impl State {
             self.prove(message);
         }
         // A publisher whose writes were refused is further than what it stored.
-        let fresh = fresh || (order == Order::Repeat && last == Some(time));
+        let fresh = fresh || keeps || (order == Order::Repeat && last == Some(time));
         if !self.history.restore(message.bar, fresh) {
             return None;
         }
@@ -324,7 +292,7 @@ impl State {
 
     /// Takes in a bar of the past that was asked for, and tells whether it was news. What is as new as what
     /// is known, or newer, comes over the bus.
-    pub fn recall(&mut self, message: &Message, fresh: bool) -> bool {
+    pub fn recall(&mut self, message: &Message, fresh: bool, stored: &Stored) -> bool {
         let time = message.bar.time();
         if self.history.last().is_none_or(|last| last.time() <= time) {
             return false;
@@ -332,6 +300,7 @@ impl State {
         if message.bar.closed && self.history.has_holes() {
             self.prove(message);
         }
+        let fresh = fresh || self.keeps(message, stored.heard);
         let is_news = self.history.restore(message.bar, fresh);
         // As with restore.
         if is_news && (message.rev.is_some() || self.heard_from.is_some_and(|heard| heard <= time))
@@ -400,6 +369,6 @@ impl State {
 
     /// Whether the next message can prove by its `seq` that nothing was missed.
     pub fn provable(&self) -> bool {
-        self.place.is_some()
+        self.heard.place().is_some()
     }
 }

@@ -181,6 +181,15 @@ impl Holes {
         self.late.filter(|_| goes)
     }
 
+    /// All that is unproven, noted or doubted: from when on, and before when.
+    pub fn stretches(&self) -> impl Iterator<Item = (i64, i64)> + use<> {
+        let mut all = self.noted.clone();
+        for one in &self.doubted.0 {
+            all.add(one.from, one.until, MAX_HOLES);
+        }
+        all.0.into_iter().map(|one| (one.from, one.until))
+    }
+
     /// What is unproven of the bars that start at `from` or later and before `until`, on the grid of
     /// `resolution`. If a bar is known where the stretch ends, the hole ends there, too, as it is told live.
     pub fn between(
@@ -189,18 +198,11 @@ impl Holes {
         from: i64,
         until: i64,
     ) -> impl Iterator<Item = Hole> {
-        let mut all = self.noted.clone();
-        for one in &self.doubted.0 {
-            all.add(one.from, one.until, MAX_HOLES);
-        }
-        all.0.retain(|one| one.until > from && one.from < until);
-        all.0.into_iter().map(move |one| Hole {
-            from: one.from.max(from),
-            to: resolution.floor(if one.until <= until {
-                one.until
-            } else {
-                until - 1
-            }),
+        let all = self.stretches();
+        let all = all.filter(move |(first, end)| *end > from && *first < until);
+        all.map(move |(first, end)| Hole {
+            from: first.max(from),
+            to: resolution.floor(if end <= until { end } else { until - 1 }),
         })
     }
 }

@@ -1,6 +1,7 @@
 //! The bars a gateway keeps of each topic, for those who subscribe later.
 
-mod holes;
+pub mod holes;
+pub mod order;
 
 use std::collections::{BTreeMap, VecDeque, vec_deque};
 

@@ -16,7 +16,7 @@ pub struct Closed {
     /// Of the message with this state of the bar.
     pub seq: Option<u64>,
     /// Whether it was read from the store, and not heard on the bus: such a bar replaces one that was heard only
-    /// if it [is newer](Self::is_newer_than).
+    /// if it [is newer](Self::is_newer_than). So does what was heard of a bar without its end.
     pub is_stored: bool,
 }
 

@@ -41,15 +41,23 @@ impl Inlets {
     /// Hands bars of the store to all that have room now.
     pub fn give(&mut self, stored: &[Closed]) {
         for at in 0..self.inlets.len() {
-            self.give_one(at, stored);
+            self.give_one(at, stored, None);
         }
     }
 
-    /// Hands bars of the store to one output, which may have no room for all: then it is owed their topics.
-    fn give_one(&mut self, at: usize, stored: &[Closed]) -> bool {
+    /// Hands bars of the store to one output, which may have no room for all: then it is owed their topics. Where
+    /// it refused what came live, they are as good as that.
+    fn give_one(&mut self, at: usize, stored: &[Closed], refused: Option<Refused>) -> bool {
+        let give = |closed: &Closed| {
+            let time = closed.bar.time();
+            match refused.is_some_and(|refused| (refused.from..=refused.to).contains(&time)) {
+                true => *closed,
+                false => closed.stored(),
+            }
+        };
         for bars in stored.chunks(BATCH_BARS) {
             let batch = Batch {
-                bars: bars.iter().map(Closed::stored).collect(),
+                bars: bars.iter().map(give).collect(),
                 ..Batch::default()
             };
             if !self.inlets[at].offer(batch) {
@@ -68,7 +76,7 @@ impl Inlets {
     pub fn give_past(&mut self, topic: &Topic, past: &[Closed], is_whole: bool) {
         let oldest = past.first().map(|closed| closed.bar.time());
         for (at, refused) in self.owing.answered(topic) {
-            if !is_whole || !self.give_one(at, past) {
+            if !is_whole || !self.give_one(at, past, refused) {
                 self.owing.owe(at, [(*topic, refused)]);
             } else if let Some(refused) = refused {
                 self.tell_lost(at, *topic, refused, oldest);

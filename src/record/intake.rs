@@ -79,7 +79,9 @@ impl Closing {
         }
         if bar.time() > open.newest {
             open.newest = bar.time();
-            out.extend(open.forming.take().as_ref().map(Closed::of));
+            // More of it may have come while the bus was lost.
+            let last = open.forming.take();
+            out.extend(last.map(|last| Closed::of(&last).stored()));
         }
         open.forming = (!bar.closed).then_some(*message);
         out.extend(bar.closed.then(|| Closed::of(message)));

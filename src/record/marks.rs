@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::num::NonZeroU32;
 
 use super::Closed;
 use crate::bar::Topic;
@@ -9,7 +10,7 @@ use crate::bar::Topic;
 /// Bars of one topic that are remembered: more than a store usually keeps. Older ones are written again,
 /// which is harmless.
 const MAX_TOPIC_MARKS: usize = 2_000;
-/// Bars of all topics that are remembered for one output, some 48 MB; a topic beyond them forgets its oldest.
+/// Bars of all topics that are remembered for one output, some 96 MB; a topic beyond them forgets its oldest.
 const MAX_MARKS: usize = 2_000_000;
 
 /// A bar that was taken, as it was.
@@ -18,6 +19,13 @@ struct Mark {
     time: i64,
     /// Of its numbers and `rev`: a revision has another one.
     content: u64,
+    seq: u64,
+    /// Of the run in which `seq` counts; none where it does not.
+    run: Option<NonZeroU32>,
+    /// As far as it can be told from others; none is 0.
+    rev: u16,
+    /// Whether it was heard, and is no mere state before a newer bar opened.
+    is_heard: bool,
 }
 
 impl Mark {
@@ -27,10 +35,27 @@ impl Mark {
             number.value().to_bits().hash(&mut hasher);
         }
         closed.rev.hash(&mut hasher);
+        let run = |(epoch, _): (u64, u64)| {
+            let mut hasher = DefaultHasher::new();
+            epoch.hash(&mut hasher);
+            let [.., a, b, c, d] = hasher.finish().to_be_bytes();
+            NonZeroU32::MIN.saturating_add(u32::from_be_bytes([a, b, c, d]))
+        };
         Self {
             time: closed.bar.time(),
             content: hasher.finish(),
+            seq: closed.seq.unwrap_or(0),
+            run: closed.epoch.zip(closed.seq).map(run),
+            rev: u16::try_from(closed.rev.unwrap_or(0)).unwrap_or(u16::MAX),
+            is_heard: !closed.is_stored,
         }
+    }
+
+    /// Whether it stays where another state of the bar would give way: as [`Closed::is_newer_than`] has it.
+    fn outlasts(&self, other: &Self) -> bool {
+        let is_later = || self.run.is_some() && self.run == other.run && other.seq > self.seq;
+        let is_newer = other.rev > self.rev || (other.rev == self.rev && is_later());
+        self.is_heard && !other.is_heard && !is_newer
     }
 }
 
@@ -44,14 +69,15 @@ pub(super) struct Marks {
 }
 
 impl Marks {
-    /// Whether exactly this bar was taken, as the last state of its time.
+    /// Whether exactly this bar was taken, as the last state of its time, or what was heard of it outlasts this.
     pub fn knows(&self, closed: &Closed) -> bool {
         let Some(marks) = self.topics.get(&closed.topic) else {
             return false;
         };
         let time = closed.bar.time();
         let at = marks.binary_search_by_key(&time, |mark| mark.time);
-        at.is_ok_and(|at| marks[at].content == Mark::of(closed).content)
+        let new = Mark::of(closed);
+        at.is_ok_and(|at| marks[at].content == new.content || marks[at].outlasts(&new))
     }
 
     /// It is taken.
@@ -130,6 +156,29 @@ mod tests {
         );
         let times: Vec<_> = marks.topics.values().flatten().map(|m| m.time).collect();
         assert_eq!(times, [1, 2, 3, 5, 6].map(|minute| minute * 60_000));
+    }
+
+    #[test]
+    fn what_was_heard_gives_way_only_to_what_is_newer() {
+        let with = |price, rev, seq| Closed {
+            epoch: Some(7),
+            seq: Some(seq),
+            ..bar("A", 3, price, rev)
+        };
+        let mut marks = Marks::default();
+        marks.note(&with(1, Some(1), 5));
+        for (other, known) in [
+            (with(2, None, 9), true),
+            (with(2, Some(1), 4), true),
+            (with(2, Some(1), 6), false),
+            (with(2, Some(2), 4), false),
+        ] {
+            assert_eq!(marks.knows(&other.stored()), known, "{other:?}");
+            assert!(!marks.knows(&other), "what was refused is as good as heard");
+        }
+        // Its end was not heard.
+        marks.note(&with(1, Some(1), 5).stored());
+        assert!(!marks.knows(&with(2, None, 9).stored()));
     }
 
     #[test]

@@ -29,12 +29,12 @@ impl Ingest {
         let is_suspect = match self.frames.unheard_since {
             // Whoever waits for its first bar may have missed that.
             Some(_) if is_empty => !unproven,
-            _ => state.losses_seen < losses && (unproven || !state.provable()),
+            _ => state.heard.losses < losses && (unproven || !state.provable()),
         };
         if !is_suspect {
             return None;
         }
-        state.losses_seen = losses;
+        state.heard.losses = losses;
         let hole = match self.frames.unheard_since {
             Some(since) if is_empty => Hole {
                 from: resolution.floor(since),

@@ -94,15 +94,16 @@ impl Frames {
                 state.past = Past::Stored;
             }
             let stored = self.stored.entry(entry.topic);
-            let stored = stored.or_insert_with(|| Stored::new(&state.history, &message.bar));
+            let stored = stored.or_insert_with(|| Stored::new(&state, &message.bar));
             stored.add(&message.bar);
+            let stored = *stored;
             let last = state.history.last().map(Bar::time);
             if self.memory.is_full() && last.is_some_and(|last| message.bar.time() < last) {
                 self.crowded = true;
                 return false;
             }
             let before = state.history.bytes();
-            let hole = state.restore(message, is_fresh);
+            let hole = state.restore(message, is_fresh, &stored);
             self.memory.resized(before, state.history.bytes());
             hole
         };
@@ -163,7 +164,7 @@ impl Frames {
         }
         let stored = recall
             .stored
-            .get_or_insert_with(|| Stored::new(&state.history, &message.bar));
+            .get_or_insert_with(|| Stored::new(&state, &message.bar));
         stored.add(&message.bar);
         if self.memory.is_full() || recall.fresh.len() >= MAX_FRESH_BARS {
             recall.is_crowded = true;
@@ -176,8 +177,8 @@ impl Frames {
         let before = state.history.bytes();
         let is_fresh = recall.fresh.contains(&time);
         let is_news = match recall.was_empty {
-            true => state.restore(message, is_fresh).is_some(),
-            false => state.recall(message, is_fresh),
+            true => state.restore(message, is_fresh, stored).is_some(),
+            false => state.recall(message, is_fresh, stored),
         };
         self.memory.resized(before, state.history.bytes());
         recall.news += u64::from(is_news);
