@@ -12,7 +12,7 @@ use redis::aio::MultiplexedConnection;
 use tokio::time::{MissedTickBehavior, interval_at};
 
 use super::reply::told;
-use super::role::{Role, SENTINEL, link, role};
+use super::role::{Link, Role, SENTINEL, link, role};
 use super::subscribe::Signals;
 use crate::bus::sink::lock;
 use crate::bus::{Doubt, Sink};
@@ -37,8 +37,8 @@ const RESUMED: &str = "the replica's link to its master was down, so bars were m
 pub(super) struct Place {
     /// A replica was met, and connecting anew did not lead away from it, or is about to be tried.
     at_replica: bool,
-    /// What the replica of this connection follows.
-    history: Option<String>,
+    /// What the replica of this connection follows, as it was last told.
+    link: Option<Link>,
     /// From when on the replica of this connection lacked its master.
     unfed: Option<Instant>,
 }
@@ -79,7 +79,7 @@ impl Place {
         if !std::mem::replace(&mut self.at_replica, true) {
             return Err(Look::Leave(DEMOTED));
         }
-        if !fed {
+        if fed == Some(false) {
             let since = *self.unfed.get_or_insert_with(Instant::now);
             if since.elapsed() >= UNFED_PATIENCE {
                 return Err(Look::Leave(UNFED));
@@ -87,14 +87,19 @@ impl Place {
             doubt(sink, UNFED, false);
             return Ok(());
         }
-        let history = link(connection).await.map_err(Look::Failed)?;
-        let history = history.map(|link| link.history);
-        let is_other = self.history.is_some() && self.history != history;
-        if is_other || self.unfed.is_some() {
+        let link = link(connection).await.map_err(Look::Failed)?;
+        if let (Some(before), Some(now)) = (&self.link, &link)
+            && now.missed_since(before)
+        {
             return Err(Look::Leave(RESUMED));
         }
-        self.history = history;
-        doubt(sink, AT_REPLICA, true);
+        self.link = link.or(self.link.take());
+        match (self.unfed, fed) {
+            // That the link is up again was not said.
+            (Some(_), None) => doubt(sink, UNFED, false),
+            (Some(_), Some(_)) => return Err(Look::Leave(RESUMED)),
+            (None, _) => doubt(sink, AT_REPLICA, true),
+        }
         Ok(())
     }
 
