@@ -8,6 +8,7 @@ pub mod harm;
 pub mod market;
 pub mod postgres;
 pub mod process;
+pub mod proxy;
 pub mod recorder;
 pub mod replay;
 pub mod script;

@@ -30,6 +30,8 @@ const AT_REPLICA: &str =
     "a replica serves here: bars come by way of its master, but name the master's address";
 const UNFED: &str =
     "a replica serves here, and its link to its master is down (name the master's address)";
+const MISSED: &str =
+    "the replica missed part of its master's stream, or follows another one, so bars were missed";
 const RESUMED: &str = "the replica's link to its master was down, so bars were missed";
 
 /// What a subscriber knows of who serves, over its connections.
@@ -91,7 +93,7 @@ impl Place {
         if let (Some(before), Some(now)) = (&self.link, &link)
             && now.missed_since(before)
         {
-            return Err(Look::Leave(RESUMED));
+            return Err(Look::Leave(MISSED));
         }
         self.link = link.or(self.link.take());
         match (self.unfed, fed) {
