@@ -7,9 +7,9 @@ mod common;
 use std::collections::BTreeSet;
 use std::fs::OpenOptions;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
-use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -18,6 +18,7 @@ use barcast::bus::Publisher;
 use common::client::get;
 use common::gateway::{Feed, MINUTE, START, candle};
 use common::process::{Process, barcast};
+use common::proxy::Proxy;
 use common::{RedisServer, eventually_blocking, free_port, ready};
 use serde_json::Value;
 
@@ -259,71 +260,6 @@ fn stored(server: &RedisServer, topic: &str) -> BTreeSet<i64> {
     let set: BTreeSet<_> = times.iter().copied().collect();
     assert_eq!(set.len(), times.len(), "{times:?}");
     set
-}
-
-/// One address that leads where it is told to; connections that are there stay as they are.
-struct Proxy {
-    port: u16,
-    to: Arc<AtomicU16>,
-    /// Connections before this one carry nothing any more, and do not end.
-    dead: Arc<AtomicUsize>,
-    made: Arc<AtomicUsize>,
-}
-
-impl Proxy {
-    fn start(to: u16) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let proxy = Self {
-            port: listener.local_addr().unwrap().port(),
-            to: Arc::new(AtomicU16::new(to)),
-            dead: Arc::default(),
-            made: Arc::default(),
-        };
-        let (to, dead, made) = (proxy.to.clone(), proxy.dead.clone(), proxy.made.clone());
-        thread::spawn(move || {
-            for client in listener.incoming().flatten() {
-                let Ok(server) = TcpStream::connect(("127.0.0.1", to.load(Ordering::SeqCst)))
-                else {
-                    continue;
-                };
-                let number = made.fetch_add(1, Ordering::SeqCst);
-                for (mut from, mut into) in [
-                    (client.try_clone().unwrap(), server.try_clone().unwrap()),
-                    (server, client),
-                ] {
-                    let dead = dead.clone();
-                    thread::spawn(move || {
-                        let mut buffer = [0; 65_536];
-                        while let Ok(read @ 1..) = from.read(&mut buffer) {
-                            let is_dead = number < dead.load(Ordering::SeqCst);
-                            if !is_dead && into.write_all(&buffer[..read]).is_err() {
-                                break;
-                            }
-                        }
-                        if number >= dead.load(Ordering::SeqCst) {
-                            let _ = into.shutdown(std::net::Shutdown::Both);
-                        } else {
-                            thread::sleep(common::DEADLINE * 2);
-                        }
-                    });
-                }
-            }
-        });
-        proxy
-    }
-
-    fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.port)
-    }
-
-    fn lead_to(&self, port: u16) {
-        self.to.store(port, Ordering::SeqCst);
-    }
-
-    fn swallow(&self) {
-        self.dead
-            .store(self.made.load(Ordering::SeqCst), Ordering::SeqCst);
-    }
 }
 
 /// What is wrong with a Redis for a while.

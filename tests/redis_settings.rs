@@ -5,6 +5,7 @@ mod common;
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use barcast::bus::redis::Settings;
 use barcast::bus::{Bus, Outgoing, Publisher, RedisBus};
@@ -218,6 +219,15 @@ fn a_password_file_that_cannot_be_used_is_refused() {
         path.display().to_string()
     };
     let fine = file("fine", b"s3cr3t\n");
+    let pipe = folder.path().join("pipe");
+    assert!(
+        Command::new("mkfifo")
+            .arg(&pipe)
+            .status()
+            .unwrap()
+            .success()
+    );
+    let pipe = pipe.display().to_string();
     let folder_itself = folder.path().display().to_string();
     let faults = [
         ("redis://host", file("empty", b""), "is empty"),
@@ -229,6 +239,12 @@ fn a_password_file_that_cannot_be_used_is_refused() {
             "too large",
         ),
         ("redis://host", folder_itself, "directory"),
+        ("redis://host", pipe, "allowed: a regular file"),
+        (
+            "redis://host",
+            "/dev/null".to_owned(),
+            "is a pipe or a device",
+        ),
         ("redis://u:other@host", fine.clone(), "one of them"),
         ("redis://:other@host", fine.clone(), "one of them"),
         ("unix:///run/redis.sock?pass=other", fine, "one of them"),

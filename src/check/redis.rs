@@ -83,11 +83,16 @@ fn serving(asked: Result<(Role, bool), String>) -> Step {
     match asked {
         Err(why) => unreadable(name, &why),
         Ok((Role::Sentinel, _)) => Step::fail(name, SENTINEL, next),
-        Ok((Role::Replica { fed: true }, _)) => {
+        Ok((
+            Role::Replica {
+                fed: None | Some(true),
+            },
+            _,
+        )) => {
             let detail = "a replica: gateways hear bars there, publishers reach nobody";
             Step::warn(name, detail, next)
         }
-        Ok((Role::Replica { fed: false }, _)) => {
+        Ok((Role::Replica { fed: Some(false) }, _)) => {
             Step::fail(name, "a replica whose link to its master is down", next)
         }
         Ok((Role::Master, true)) => Step::warn(name, CLUSTER, "see docs/production.md, Redis"),
@@ -215,8 +220,14 @@ mod tests {
         let status = |role, is_cluster| serving(Ok((role, is_cluster))).status;
         assert_eq!(status(Role::Master, false), Status::Ok);
         assert_eq!(status(Role::Master, true), Status::Warn);
-        assert_eq!(status(Role::Replica { fed: true }, false), Status::Warn);
-        assert_eq!(status(Role::Replica { fed: false }, false), Status::Fail);
+        assert_eq!(
+            status(Role::Replica { fed: Some(true) }, false),
+            Status::Warn
+        );
+        assert_eq!(
+            status(Role::Replica { fed: Some(false) }, false),
+            Status::Fail
+        );
         assert_eq!(status(Role::Sentinel, false), Status::Fail);
         assert_eq!(serving(Err("NOPERM".to_owned())).status, Status::Skip);
     }

@@ -8,6 +8,7 @@ pub mod harm;
 pub mod market;
 pub mod postgres;
 pub mod process;
+pub mod proxy;
 pub mod recorder;
 pub mod replay;
 pub mod script;
@@ -162,6 +163,8 @@ fn answers(port: u16) -> bool {
 #[derive(Default)]
 pub struct Seen {
     pub messages: Vec<(String, Vec<u8>)>,
+    /// Topics, each as often as something of it was read from the store.
+    pub stored: Vec<String>,
     pub connected: usize,
     /// How many messages there were when the subscription last stood.
     pub at_connected: usize,
@@ -234,6 +237,10 @@ impl Sink for Collector {
         while *shut {
             shut = self.shut.1.wait(shut).unwrap();
         }
+    }
+
+    fn stored(&mut self, channel: &str, _: &[u8]) {
+        self.seen.lock().unwrap().stored.push(channel.to_owned());
     }
 
     fn flush(&mut self) {

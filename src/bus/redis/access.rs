@@ -1,7 +1,7 @@
 //! How Redis is reached: its address, and the files that an operator may change while barcast runs. They are
 //! read at each connect, so that a new password or certificate needs no restart.
 
-use std::fs::File;
+use std::fs::{self, File, Metadata};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
@@ -14,7 +14,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
 
-use super::{TCP_KEEPALIVE, url};
+use super::{CONNECT_TIMEOUT, TCP_KEEPALIVE, url};
 use crate::bus::BusError;
 use crate::bus::prefix::Prefix;
 
@@ -117,6 +117,26 @@ impl Access {
         self.authorities.is_some() || self.identity.is_some() || self.password.is_some()
     }
 
+    /// What is said when the files cannot be read in time.
+    pub fn hangs(&self) -> String {
+        let identity = self.identity.as_ref();
+        let files = [
+            (PASSWORD, self.password.as_ref()),
+            (CA, self.authorities.as_ref()),
+            (CERT, identity.map(|(certificate, _)| certificate)),
+            (KEY, identity.map(|(_, key)| key)),
+        ];
+        let set = files
+            .iter()
+            .filter_map(|(flag, path)| Some(format!("{flag} = {:?}", path.as_ref()?)));
+        let set: Vec<_> = set.collect();
+        format!(
+            "the file system does not answer in {} s: {}",
+            CONNECT_TIMEOUT.as_secs(),
+            set.join(", ")
+        )
+    }
+
     /// A client with what the files hold now.
     ///
     /// # Errors
@@ -148,12 +168,23 @@ fn of_file(flag: &str, path: &Path, why: &str) -> String {
     format!("{flag} = {path:?}: {why}")
 }
 
+const A_FILE: &str = "allowed: a regular file that this user may read";
+
 fn read(path: &Path) -> Result<Vec<u8>, String> {
+    let is_dir = |kind: &Metadata| match kind.is_dir() {
+        true => Err(io::ErrorKind::IsADirectory.into()),
+        false => Ok(kind.is_file()),
+    };
+    // Before it is opened, which waits for a writer where it is a pipe.
+    if let Ok(false) = fs::metadata(path).and_then(|kind| is_dir(&kind)) {
+        return Err(format!(
+            "is a pipe or a device, which cannot be read again at each connect (so is what <(COMMAND) of a shell \
+             names); {A_FILE}"
+        ));
+    }
     let read = || -> io::Result<Vec<u8>> {
         let file = File::open(path)?;
-        if file.metadata()?.is_dir() {
-            return Err(io::ErrorKind::IsADirectory.into());
-        }
+        is_dir(&file.metadata()?)?;
         let mut bytes = Vec::new();
         file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
         Ok(bytes)
@@ -163,9 +194,7 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
             "is too large; allowed: up to {MAX_FILE_BYTES} bytes"
         )),
         Ok(bytes) => Ok(bytes),
-        Err(why) => Err(format!(
-            "cannot be read: {why}; allowed: a file that this user may read"
-        )),
+        Err(why) => Err(format!("cannot be read: {why}; {A_FILE}")),
     }
 }
 

@@ -17,12 +17,14 @@ mod subscribe;
 mod url;
 
 use std::io;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, RedisError};
-use tokio::task::spawn_blocking;
+use redis::{AsyncConnectionConfig, Client, RedisError};
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use access::Access;
@@ -37,17 +39,21 @@ use super::{Bus, BusError, Sink};
 use crate::ahead::MaxAhead;
 use crate::bar::CHANNEL_PATTERN;
 
-/// Longest wait for TCP, TLS and the login.
+/// Longest wait for TCP, TLS and the login, and before that for the files that these need.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest wait for a reply. A pipeline of 10,000 publishes takes some 50 ms.
 pub(super) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Idle time before TCP asks by itself; the ping is faster while this process runs well.
 const TCP_KEEPALIVE: Duration = Duration::from_secs(15);
 
+type Reader = JoinHandle<Result<Client, String>>;
+
 /// A Redis server by its settings. Clones share the address, not a connection.
 #[derive(Debug, Clone)]
 pub struct RedisBus {
     access: Arc<Access>,
+    /// Reads the files of `access`, unless none is under way.
+    reading: Arc<tokio::sync::Mutex<Option<Reader>>>,
     /// Before the names of our channels and keys.
     pub(super) prefix: Prefix,
     /// What a subscriber hears.
@@ -84,6 +90,7 @@ impl RedisBus {
         let (access, prefix) = Access::new(settings)?;
         Ok(Self {
             access: Arc::new(access),
+            reading: Arc::default(),
             pattern: prefix.name(CHANNEL_PATTERN).to_string().into(),
             prefix,
             keep: None,
@@ -125,6 +132,7 @@ impl RedisBus {
     pub fn listening_to(&self, pattern: &str) -> Self {
         Self {
             access: Arc::clone(&self.access),
+            reading: Arc::clone(&self.reading),
             prefix: Prefix::default(),
             pattern: pattern.into(),
             keep: None,
@@ -141,19 +149,30 @@ impl RedisBus {
         let config = config
             .set_connection_timeout(Some(CONNECT_TIMEOUT))
             .set_response_timeout(Some(RESPONSE_TIMEOUT));
-        let access = Arc::clone(&self.access);
-        let client = match access.has_files() {
-            // A disk may be slow.
-            true => spawn_blocking(move || access.client())
+        let client = match self.access.has_files() {
+            true => timeout(CONNECT_TIMEOUT, self.read_files())
                 .await
-                .unwrap_or_else(|why| Err(why.to_string())),
-            false => access.client(),
+                .unwrap_or_else(|_| Err(self.access.hangs())),
+            false => self.access.client(),
         };
         let client = client.map_err(|why| RedisError::from(io::Error::other(why)))?;
         let connected = client
             .get_multiplexed_async_connection_with_config(&config)
             .await;
         connected.map_err(|why| self.access.explained(why))
+    }
+}
+
+impl RedisBus {
+    /// A disk may be slow, and one in a network may hang: whoever comes then waits for the same thread.
+    async fn read_files(&self) -> Result<Client, String> {
+        let mut reading = self.reading.lock().await;
+        let access = Arc::clone(&self.access);
+        let of_old = reading.take().filter(|thread| !thread.is_finished());
+        let thread = of_old.unwrap_or_else(|| spawn_blocking(move || access.client()));
+        let read = reading.insert(thread).await;
+        *reading = None;
+        read.unwrap_or_else(|why| Err(why.to_string()))
     }
 }
 
@@ -168,13 +187,14 @@ impl Bus for RedisBus {
         let sink = Arc::new(Mutex::new(sink));
         let past = self.load.filter(|load| load.bars > 0);
         let asked = past.and_then(|load| Some((load, lock(&sink).asked()?)));
-        let feeds = self.feed_on(&sink, &stop, asked.is_none());
+        let subscription = AtomicU64::new(0);
+        let feeds = self.feed_on(&sink, &stop, &subscription, asked.is_none());
         let Some((load, asked)) = asked else {
             return feeds.await;
         };
         tokio::select! {
             () = feeds => {}
-            () = self.read_asked(&sink, load, asked) => {}
+            () = self.read_asked(&sink, load, &subscription, asked) => {}
         }
     }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::ops::Bound::{Excluded, Unbounded};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, RedisError, Value};
@@ -12,6 +13,8 @@ use tokio::time::{Instant, sleep_until};
 
 use super::RedisBus;
 use super::reply::told;
+use super::role::{Role, hello};
+use super::serving::ASK_INTERVAL;
 use crate::bar::Topic;
 use crate::bus::backoff::Backoff;
 use crate::bus::prefix::Prefix;
@@ -49,6 +52,32 @@ impl Again {
     }
 }
 
+/// The connection that pasts are read over, from the server that the subscription has.
+struct Open {
+    connection: MultiplexedConnection,
+    /// The subscription that stood when it was made.
+    subscription: u64,
+    used: Instant,
+}
+
+impl Open {
+    /// Whether it still leads to where bars come from. After a while nobody knows, so who serves is asked; a replica
+    /// may have become one.
+    async fn serves(&mut self, subscription: u64) -> bool {
+        if self.subscription != subscription {
+            return false;
+        }
+        if self.used.elapsed() < ASK_INTERVAL {
+            return true;
+        }
+        match hello(&mut self.connection).await {
+            Ok((role, _)) => role == Role::Master,
+            // An answer, whatever it says.
+            Err(why) => why.code().is_some(),
+        }
+    }
+}
+
 impl RedisBus {
     /// Reads what is asked for, some topics at a time, over a connection of its own that is made when it is
     /// needed; what cannot be read then, again until it can. Never ends.
@@ -56,9 +85,10 @@ impl RedisBus {
         &self,
         sink: &Mutex<S>,
         load: Load,
+        subscription: &AtomicU64,
         mut asked: mpsc::Receiver<Topic>,
     ) {
-        let mut connection = None;
+        let mut open = None;
         let mut topics = Vec::new();
         let mut again = Again {
             topics: BTreeSet::new(),
@@ -77,11 +107,11 @@ impl RedisBus {
                 }
             }
             lock(sink).recalling(&topics);
-            let read = self.read_some(&mut connection, load, &topics).await;
+            let read = self.read_some(&mut open, load, subscription, &topics).await;
             let doubt = match read {
                 Ok(replies) => recalled(load.prefix, sink, &topics, &replies, &mut again),
                 Err(why) => {
-                    connection = None;
+                    open = None;
                     // Whoever waits behind them would only wait longer to learn the same.
                     while topics.len() < READ_BARS
                         && let Ok(topic) = asked.try_recv()
@@ -104,22 +134,42 @@ impl RedisBus {
         }
     }
 
+    /// Reads again what was read while the subscription went to another connection, and so perhaps to another server.
     async fn read_some(
         &self,
-        connection: &mut Option<MultiplexedConnection>,
+        open: &mut Option<Open>,
         load: Load,
+        subscription: &AtomicU64,
         topics: &[Topic],
     ) -> Result<Vec<Value>, RedisError> {
         let topics: Vec<_> = topics.iter().map(Topic::to_string).collect();
-        if let Some(open) = connection {
-            match load.past_of(open, &topics).await {
+        loop {
+            let standing = subscription.load(Ordering::Relaxed);
+            let mut is_new = false;
+            let usable = match open.take() {
+                Some(mut held) => held.serves(standing).await.then_some(held),
+                None => None,
+            };
+            let held = match usable {
+                Some(held) => open.insert(held),
+                None => {
+                    is_new = true;
+                    open.insert(Open {
+                        connection: self.connect(AsyncConnectionConfig::new()).await?,
+                        subscription: standing,
+                        used: Instant::now(),
+                    })
+                }
+            };
+            let read = load.past_of(&mut held.connection, &topics).await;
+            held.used = Instant::now();
+            match read {
                 // It may have ended long ago, while nobody asked.
-                Err(why) if !why.is_timeout() => {}
+                Err(why) if !is_new && !why.is_timeout() => *open = None,
+                Ok(_) if subscription.load(Ordering::Relaxed) != standing => {}
                 read => return read,
             }
         }
-        let open = connection.insert(self.connect(AsyncConnectionConfig::new()).await?);
-        load.past_of(open, &topics).await
     }
 }
 

@@ -9,9 +9,10 @@ use redis::{FromRedisValue, RedisError, Value, cmd};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     Master,
-    /// Bars reach it through its master; `fed` is false while the link to that is down.
+    /// Bars reach it through its master; `fed` is false while the link to that is down, and none where this user
+    /// may not know, or not now.
     Replica {
-        fed: bool,
+        fed: Option<bool>,
     },
     /// It knows of servers, but is none.
     Sentinel,
@@ -34,8 +35,9 @@ pub async fn role(connection: &mut MultiplexedConnection) -> Result<Role, RedisE
             // HELLO does not tell of the link.
             Role::Replica { .. } => {
                 let link = link(connection).await?;
-                let fed = link.is_none_or(|link| link.is_up);
-                Ok(Role::Replica { fed })
+                Ok(Role::Replica {
+                    fed: link.map(|link| link.is_up),
+                })
             }
             other => Ok(other),
         },
@@ -66,7 +68,7 @@ pub fn by_hello(answer: Value) -> Result<(Role, bool), RedisError> {
     let role = match (text("mode").as_str(), text("role").as_str()) {
         ("sentinel", _) => Role::Sentinel,
         // HELLO does not tell of the link.
-        (_, "replica" | "slave") => Role::Replica { fed: true },
+        (_, "replica" | "slave") => Role::Replica { fed: None },
         _ => Role::Master,
     };
     Ok((role, text("mode") == "cluster"))
@@ -78,9 +80,37 @@ pub struct Link {
     pub is_up: bool,
     /// The history of writes that it follows: another one after a full resynchronisation with another master.
     pub history: String,
+    /// How far it is in that history; none where it is not told.
+    pub stream: Option<Stream>,
 }
 
-/// Asks by INFO; none where this user may not.
+/// How far a replica is, in bytes of its master's stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stream {
+    offset: u64,
+    /// What it holds of the stream begins here.
+    first: u64,
+    /// It holds less than it may, so it has let go of nothing since it began.
+    is_all: bool,
+}
+
+impl Stream {
+    /// Whether part of the stream never came by, as it does not in a full resynchronisation: what is held began
+    /// anew behind it.
+    pub fn skipped_since(self, before: Self) -> bool {
+        self.is_all && self.first > before.offset + 1
+    }
+}
+
+impl Link {
+    /// Whether bars may have been missed since it was so, as far as either tells.
+    pub fn missed_since(&self, before: &Self) -> bool {
+        let skipped = |now: Stream| before.stream.is_some_and(|then| now.skipped_since(then));
+        self.history != before.history || self.stream.is_some_and(skipped)
+    }
+}
+
+/// Asks by INFO; none where this user may not, or Redis not now.
 ///
 /// # Errors
 /// When it is not answered.
@@ -97,13 +127,22 @@ pub async fn link(connection: &mut MultiplexedConnection) -> Result<Option<Link>
         let found = pairs.find(|(known, _)| *known == name);
         found.map_or(String::new(), |(_, value)| value.trim().to_owned())
     };
+    let number = |name: &str| field(name).parse::<u64>().ok();
+    let stream = || {
+        Some(Stream {
+            offset: number("slave_repl_offset")?,
+            first: number("repl_backlog_first_byte_offset")?,
+            is_all: number("repl_backlog_histlen")? < number("repl_backlog_size")?,
+        })
+    };
     Ok(Some(Link {
         is_up: field("master_link_status") != "down",
         history: field("master_replid"),
+        stream: stream(),
     }))
 }
 
-/// Redis command ROLE: `master …`, `slave HOST PORT connect|connecting|sync|connected OFFSET`, `sentinel …`.
+/// Redis command ROLE: `master …`, `slave` (or `replica`) `HOST PORT connect|connecting|sync|connected OFFSET`, `sentinel …`.
 fn by_role(answer: &Value) -> Role {
     let word = |at: usize| match answer {
         Value::Array(words) => match words.get(at) {
@@ -113,8 +152,8 @@ fn by_role(answer: &Value) -> Role {
         _ => b"",
     };
     match word(0) {
-        b"slave" => Role::Replica {
-            fed: word(3) == b"connected",
+        b"slave" | b"replica" => Role::Replica {
+            fed: Some(word(3) == b"connected"),
         },
         b"sentinel" => Role::Sentinel,
         _ => Role::Master,

@@ -12,7 +12,7 @@ use redis::aio::MultiplexedConnection;
 use tokio::time::{MissedTickBehavior, interval_at};
 
 use super::reply::told;
-use super::role::{Role, SENTINEL, link, role};
+use super::role::{Link, Role, SENTINEL, link, role};
 use super::subscribe::Signals;
 use crate::bus::sink::lock;
 use crate::bus::{Doubt, Sink};
@@ -32,6 +32,8 @@ const AT_REPLICA: &str =
     "a replica serves here: bars come by way of its master, but name the master's address";
 const UNFED: &str =
     "a replica serves here, and its link to its master is down (name the master's address)";
+const MISSED: &str =
+    "the replica missed part of its master's stream, or follows another one, so bars were missed";
 const RESUMED: &str = "the replica's link to its master was down, so bars were missed";
 
 /// What a subscriber knows of who serves, over its connections.
@@ -41,8 +43,8 @@ pub(in crate::bus) struct Place {
     patience: Duration,
     /// A replica was met, and connecting anew did not lead away from it, or is about to be tried.
     at_replica: bool,
-    /// What the replica of this connection follows.
-    history: Option<String>,
+    /// What the replica of this connection follows, as it was last told.
+    link: Option<Link>,
     /// From when on the replica of this connection lacked its master.
     unfed: Option<Instant>,
 }
@@ -105,7 +107,7 @@ impl Place {
         if !std::mem::replace(&mut self.at_replica, true) {
             return Err(Look::Leave(DEMOTED));
         }
-        if !fed {
+        if fed == Some(false) {
             let since = *self.unfed.get_or_insert_with(Instant::now);
             if since.elapsed() >= self.patience {
                 return Err(Look::Leave(UNFED));
@@ -113,14 +115,19 @@ impl Place {
             let (why, flows) = (UNFED, false);
             return Ok(Some(Doubt { why, flows }));
         }
-        let history = link(connection).await.map_err(Look::Failed)?;
-        let history = history.map(|link| link.history);
-        let is_other = self.history.is_some() && self.history != history;
-        if is_other || self.unfed.is_some() {
-            return Err(Look::Leave(RESUMED));
+        let link = link(connection).await.map_err(Look::Failed)?;
+        if let (Some(before), Some(now)) = (&self.link, &link)
+            && now.missed_since(before)
+        {
+            return Err(Look::Leave(MISSED));
         }
-        self.history = history;
-        let (why, flows) = (AT_REPLICA, true);
+        self.link = link.or(self.link.take());
+        let (why, flows) = match (self.unfed, fed) {
+            // That the link is up again was not said.
+            (Some(_), None) => (UNFED, false),
+            (Some(_), Some(_)) => return Err(Look::Leave(RESUMED)),
+            (None, _) => (AT_REPLICA, true),
+        };
         Ok(Some(Doubt { why, flows }))
     }
 

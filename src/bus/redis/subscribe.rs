@@ -43,6 +43,7 @@ impl RedisBus {
         &self,
         sink: &Arc<Mutex<S>>,
         connections: &mut Connections,
+        subscription: &AtomicU64,
         all: bool,
     ) -> String {
         let signals = Arc::new(Signals::default());
@@ -70,6 +71,7 @@ impl RedisBus {
             return told(&why);
         }
         *stood = Some(Instant::now());
+        subscription.fetch_add(1, Ordering::Relaxed);
         // Beside the loop below, which must go on flushing what comes live.
         let mut loads = pin!(self.read_store(sink, all));
         let mut watch = pin!(place.watch(connection, sink, &signals, ASK_INTERVAL));
@@ -86,11 +88,12 @@ impl RedisBus {
         }
     }
 
-    /// Feeds the sink until `stop`, over one connection after another.
+    /// Feeds the sink until `stop`, over one connection after another, and counts where one begins or ends.
     pub(super) async fn feed_on<S: Sink>(
         &self,
         sink: &Arc<Mutex<S>>,
         stop: &CancellationToken,
+        subscription: &AtomicU64,
         all: bool,
     ) {
         let mut backoff = Backoff::default();
@@ -100,8 +103,10 @@ impl RedisBus {
         };
         loop {
             // Around all of it: connecting to a server that stays silent must end with `stop` too.
-            let fed = stop.run_until_cancelled(self.feed(sink, &mut connections, all));
+            let fed =
+                stop.run_until_cancelled(self.feed(sink, &mut connections, subscription, all));
             let Some(why) = fed.await else { return };
+            subscription.fetch_add(1, Ordering::Relaxed);
             lock(sink).lost(&why);
             backoff.ended(connections.stood.take());
             let wait = backoff.wait();

@@ -146,6 +146,8 @@ impl Reading {
             }
         }
         let mut first = None;
+        // Ours only in the end: an attempt that ends before has not seen the topics behind.
+        let mut wrong = Vec::new();
         for some in topics.chunks(self.load.topics_at_once()) {
             let replies = self.load.past_of(connection, some).await;
             let replies = replies.map_err(|why| Unread::all(told(&why)))?;
@@ -159,13 +161,14 @@ impl Reading {
                         if !why.flows {
                             return Err(why);
                         }
-                        self.wrong.push(topic.clone());
+                        wrong.push(topic.clone());
                         first.get_or_insert(why);
                     }
                 }
             }
             lock(sink).flush();
         }
+        self.wrong = wrong;
         first.map_or(Ok(()), Err)
     }
 }

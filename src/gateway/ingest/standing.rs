@@ -29,7 +29,6 @@ impl Ingest {
         // Of a connection that is gone nobody knows.
         self.health.clear(Concern::Server);
         self.health.clear(Concern::Store);
-        self.served_by = None;
         let bus = &self.address;
         self.bus_log.say(&format!("{event}{why}"), |left_out| {
             tracing::warn!(bus, why, left_out, "{event}");
