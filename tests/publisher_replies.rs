@@ -702,3 +702,89 @@ fn a_publisher_whose_publishes_hang_is_not_ready_between_two_of_them() {
     server.command("CLIENT UNPAUSE");
     publishing.until_ready(true);
 }
+
+/// A key of another program is refused with every message of its topic, and holds up no other topic: not
+/// what waits for the store, and not at the end.
+#[test]
+fn a_topic_refused_for_ever_holds_up_no_other() {
+    let server = RedisServer::start();
+    server.command("SET barcast:history:bars:FOREIGN:1 x");
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let bus = server.bus().keeping(100);
+    let mut publisher = runtime.block_on(ready(&bus));
+    let mut publish = |symbol: &'static str, minute| {
+        let bar = candle(symbol, minute, 10).closed();
+        let published = runtime.block_on(async {
+            let (message, kept) = ([bar.outgoing()], [bar.kept()]);
+            publisher.publish_and_keep(&message, &kept).await.unwrap()
+        });
+        assert!(published.is_some());
+        runtime.block_on(publisher.tend());
+    };
+    server.command("CONFIG SET maxmemory 1");
+    publish("GOOD", 0);
+    server.command("CONFIG SET maxmemory 0");
+    let mut minute = 0;
+    // One refusal comes after the other, at less than the pause after one.
+    eventually_blocking("what waited is stored", || {
+        minute += 1;
+        publish("FOREIGN", minute);
+        thread::sleep(Duration::from_millis(50));
+        stored(&server, "bars:GOOD:1").len() == 1
+    });
+}
+
+/// At the end of the input a bar that will never be stored gives up none that can be.
+#[test]
+fn the_end_waits_for_what_can_be_stored() {
+    let server = RedisServer::start();
+    server.command("SET barcast:history:bars:A:1 x");
+    let folder = tempfile::tempdir().unwrap();
+    let rows = folder.path().join("rows");
+    let mut text = row(0) + &row(1);
+    for minute in 0..2_000 {
+        text += &row(minute).replace("\"A\"", "\"GOOD\"");
+    }
+    std::fs::write(&rows, text).unwrap();
+    server.command("CONFIG SET maxmemory 1");
+    let (rows, url) = (rows.display().to_string(), server.url());
+    let mut ingest = Process::spawn(barcast(&[
+        "ingest",
+        &rows,
+        "--input",
+        "bars",
+        "--resolutions",
+        "1",
+        "--store-bars",
+        "10000",
+        "--redis-url",
+        &url,
+    ]));
+    eventually_blocking("the store refuses", || {
+        ingest.log().contains("the store does not take bars")
+    });
+    server.command("CONFIG SET maxmemory 0");
+    assert_eq!(ingest.exit_code(), Some(0));
+    let count = stored(&server, "bars:GOOD:1").len();
+    assert!(count >= 1_999, "{count}: {}", ingest.log());
+}
+
+/// What ends one cause of an outage may leave another, which is told, too.
+#[test]
+fn the_log_names_the_second_cause_of_an_outage() {
+    let server = RedisServer::start();
+    server.command("ACL SETUSER u on >pw allkeys allchannels allcommands");
+    let url = format!("redis://u:pw@127.0.0.1:{}", server.port());
+    let publishing = Publishing::start(Kind::Generate, &url, &["--store", "none"]);
+    publishing.until_ready(true);
+    for fault in [Fault::NoChannels, Fault::Replica] {
+        fault.begin(&server);
+        eventually_blocking(fault.word(), || {
+            let log = publishing.process.log();
+            let mut told = log
+                .lines()
+                .filter(|line| line.contains("bus does not take"));
+            told.any(|line| line.contains(fault.word()))
+        });
+    }
+}

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::pack::{Form, Packer, keep};
 use crate::bar::{Message, Topic};
 use crate::bus::{BusError, Publisher, Refused};
-use crate::limited::Limited;
+use crate::limited::{Limited, Repeated};
 use crate::metrics::GeneratorMetrics;
 
 /// Pause before the same messages are published again over a connection that stands: the bus refused
@@ -35,6 +35,7 @@ pub struct Outlet<P> {
     packer: Packer,
     metrics: GeneratorMetrics,
     outage: Option<Outage>,
+    outage_log: Repeated,
     store_log: Limited,
     /// Closed bars that could not be published when they were offered.
     late: VecDeque<Message>,
@@ -68,6 +69,7 @@ impl<P: Publisher> Outlet<P> {
             packer: Packer::new(form),
             metrics,
             outage: None,
+            outage_log: Repeated::default(),
             store_log: Limited::default(),
             late: VecDeque::new(),
             unused: HashMap::new(),
@@ -194,6 +196,8 @@ impl<P: Publisher> Outlet<P> {
     pub async fn finish(&mut self, stop: &CancellationToken) {
         let never = CancellationToken::new();
         let began = Instant::now();
+        // The round that goes on may have begun before the last bars came.
+        let hopeless = self.publisher.owed().rounds_refused + 2;
         while self.waits() > 0 {
             let wait = if stop.is_cancelled() {
                 STOP_WAIT
@@ -204,7 +208,9 @@ impl<P: Publisher> Outlet<P> {
                 break;
             };
             let is_over = timeout(left, self.tend(&never)).await.is_err();
-            if is_over || self.waits() == 0 || self.publisher.owed().is_mistake {
+            let is_hopeless =
+                self.late.is_empty() && self.publisher.owed().rounds_refused >= hopeless;
+            if is_over || self.waits() == 0 || is_hopeless {
                 break;
             }
             sleep(RETRY_PAUSE).await;
@@ -334,6 +340,7 @@ impl<P: Publisher> Outlet<P> {
     fn confirmed(&mut self, messages: &[Message]) {
         self.metrics.published.inc_by(count(messages.len()));
         if let Some(outage) = self.outage.take() {
+            self.outage_log.forget();
             tracing::info!(
                 after = ?outage.since.elapsed(),
                 unpublished = outage.unpublished,
@@ -349,12 +356,13 @@ impl<P: Publisher> Outlet<P> {
 
     fn failed(&mut self, why: &str, unpublished: usize) {
         self.metrics.unpublished.inc_by(count(unpublished));
-        let outage = self.outage.get_or_insert_with(|| {
-            tracing::warn!(%why, "the bus does not take bars; trying until it does");
-            Outage {
-                since: Instant::now(),
-                unpublished: 0,
-            }
+        // Its cause may change while it lasts.
+        self.outage_log.say(why, |left_out| {
+            tracing::warn!(%why, left_out, "the bus does not take bars; trying until it does");
+        });
+        let outage = self.outage.get_or_insert_with(|| Outage {
+            since: Instant::now(),
+            unpublished: 0,
         });
         outage.unpublished += count(unpublished);
     }

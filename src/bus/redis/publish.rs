@@ -24,11 +24,20 @@ pub struct RedisPublisher {
     health: Health,
     /// What the store said when it last refused something, and until when it is left alone.
     store: Option<Refusal>,
+    round: Round,
+    /// Rounds in which the store took nothing, and will not until an operator does something.
+    rounds_refused: u64,
 }
 
 struct Refusal {
     until: Instant,
-    is_mistake: bool,
+}
+
+/// What became of all that waits, offered once.
+#[derive(Default)]
+struct Round {
+    /// Something was taken, or may be by itself.
+    has_hope: bool,
 }
 
 impl RedisPublisher {
@@ -41,6 +50,8 @@ impl RedisPublisher {
             link: None,
             health: Health::default(),
             store: None,
+            round: Round::default(),
+            rounds_refused: 0,
         }
     }
 
@@ -146,15 +157,17 @@ impl RedisPublisher {
         Ok(())
     }
 
-    /// Says how the store is, after it was asked to take something.
-    fn settle(&mut self, outcome: &Outcome, is_over: bool) {
+    /// Says how the store is, after it was asked to take something. Only what is refused of that which
+    /// waited moves the pause: bars that are refused with every message hold up nothing else.
+    fn settle(&mut self, outcome: &Outcome, is_over: bool, is_late: bool) {
         if let Some(refused) = &outcome.refused {
             let why = format!("the store does not take bars: {}", refused.why);
             self.health.set(Concern::Kept, why);
-            self.store = Some(Refusal {
-                until: Instant::now() + STORE_PAUSE,
-                is_mistake: outcome.is_mistake,
-            });
+            let now = Instant::now();
+            let store = self.store.get_or_insert(Refusal { until: now });
+            if is_late {
+                store.until = now + STORE_PAUSE;
+            }
         } else if is_over && let Some(refusal) = &mut self.store {
             if outcome.has_taken {
                 refusal.until = Instant::now();
@@ -177,7 +190,7 @@ impl Publisher for RedisPublisher {
         let wanted = wanted.unwrap_or_default();
         let mut outcome = Outcome::default();
         let ended = self.run(messages, &wanted, false, &mut outcome).await;
-        self.settle(&outcome, ended.is_ok());
+        self.settle(&outcome, ended.is_ok(), false);
         match &ended {
             // The connection says so itself.
             Err(BusError::NotConnected(_)) => {}
@@ -199,9 +212,15 @@ impl Publisher for RedisPublisher {
             return false;
         };
         let wanted = keeper.late();
+        let is_round_over = keeper.is_round_over();
         let mut outcome = Outcome::default();
         let ended = self.run(&[], &wanted, true, &mut outcome).await;
-        self.settle(&outcome, ended.is_ok());
+        self.settle(&outcome, ended.is_ok(), true);
+        let may_pass = outcome.refused.is_some() && !outcome.is_mistake;
+        self.round.has_hope |= ended.is_err() || outcome.has_taken || may_pass;
+        if is_round_over && !std::mem::take(&mut self.round).has_hope {
+            self.rounds_refused += 1;
+        }
         let goes_on = ended.is_ok() && outcome.refused.is_none();
         goes_on && self.keeper.as_ref().is_some_and(Keeper::owes)
     }
@@ -209,7 +228,7 @@ impl Publisher for RedisPublisher {
     fn owed(&self) -> Owed {
         let owed = self.keeper.as_ref().map(Keeper::owed);
         Owed {
-            is_mistake: self.store.as_ref().is_some_and(|store| store.is_mistake),
+            rounds_refused: self.rounds_refused,
             ..owed.unwrap_or_default()
         }
     }

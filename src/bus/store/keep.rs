@@ -70,7 +70,7 @@ impl Keeper {
         Owed {
             waiting: self.closed.len(),
             given_up: self.given_up,
-            is_mistake: false,
+            rounds_refused: 0,
         }
     }
 
@@ -115,8 +115,15 @@ impl Keeper {
         }
         let closed = self.closed.range((from, Unbounded)).take(LATE_BARS);
         wanted.closed = closed.map(|(key, _)| *key).collect();
-        self.next = wanted.closed.last().copied();
+        // With fewer the round is over.
+        let is_full = wanted.closed.len() == LATE_BARS;
+        self.next = wanted.closed.last().copied().filter(|_| is_full);
         wanted
+    }
+
+    /// Whether the last call of [`late`](Self::late) came to the end of what waits.
+    pub fn is_round_over(&self) -> bool {
+        self.next.is_none()
     }
 
     /// Topics whose newest stored message is to be known first, and the question for it. With `anew`, also

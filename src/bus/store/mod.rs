@@ -54,8 +54,8 @@ pub struct Owed {
     pub waiting: usize,
     /// Closed bars that were given up, since more waited than may.
     pub given_up: u64,
-    /// The store will not take them until an operator does something.
-    pub is_mistake: bool,
+    /// How often all that waited was offered, and none of it will be taken until an operator does something.
+    pub rounds_refused: u64,
 }
 
 /// The sorted set of a topic.
@@ -99,7 +99,7 @@ pub(super) struct Write {
 #[derive(Default)]
 pub(super) struct Outcome {
     pub refused: Option<Refused>,
-    /// The first refusal needs an operator.
+    /// Every refusal needs an operator.
     pub is_mistake: bool,
     /// Whether the store took anything.
     pub has_taken: bool,
@@ -209,9 +209,8 @@ impl Write {
 impl Outcome {
     /// Counts messages that the store did not take.
     pub fn refuse(&mut self, messages: usize, why: &RedisError, meaning: Option<Meaning>) {
-        if self.refused.is_none() {
-            self.is_mistake = meaning == Some(Meaning::Mistake);
-        }
+        let is_first = self.refused.is_none();
+        self.is_mistake = (is_first || self.is_mistake) && meaning == Some(Meaning::Mistake);
         let refused = self.refused.get_or_insert_with(|| Refused {
             messages: 0,
             why: told(why),
