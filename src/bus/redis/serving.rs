@@ -55,7 +55,7 @@ impl Place {
         Self {
             patience,
             at_replica: false,
-            history: None,
+            link: None,
             unfed: None,
         }
     }
