@@ -38,6 +38,9 @@ export function link(address, { rate = Infinity } = {}) {
     const busy = [...open].filter(({ queue }) => queue.length > 0);
     for (const road of busy) pass(road, Math.max(1, Math.floor((rate * STEP_MS) / 1_000 / busy.length)));
   }, STEP_MS);
+  // A road that a test forgets holds up no end.
+  timer.unref();
+  server.unref();
   const cut = () => open.forEach(({ client }) => client.destroy());
   const close = () => {
     clearInterval(timer);

@@ -97,6 +97,7 @@ test('lightweight-charts shows what the gateway has, after breaks, corrections a
   await until('what comes after an interval without trades', async () => / 8=108\.5( 9=undefined)? 10=110$/.test(await shown()));
   assert.deepEqual(scene.errors, []);
   await scene.page.close();
+  scene.road.close();
 });
 
 /** Runs in the page: what stands for TradingView's library and its UDF adapter. */
@@ -180,5 +181,6 @@ for (const [how, resubscribes] of [['keeps its subscription', false], ['subscrib
     await live(scene, shown);
     assert.deepEqual(await scene.page.evaluate(() => globalThis.violations), []);
     await scene.page.close();
+    scene.road.close();
   });
 }

@@ -46,6 +46,9 @@ class Road {
       });
     });
     this.timer = setInterval(() => this.#hand(), TICK_MS);
+    // A road that a test forgets holds up no end.
+    this.timer.unref();
+    this.#server.unref();
   }
 
   async open() {
