@@ -30,7 +30,7 @@ const LOOK_EVERY_MS = 25;
 /** A process that does not end by itself within so much is killed, in ms. */
 const GRACE_MS = 15_000;
 /** How much of a process's log is kept for the message of a failed test, in characters. */
-const LOG_KEPT = 20_000;
+const LOG_KEPT = 200_000;
 /** Somebody else may take a free port before redis-server does. */
 const PORT_TRIES = 5;
 
