@@ -86,7 +86,7 @@ impl<P: Publisher> Outlet<P> {
     }
 
     /// Publishes once, after what waits to be published. Of what is not confirmed, closed bars wait for the
-    /// next time, and what is forming counts as unpublished; what `stop` came before counts so, too.
+    /// next time, and what is forming counts as unpublished; so it is, too, when `stop` came before.
     pub async fn offer(&mut self, messages: &mut [Message], stop: &CancellationToken) {
         for message in messages.iter_mut() {
             let unused = self.unused.get(&message.topic).copied().unwrap_or(0);
@@ -103,7 +103,8 @@ impl<P: Publisher> Outlet<P> {
                 self.failed(&why, unpublished);
             }
             None => {
-                self.metrics.unpublished.inc_by(count(messages.len()));
+                let unpublished = self.put_off(messages, false);
+                self.metrics.unpublished.inc_by(count(unpublished));
             }
         }
         self.measure();

@@ -28,6 +28,7 @@ const ASK_INTERVAL: Duration = Duration::from_secs(1);
 /// How long the second question waits after the first got no answer: after this process was suspended the
 /// answer to it is there at once.
 const SECOND_ANSWER: Duration = Duration::from_secs(1);
+
 /// A connection, and the way to say that it is of no more use.
 #[derive(Clone)]
 pub(super) struct Open {

@@ -22,15 +22,11 @@ pub struct RedisPublisher {
     link: Option<Link>,
     keeper: Option<Keeper>,
     health: Health,
-    /// What the store said when it last refused something, and until when it is left alone.
-    store: Option<Refusal>,
+    /// Until when a store that has refused something is left alone.
+    refused_until: Option<Instant>,
     round: Round,
     /// Rounds in which the store took nothing, and will not until an operator does something.
     rounds_refused: u64,
-}
-
-struct Refusal {
-    until: Instant,
 }
 
 /// What became of all that waits, offered once.
@@ -49,7 +45,7 @@ impl RedisPublisher {
             bus,
             link: None,
             health: Health::default(),
-            store: None,
+            refused_until: None,
             round: Round::default(),
             rounds_refused: 0,
         }
@@ -164,16 +160,16 @@ impl RedisPublisher {
             let why = format!("the store does not take bars: {}", refused.why);
             self.health.set(Concern::Kept, why);
             let now = Instant::now();
-            let store = self.store.get_or_insert(Refusal { until: now });
+            let until = self.refused_until.get_or_insert(now);
             if is_late {
-                store.until = now + STORE_PAUSE;
+                *until = now + STORE_PAUSE;
             }
-        } else if is_over && let Some(refusal) = &mut self.store {
+        } else if is_over && let Some(until) = &mut self.refused_until {
             if outcome.has_taken {
-                refusal.until = Instant::now();
+                *until = Instant::now();
             }
             if self.keeper.as_ref().is_none_or(|keeper| !keeper.owes()) {
-                self.store = None;
+                self.refused_until = None;
                 self.health.clear(Concern::Kept);
             }
         }
@@ -204,8 +200,10 @@ impl Publisher for RedisPublisher {
     }
 
     async fn tend(&mut self) -> bool {
-        let is_left_alone = |refusal: &Refusal| Instant::now() < refusal.until;
-        if self.store.as_ref().is_some_and(is_left_alone) {
+        if self
+            .refused_until
+            .is_some_and(|until| Instant::now() < until)
+        {
             return false;
         }
         let Some(keeper) = self.keeper.as_mut().filter(|keeper| keeper.owes()) else {
