@@ -352,6 +352,7 @@ fn sigterm_drains_with_1001_and_says_so() {
     );
     drop(staying);
     assert_eq!(serve.process.exit_code(), Some(0));
+    serve.process.until_logged("all clients have left");
     let log = serve.process.log();
     assert!(
         log.contains("draining") && log.contains("all clients have left"),
@@ -366,6 +367,7 @@ fn a_drain_is_over_with_its_grace_period() {
     let _staying = serve.client();
     serve.process.terminate();
     assert_eq!(serve.process.exit_code(), Some(0));
+    serve.process.until_logged("clients were cut");
     let log = serve.process.log();
     assert!(
         log.contains("clients were cut") && log.contains("cut=1"),
@@ -383,5 +385,5 @@ fn a_second_signal_ends_at_once() {
     assert!(serve.process.is_running());
     serve.process.terminate();
     assert_eq!(serve.process.exit_code(), Some(130));
-    assert!(serve.process.log().contains("ending at once"));
+    serve.process.until_logged("ending at once");
 }

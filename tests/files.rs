@@ -78,7 +78,7 @@ fn a_gateway_full_of_clients_keeps_its_bus_and_its_probes() {
             "open_files={files} max_clients=100000 clients={}",
             clients.len()
         );
-        assert!(process.log().contains(&told), "{}", process.log());
+        process.until_logged(&told);
         for _ in 0..3 {
             let before = metric(address, "barcast_bus_reconnects_total");
             redis.command("CLIENT KILL TYPE pubsub");
@@ -216,7 +216,7 @@ fn too_few_files_are_refused_with_the_remedy() {
     let mut process = Process::spawn(limited(40, &arguments));
     assert_eq!(process.exit_code(), Some(1));
     let why = "open-file limit (ulimit -n) = 40: 1 workers need 70 or more; raise ulimit -n";
-    assert!(process.log().contains(why), "{}", process.log());
+    process.until_logged(why);
 }
 
 /// Whoever opens connections and says nothing keeps no probe from a publisher or a recorder.

@@ -4,14 +4,14 @@
 mod common;
 
 use std::io::Write;
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::net::{SocketAddr, TcpStream};
+use std::process::Command;
 use std::thread;
 
 use common::client::get;
 use common::process::{Process, barcast};
+use common::proxy::Proxy;
+use common::sentinel::Sentinel;
 use common::{RedisServer, eventually_blocking, free_port};
 
 /// A minute of 2023, ms.
@@ -84,73 +84,10 @@ fn add(redis: &RedisServer, id: &str, minute: i64) {
     assert!(added.starts_with('$'), "{added}");
 }
 
-/// An address that leads to one server after another. What stands stands, until it is cut.
-struct Road {
-    port: u16,
-    to: Arc<AtomicU16>,
-    is_cut: Arc<AtomicBool>,
-}
-
-impl Road {
-    fn to(port: u16) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let road = Self {
-            port: listener.local_addr().unwrap().port(),
-            to: Arc::new(AtomicU16::new(port)),
-            is_cut: Arc::default(),
-        };
-        let (to, is_cut) = (road.to.clone(), road.is_cut.clone());
-        thread::spawn(move || {
-            let mut held: Vec<[TcpStream; 2]> = Vec::new();
-            for client in listener.incoming().flatten() {
-                if is_cut.swap(false, Ordering::SeqCst) {
-                    for stream in held.drain(..).flatten() {
-                        let _ = stream.shutdown(std::net::Shutdown::Both);
-                    }
-                }
-                let to = to.load(Ordering::SeqCst);
-                let Ok(server) = TcpStream::connect(("127.0.0.1", to)) else {
-                    continue;
-                };
-                let both = || [client.try_clone().unwrap(), server.try_clone().unwrap()];
-                held.push(both());
-                for [mut from, mut into] in [both(), [server.try_clone().unwrap(), client]] {
-                    thread::spawn(move || {
-                        let _ = std::io::copy(&mut from, &mut into);
-                        let _ = into.shutdown(std::net::Shutdown::Both);
-                    });
-                }
-            }
-        });
-        road
-    }
-
-    fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.port)
-    }
-
-    /// New connections go there, and those that stand end.
-    fn cut_to(&self, port: u16) {
-        self.to.store(port, Ordering::SeqCst);
-        self.is_cut.store(true, Ordering::SeqCst);
-        let _ = TcpStream::connect(("127.0.0.1", self.port));
-    }
-}
-
-/// A process of a test's own, ended on drop.
-struct Ended(Child);
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 #[test]
 fn a_demoted_master_is_left_for_the_one_that_the_address_leads_to() {
     let (old, new) = (RedisServer::start(), RedisServer::start());
-    let road = Road::to(old.port());
+    let road = Proxy::start(old.port());
     let stream = Ingest::of_stream(&road.url());
     let channel = Ingest::start(&road.url(), &["--channel", "trades"]);
     channel.until_ready();
@@ -160,7 +97,7 @@ fn a_demoted_master_is_left_for_the_one_that_the_address_leads_to() {
     old.command("REPLICAOF 127.0.0.1 1");
     stream.until_unready("its link to its master is down");
     channel.until_unready("its link to its master is down");
-    road.to.store(new.port(), Ordering::SeqCst);
+    road.lead_to(new.port());
     for minute in 1..4 {
         add(&new, "*", minute);
     }
@@ -173,21 +110,12 @@ fn a_demoted_master_is_left_for_the_one_that_the_address_leads_to() {
 #[test]
 fn a_sentinel_is_named_and_left() {
     let redis = RedisServer::start();
-    let port = free_port();
-    let file = redis.folder().join("sentinel.conf");
-    let watched = format!("sentinel monitor mymaster 127.0.0.1 {} 1", redis.port());
-    std::fs::write(&file, format!("port {port}\nbind 127.0.0.1\n{watched}\n")).unwrap();
-    let mut command = Command::new("redis-server");
-    command.arg(&file).arg("--sentinel").stdout(Stdio::null());
-    let _sentinel = Ended(command.spawn().unwrap());
-    eventually_blocking("a Sentinel", || {
-        TcpStream::connect(("127.0.0.1", port)).is_ok()
-    });
-    let road = Road::to(redis.port());
+    let sentinel = Sentinel::start(Some(redis.port()));
+    let road = Proxy::start(redis.port());
     let ingest = Ingest::of_stream(&road.url());
-    road.cut_to(port);
+    road.cut_to(sentinel.port);
     ingest.until_unready("stream s is lost: this is a Redis Sentinel");
-    road.to.store(redis.port(), Ordering::SeqCst);
+    road.lead_to(redis.port());
     add(&redis, "*", 0);
     ingest.until_rows(1);
     ingest.until_ready();
@@ -202,7 +130,7 @@ fn a_stream_that_is_begun_anew_is_read_from_its_beginning() {
     redis.command("DEL s");
     (5..15).for_each(|n| add(&redis, &format!("5-{n}"), n));
     ingest.until_rows(15);
-    assert!(ingest.process.log().contains("begun anew"));
+    ingest.process.until_logged("begun anew");
     // Without the right to ask it is told by the entries alone.
     redis.command("ACL SETUSER default -xinfo");
     redis.command("DEL s");
@@ -215,7 +143,7 @@ fn a_stream_that_is_begun_anew_is_read_from_its_beginning() {
 #[test]
 fn a_stream_that_lost_its_end_is_not_read_twice() {
     let (old, new) = (RedisServer::start(), RedisServer::start());
-    let road = Road::to(old.port());
+    let road = Proxy::start(old.port());
     let ingest = Ingest::of_stream(&road.url());
     (0..5).for_each(|n| add(&old, &format!("1000-{}", n + 1), n));
     (0..3).for_each(|n| add(&new, &format!("1000-{}", n + 1), n));
@@ -246,6 +174,7 @@ fn entries_that_were_trimmed_unread_are_counted() {
         status.contains("degraded: stream s: 30 entries between"),
         "{status}"
     );
+    ingest.process.until_logged("were trimmed or deleted");
     let log = ingest.process.log();
     assert_eq!(log.matches("were trimmed or deleted").count(), 1, "{log}");
 }

@@ -5,362 +5,18 @@
 mod common;
 
 use std::collections::BTreeSet;
-use std::fs::OpenOptions;
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::process::Command;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
 use barcast::bus::Publisher;
-use common::client::get;
-use common::gateway::{Feed, MINUTE, START, candle};
+use common::fault::Fault;
+use common::gateway::{Feed, candle};
 use common::process::{Process, barcast};
 use common::proxy::Proxy;
-use common::{RedisServer, eventually_blocking, free_port, ready};
-use serde_json::Value;
-
-/// Bars of an ingest or a replay, of which all but the last are closed.
-const BARS: i64 = 16;
-/// Between two bars.
-const PACE: Duration = Duration::from_millis(250);
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Generate,
-    Ingest,
-    Replay,
-}
-
-const KINDS: [Kind; 3] = [Kind::Generate, Kind::Ingest, Kind::Replay];
-
-/// A command that publishes `bars:A:1`, or `bars:A:1S` of a generator.
-struct Publishing {
-    kind: Kind,
-    process: Process,
-    health: Option<SocketAddr>,
-    _folder: tempfile::TempDir,
-}
-
-fn row(minute: i64) -> String {
-    let time = START + minute * MINUTE;
-    format!(
-        "{{\"symbol\":\"A\",\"time\":{time},\"open\":1,\"high\":2,\"low\":1,\"close\":1.5,\"volume\":{minute}}}\n"
-    )
-}
-
-impl Publishing {
-    fn start(kind: Kind, url: &str, more: &[&str]) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
-        let listen = address.to_string();
-        let health = (kind != Kind::Replay).then_some(address);
-        let file = folder.path().join("A_1.csv");
-        let fifo = folder.path().join("rows");
-        let (file_name, fifo_name) = (file.display().to_string(), fifo.display().to_string());
-        let mut arguments = match kind {
-            Kind::Generate => vec!["generate", "--symbols", "A", "--resolutions", "1S"],
-            Kind::Ingest => vec![
-                "ingest",
-                &fifo_name,
-                "--input",
-                "bars",
-                "--resolutions",
-                "1",
-            ],
-            Kind::Replay => vec!["replay", &file_name, "--speed", "240x"],
-        };
-        match kind {
-            Kind::Generate if !more.contains(&"--interval") => {
-                arguments.extend(["--interval", "0.25"]);
-            }
-            Kind::Generate => {}
-            Kind::Ingest => {
-                let made = Command::new("mkfifo").arg(&fifo).status().unwrap();
-                assert!(made.success());
-                // Both ways, so that opening waits for nobody and nobody sees its end.
-                let mut rows = OpenOptions::new()
-                    .read(true)
-                    .write(true)
-                    .open(&fifo)
-                    .unwrap();
-                thread::spawn(move || {
-                    for minute in 0..=BARS {
-                        rows.write_all(row(minute).as_bytes()).unwrap();
-                        thread::sleep(PACE);
-                    }
-                    thread::sleep(common::DEADLINE * 2);
-                });
-            }
-            Kind::Replay => {
-                let mut text = "time,open,high,low,close,volume\n".to_owned();
-                for minute in 0..BARS {
-                    let time = (START + minute * MINUTE) / 1_000;
-                    text.push_str(&format!("{time},1,2,1,1.5,{minute}\n"));
-                }
-                std::fs::write(&file, text).unwrap();
-            }
-        }
-        arguments.extend(["--redis-url", url]);
-        if health.is_some() {
-            arguments.extend(["--health-listen", &listen]);
-        }
-        arguments.extend(more);
-        Self {
-            kind,
-            process: Process::spawn(barcast(&arguments)),
-            health,
-            _folder: folder,
-        }
-    }
-
-    fn topic(&self) -> &'static str {
-        match self.kind {
-            Kind::Generate => "bars:A:1S",
-            _ => "bars:A:1",
-        }
-    }
-
-    /// Waits until `/readyz` answers so, and returns why.
-    fn until_ready(&self, is_ready: bool) -> String {
-        let Some(address) = self.health else {
-            return String::new();
-        };
-        let expected = if is_ready { 200 } else { 503 };
-        let mut body = String::new();
-        eventually_blocking(&format!("/readyz answers {expected}"), || {
-            if TcpStream::connect(address).is_err() {
-                return false;
-            }
-            let answer = get(address, "/readyz");
-            body = answer.body;
-            answer.status == expected
-        });
-        let alive = get(address, "/healthz");
-        assert_eq!(alive.status, 200);
-        body
-    }
-
-    fn is_ready(&self) -> bool {
-        get(self.health.unwrap(), "/readyz").status == 200
-    }
-
-    fn metric(&self, name: &str) -> f64 {
-        let text = get(self.health.unwrap(), "/metrics").body;
-        let line = text
-            .lines()
-            .find(|line| line.split(' ').next() == Some(name));
-        line.unwrap().split(' ').nth(1).unwrap().parse().unwrap()
-    }
-
-    /// Waits until it has published what it was to, and ends it.
-    fn finish(&mut self, heard: &Heard) {
-        match self.kind {
-            Kind::Generate => {
-                let enough = heard.closed().len() + 2;
-                eventually_blocking("bars go on", || heard.closed().len() >= enough);
-                self.process.terminate();
-            }
-            Kind::Ingest => {
-                let last = START + BARS * MINUTE;
-                eventually_blocking("the last bar", || heard.times().contains(&last));
-                self.until_ready(true);
-                self.process.terminate();
-            }
-            Kind::Replay => {}
-        }
-        assert_eq!(self.process.exit_code(), Some(0), "{:?}", self.kind);
-    }
-
-    /// What must be there in the end: all that were ever heard of, without a hole.
-    fn expected(&self, found: &BTreeSet<i64>) -> BTreeSet<i64> {
-        match self.kind {
-            Kind::Generate => {
-                let (first, last) = (*found.first().unwrap(), *found.last().unwrap());
-                (0..=(last - first) / 1_000)
-                    .map(|n| first + n * 1_000)
-                    .collect()
-            }
-            _ => (0..BARS).map(|minute| START + minute * MINUTE).collect(),
-        }
-    }
-}
-
-/// All that a subscriber hears, who never leaves by himself and knows nothing of what is tested.
-#[derive(Clone)]
-struct Heard(Arc<Mutex<String>>);
-
-impl Heard {
-    fn at(port: u16) -> Self {
-        let heard = Self(Arc::default());
-        let (sender, text) = std::sync::mpsc::channel();
-        let kept = heard.clone();
-        thread::spawn(move || {
-            let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-            stream.write_all(b"PSUBSCRIBE bars:*\r\n").unwrap();
-            let mut buffer = [0; 65_536];
-            while let Ok(read @ 1..) = stream.read(&mut buffer) {
-                kept.0
-                    .lock()
-                    .unwrap()
-                    .push_str(std::str::from_utf8(&buffer[..read]).unwrap());
-                let _ = sender.send(());
-            }
-        });
-        text.recv_timeout(common::DEADLINE).unwrap();
-        heard
-    }
-
-    fn messages(&self) -> Vec<Value> {
-        let text = self.0.lock().unwrap();
-        let lines = text.split("\r\n").filter(|line| line.starts_with('{'));
-        lines
-            .filter_map(|line| serde_json::from_str(line).ok())
-            .collect()
-    }
-
-    fn seqs(&self) -> BTreeSet<u64> {
-        let messages = self.messages();
-        let seqs = messages.iter().map(|message| message["seq"].as_u64());
-        seqs.map(Option::unwrap).collect()
-    }
-
-    fn times(&self) -> BTreeSet<i64> {
-        let messages = self.messages();
-        messages
-            .iter()
-            .map(|message| message["bar"]["time"].as_i64().unwrap())
-            .collect()
-    }
-
-    fn closed(&self) -> BTreeSet<i64> {
-        let messages = self.messages();
-        let closed = messages
-            .iter()
-            .filter(|message| message["bar"]["closed"] == true);
-        closed
-            .map(|message| message["bar"]["time"].as_i64().unwrap())
-            .collect()
-    }
-}
-
-/// Times of the closed bars that are stored of a topic, each of which must be there once.
-fn stored(server: &RedisServer, topic: &str) -> BTreeSet<i64> {
-    let answer = server.command(&format!("ZRANGE barcast:history:{topic} 0 -1"));
-    let lines = answer.lines().filter(|line| line.starts_with('{'));
-    let times: Vec<_> = lines
-        .map(|line| {
-            serde_json::from_str::<Value>(line).unwrap()["bar"]["time"]
-                .as_i64()
-                .unwrap()
-        })
-        .collect();
-    let set: BTreeSet<_> = times.iter().copied().collect();
-    assert_eq!(set.len(), times.len(), "{times:?}");
-    set
-}
-
-/// What is wrong with a Redis for a while.
-#[derive(Debug, Clone, Copy)]
-enum Fault {
-    /// Its disk refuses its dump.
-    Misconf,
-    /// It may use no more memory.
-    Oom,
-    /// It wants replicas that it has not.
-    NoReplicas,
-    /// A script holds it.
-    Busy,
-    /// Somebody made it a replica.
-    Replica,
-    /// The user lost the right to write keys.
-    NoKeys,
-    /// The user lost the right to publish.
-    NoChannels,
-}
-
-impl Fault {
-    /// The word that Redis says, or that names it.
-    fn word(self) -> &'static str {
-        match self {
-            Self::Misconf => "MISCONF",
-            Self::Oom => "OOM",
-            Self::NoReplicas => "NOREPLICAS",
-            Self::Busy => "BUSY",
-            Self::Replica => "replica",
-            Self::NoKeys | Self::NoChannels => "NOPERM",
-        }
-    }
-
-    fn begin(self, server: &RedisServer) {
-        match self {
-            Self::Misconf => {
-                std::fs::create_dir(server.folder().join("dump.rdb")).unwrap();
-                server.command("CONFIG SET save \"3600 1\"");
-                eventually_blocking("a dump that fails", || {
-                    server.command("BGSAVE");
-                    server.command("PING").contains("MISCONF")
-                });
-            }
-            Self::Oom => {
-                server.command("CONFIG SET maxmemory 1");
-            }
-            Self::NoReplicas => {
-                server.command("CONFIG SET min-replicas-to-write 1");
-            }
-            Self::Busy => {
-                server.command("CONFIG SET busy-reply-threshold 50");
-                let mut stream = TcpStream::connect(("127.0.0.1", server.port())).unwrap();
-                stream
-                    .write_all(b"EVAL \"while true do end\" 0\r\n")
-                    .unwrap();
-                thread::spawn(move || stream.read(&mut [0; 1]));
-                eventually_blocking("busy", || server.command("PING").contains("BUSY"));
-            }
-            Self::Replica => {
-                server.command("REPLICAOF 127.0.0.1 1");
-            }
-            Self::NoKeys => {
-                server.command("ACL SETUSER u resetkeys");
-            }
-            Self::NoChannels => {
-                server.command("ACL SETUSER u resetchannels");
-            }
-        }
-    }
-
-    fn end(self, server: &RedisServer) {
-        match self {
-            Self::Misconf => {
-                std::fs::remove_dir(server.folder().join("dump.rdb")).unwrap();
-                eventually_blocking("a dump that works", || {
-                    server.command("BGSAVE");
-                    !server.command("PING").contains("MISCONF")
-                });
-            }
-            Self::Oom => {
-                server.command("CONFIG SET maxmemory 0");
-            }
-            Self::NoReplicas => {
-                server.command("CONFIG SET min-replicas-to-write 0");
-            }
-            Self::Busy => {
-                server.command("SCRIPT KILL");
-            }
-            Self::Replica => {
-                server.command("REPLICAOF NO ONE");
-            }
-            Self::NoKeys => {
-                server.command("ACL SETUSER u allkeys");
-            }
-            Self::NoChannels => {
-                server.command("ACL SETUSER u allchannels");
-            }
-        }
-    }
-}
+use common::publishing::{BARS, Heard, KINDS, Kind, PACE, Publishing, row, stored};
+use common::sentinel::Sentinel;
+use common::{RedisServer, eventually_blocking, ready};
 
 /// Each command, while Redis refuses for a while: at the end every closed bar is in the store and was heard,
 /// and while it lasted `/readyz` said why.
@@ -463,6 +119,8 @@ fn a_failover_behind_one_address_loses_nothing() {
 
 fn failover(kind: Kind, more: &[&str]) {
     let (old, new) = (RedisServer::start(), RedisServer::start());
+    // By default a master waits five seconds for further replicas.
+    old.command("CONFIG SET repl-diskless-sync-delay 0");
     new.command(&format!("REPLICAOF 127.0.0.1 {}", old.port()));
     let is_up = || {
         new.command("INFO replication")
@@ -569,7 +227,7 @@ fn an_idle_connection_that_died_is_noticed_before_it_is_needed() {
         proxy.made.load(Ordering::SeqCst) > made
     });
     publishing.until_ready(true);
-    assert!(publishing.process.log().contains("publisher disconnected"));
+    publishing.process.until_logged("publisher disconnected");
 }
 
 /// Redis ends connections that are idle for a second; a publisher's never is.
@@ -620,7 +278,7 @@ fn rights_that_lack_are_named_and_the_others_are_used() {
                         why = publishing.until_ready(false);
                         why.contains("NOPERM")
                     });
-                    assert!(publishing.process.log().contains("NOPERM"), "{why}");
+                    publishing.process.until_logged("NOPERM");
                 } else {
                     publishing.until_ready(true);
                 }
@@ -633,27 +291,12 @@ fn rights_that_lack_are_named_and_the_others_are_used() {
 /// A Sentinel is named, and gets nothing.
 #[test]
 fn a_sentinel_is_recognised() {
-    let port = free_port();
-    let folder = tempfile::tempdir().unwrap();
-    let settings = folder.path().join("sentinel.conf");
-    std::fs::write(&settings, format!("port {port}\nbind 127.0.0.1\n")).unwrap();
-    let mut sentinel = Command::new("redis-server")
-        .arg(&settings)
-        .arg("--sentinel")
-        .stdout(std::process::Stdio::null())
-        .spawn()
-        .unwrap();
-    eventually_blocking("a sentinel", || {
-        TcpStream::connect(("127.0.0.1", port)).is_ok()
-    });
-    let url = format!("redis://127.0.0.1:{port}");
-    let publishing = Publishing::start(Kind::Generate, &url, &[]);
+    let sentinel = Sentinel::start(None);
+    let publishing = Publishing::start(Kind::Generate, &sentinel.url(), &[]);
     eventually_blocking("it is named", || {
         publishing.until_ready(false).contains("Sentinel")
     });
-    assert!(publishing.process.log().contains("Sentinel"));
-    sentinel.kill().unwrap();
-    sentinel.wait().unwrap();
+    publishing.process.until_logged("Sentinel");
 }
 
 /// What is stored later is older than what others stored meanwhile.

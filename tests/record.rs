@@ -136,7 +136,7 @@ fn a_crash_of_the_recorder_loses_nothing_that_is_in_the_spool() {
     std::fs::write(&segment, torn).unwrap();
     database.restart();
     let recorder = Recorder::start(&redis, &arguments);
-    assert!(recorder.process.log().contains("torn end"));
+    recorder.process.until_logged("torn end");
     until_rows(&database, &bars);
     eventually_blocking("the spool is empty", || {
         recorder.metric(&postgres("barcast_record_spool_bytes")) == 0
@@ -181,7 +181,7 @@ fn beyond_its_bound_the_spool_refuses_and_counts() {
     let lost = recorder.metric(&refused);
     assert!(lost > 0);
     assert!(recorder.metric(&postgres("barcast_record_spool_bytes")) <= bound.parse().unwrap());
-    assert!(recorder.process.log().contains("bars are refused"));
+    recorder.process.until_logged("bars are refused");
     database.restart();
     eventually_blocking("what waited is written", || recorder.metric(&waiting) == 0);
     let rows = database.rows();
@@ -262,7 +262,8 @@ fn where_bars_go_must_be_said_and_no_password_is_shown() {
     let recorder = Recorder::start(&redis, &trace);
     Feed::new(&redis.bus()).bar(&candle("A", 0, 1).closed());
     recorder.until(&postgres("barcast_record_failures_total"), 2);
+    let address = format!("127.0.0.1:{port}/bars");
+    recorder.process.until_logged(&address);
     let log = recorder.process.log();
-    assert!(log.contains(&format!("127.0.0.1:{port}/bars")), "{log}");
     assert!(!log.contains(secret), "{log}");
 }

@@ -6,13 +6,13 @@ mod common;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
 use std::thread;
 
 use common::client::{get, metric};
 use common::gateway::{Candle, Feed, candle};
 use common::process::Serve;
-use common::{RedisServer, eventually_blocking, free_port};
+use common::sentinel::Sentinel;
+use common::{RedisServer, eventually_blocking};
 
 /// An age that a subscription reaches only if it outlives a question to Redis, in seconds.
 const ASKED: u64 = 8;
@@ -183,6 +183,7 @@ fn the_store_is_read_when_redis_has_read_it() {
     serve.until_ready();
     assert!(!redis.command("PING").starts_with("-LOADING"));
     assert!(has_all(&snapshot(&serve), &bars));
+    serve.process.until_logged("bus connected");
     let log = serve.process.log();
     assert!(
         log.contains("LOADING Redis is loading") && log.contains("bus connected"),
@@ -271,32 +272,16 @@ fn what_redis_says_while_it_refuses_is_told() {
     until_unready(&serve, "NOAUTH");
     held.write_all(b"CONFIG SET requirepass \"\"\r\n").unwrap();
     serve.until_ready();
-    assert!(serve.process.log().contains("NOAUTH"));
-}
-
-/// A process of a test's own, ended on drop.
-struct Ended(Child);
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+    serve.process.until_logged("NOAUTH");
 }
 
 #[test]
 fn a_sentinel_is_named() {
     let redis = RedisServer::start();
-    let port = free_port();
-    let file = redis.folder().join("sentinel.conf");
-    let watched = format!("sentinel monitor mymaster 127.0.0.1 {} 1", redis.port());
-    std::fs::write(&file, format!("port {port}\nbind 127.0.0.1\n{watched}\n")).unwrap();
-    let mut command = Command::new("redis-server");
-    command.arg(&file).arg("--sentinel").stdout(Stdio::null());
-    let _sentinel = Ended(command.spawn().unwrap());
-    let serve = Serve::start(&format!("redis://127.0.0.1:{port}"), &[]);
+    let sentinel = Sentinel::start(Some(redis.port()));
+    let serve = Serve::start(&sentinel.url(), &[]);
     until_unready(&serve, "this is a Redis Sentinel");
-    assert!(serve.process.log().contains("this is a Redis Sentinel"));
+    serve.process.until_logged("this is a Redis Sentinel");
     assert!(!serve.process.log().contains("bus connected"));
 }
 

@@ -156,6 +156,7 @@ fn a_proxy_that_was_not_named_is_told_once() {
             429
         );
     }
+    gateway.process.until_logged("name it in --trusted-proxies");
     let log = gateway.process.log();
     assert_eq!(
         log.matches("name it in --trusted-proxies").count(),

@@ -3,15 +3,18 @@
 #![allow(dead_code, reason = "every test file uses its own part")]
 
 pub mod client;
+pub mod fault;
 pub mod gateway;
 pub mod harm;
 pub mod market;
 pub mod postgres;
 pub mod process;
 pub mod proxy;
+pub mod publishing;
 pub mod recorder;
 pub mod replay;
 pub mod script;
+pub mod sentinel;
 pub mod udf;
 pub mod words;
 

@@ -77,6 +77,12 @@ impl Process {
         self.log.lock().unwrap().clone()
     }
 
+    /// Waits for words in the log, which is written beside what else can be seen of a process.
+    pub fn until_logged(&self, words: &str) {
+        let what = format!("the log says {words:?}");
+        super::eventually_blocking(&what, || self.log().contains(words));
+    }
+
     pub fn id(&self) -> u32 {
         self.child.id()
     }

@@ -2,8 +2,8 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 
 /// One address that leads where it is told to; connections that are there stay as they are.
@@ -13,6 +13,8 @@ pub struct Proxy {
     /// Connections before this one carry nothing any more, and do not end.
     dead: Arc<AtomicUsize>,
     pub made: Arc<AtomicUsize>,
+    /// Both ends of each connection.
+    held: Arc<Mutex<Vec<TcpStream>>>,
 }
 
 impl Proxy {
@@ -23,8 +25,10 @@ impl Proxy {
             to: Arc::new(AtomicU16::new(to)),
             dead: Arc::default(),
             made: Arc::default(),
+            held: Arc::default(),
         };
         let (to, dead, made) = (proxy.to.clone(), proxy.dead.clone(), proxy.made.clone());
+        let held = proxy.held.clone();
         thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 let Ok(server) = TcpStream::connect(("127.0.0.1", to.load(Ordering::SeqCst)))
@@ -32,6 +36,8 @@ impl Proxy {
                     continue;
                 };
                 let number = made.fetch_add(1, Ordering::SeqCst);
+                let both = [client.try_clone().unwrap(), server.try_clone().unwrap()];
+                held.lock().unwrap().extend(both);
                 for (mut from, mut into) in [
                     (client.try_clone().unwrap(), server.try_clone().unwrap()),
                     (server, client),
@@ -65,6 +71,15 @@ impl Proxy {
         self.to.store(port, Ordering::SeqCst);
     }
 
+    /// New connections go there, and those that stand end.
+    pub fn cut_to(&self, port: u16) {
+        self.lead_to(port);
+        for stream in self.held.lock().unwrap().drain(..) {
+            let _ = stream.shutdown(std::net::Shutdown::Both);
+        }
+    }
+
+    /// Connections that stand carry nothing any more, and do not end.
     pub fn swallow(&self) {
         self.dead
             .store(self.made.load(Ordering::SeqCst), Ordering::SeqCst);
